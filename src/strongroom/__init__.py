@@ -1,0 +1,3 @@
+"""Strongroom: backups of databases that can be deleted exactly."""
+
+__version__ = "0.1.0"

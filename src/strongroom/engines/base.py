@@ -1,0 +1,157 @@
+"""The engine port: how a database is probed, captured and restored. An engine knows nothing of packs.
+
+    EngineError                     what a caller may catch; the text says what to do next
+    ├── EngineUnreachable           refused, timed out, cut (may pass)
+    ├── EngineDenied                wrong credentials or missing rights (permanent until someone acts)
+    ├── EngineUnsupported           version, topology or data that this adapter cannot handle (permanent)
+    ├── CaptureBroken               the capture did not pass its own end test; nothing of it may be kept
+    └── RestoreBroken               the restore failed; `target_state` says what the target holds now
+
+No engine's protocol proves completeness by itself: an entry counts only after its adapter's own end test.
+Passwords reach an adapter in `Target`, never in an argument list, a log line or an error's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class EngineError(Exception):
+    """The engine or its adapter could not do what was asked."""
+
+    permanent = False
+
+
+class EngineUnreachable(EngineError):
+    """The engine cannot be reached, or the connection was lost."""
+
+
+class EngineDenied(EngineError):
+    """The engine refuses the credentials or the right is missing."""
+
+    permanent = True
+
+
+class EngineUnsupported(EngineError):
+    """This version, topology or data cannot be handled."""
+
+    permanent = True
+
+
+class CaptureBroken(EngineError):
+    """What was captured is not whole."""
+
+
+class RestoreBroken(EngineError):
+    """The restore did not succeed; `target_state` tells in words what the target holds now."""
+
+    def __init__(self, message: str, target_state: str) -> None:
+        super().__init__(f"{message} (the target: {target_state})")
+        self.target_state = target_state
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an engine is and how to enter it.
+
+    `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`.
+    """
+
+    address: str
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an engine says of itself."""
+
+    version: str  # "7.0.15"
+    mode: str  # e.g. "Single", "ReplicaSet": instance_mode in the API
+    size: int  # bytes of data, an estimate: chooses the chunk size of a new lineage and scales progress
+    warnings: Sequence[str] = ()  # sentences for people, shown with the backup
+    records: bool = True  # True: streams of records (small chunks); False: files that never change (large chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One named thing of a backup. Names are UTF-8 text, unique in the backup, chosen by the engine's adapter."""
+
+    name: str
+    size: int  # bytes
+    facts: Mapping[str, Any] = field(default_factory=dict)  # small, CBOR-able: what restore needs to know of it
+
+
+class EntryWriter(Protocol):
+    """Receives one entry's bytes in order. Calls block while the pipeline is full: back-pressure."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes the next bytes of any length; the buffer may be reused after the call."""
+
+    def finish(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Ends the entry after the adapter's own end test passed. An entry that is not finished is never kept."""
+
+
+class CaptureSink(Protocol):
+    """Where a capture puts its entries, one open at a time (stream order is what keeps packs dense)."""
+
+    def entry(self, name: str) -> AbstractContextManager[EntryWriter]:
+        """Opens the next entry; leaving the block without `finish` discards the capture as broken."""
+
+
+class RestoreSource(Protocol):
+    """What a restore reads. Every byte is verified before it is handed out; damage raises, it never passes."""
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """The entries in order of capture, those whose name starts with `prefix`."""
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """The entry's bytes in pieces of up to some MiB; KeyError if there is none of that name."""
+
+
+class Control(Protocol):
+    """The running job, as an adapter sees it."""
+
+    def check(self) -> None:
+        """Raises if the job was cancelled, lost or must drain. Call it at least once a second and per batch."""
+
+    def progress(self, phase: str, done: int, total: int | None = None) -> None:
+        """Tells how far it is (bytes or records, the phase's own unit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a capture or restore ended: counts for people, and the engine's facts for the manifest's root."""
+
+    entries: int
+    bytes: int
+    facts: Mapping[str, Any] = field(default_factory=dict)  # e.g. version, time of consistency; small, CBOR-able
+    warnings: Sequence[str] = ()
+
+
+class Engine(Protocol):
+    """One kind of database. Methods may be called from several threads for different targets."""
+
+    name: str  # "redis", "mongodb": datastore.type in the API
+    id_suffix: str  # instances "in" + suffix, backups "br" + suffix
+
+    def probe(self, target: Target) -> Probe:
+        """Connects, checks credentials and rights for a capture, and returns within some ten seconds."""
+
+    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+        """Reads the whole instance, exact at one point in time. `scratch` is an empty private folder for spills (kept on disk,
+        removed by the caller). Memory is bounded whatever the size. Raises EngineError; then nothing is kept."""
+
+    def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
+        """Makes the target hold what the backup holds. `facts` is the capture's Summary.facts.
+
+        Everything that can be checked is checked before the point of no return: that the source can be read whole, versions,
+        rights, a way back. Raises RestoreBroken after that point, other EngineErrors before it.
+        """
+
+    def recover(self, target: Target) -> None:
+        """Idempotent: ends what a restore that died left in the target (e.g. a Redis left as a replica of nobody). Called
+        before a restore is tried again and after one failed for good."""
