@@ -1,0 +1,308 @@
+"""The catalog's tables. The catalog is the only place that decides; each row's meaning stands here once.
+
+Bytes are stored object bytes or sealed chunk bytes, never plain bytes, but for columns named `plain_*`. Times are seconds
+since the epoch, UTC. Sets of chunk numbers are portable Roaring bitmaps.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def one_of(column: str, *words: str) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+# What this catalog knows of its store and of itself (one row).
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner", BigInteger, nullable=False),  # k of the newest owner/<k> object that this catalog put
+    Column("incarnation", Text, nullable=False),  # equal to the incarnation file, or the database was restored or promoted
+    Column("created_at", Double, nullable=False),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("address", Text, nullable=False),  # a URL without password
+    Column("secret", LargeBinary, nullable=True),  # the password, sealed under the root key
+    Column("mode", Text, nullable=False),
+    Column("version", Text, nullable=False),  # the engine's, as last probed
+    Column("state", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # JSON object
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    one_of("state", "REGISTERED", "REMOVED"),
+)
+Index(
+    "uq_instance_name_registered",
+    instance.c.project,
+    instance.c.name,
+    unique=True,
+    sqlite_where=sa.text("state = 'REGISTERED'"),
+    postgresql_where=sa.text("state = 'REGISTERED'"),
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("instance", Text, nullable=False, index=True),
+    Column("scope", Text, nullable=False),  # "" is the whole instance, else the JSON list of its tables
+    Column("node", Text, nullable=False),  # "" where there is one server
+    Column("state", Text, nullable=False),
+    Column("counter", BigInteger, nullable=False),  # the last seq given away; never goes back
+    Column("version", BigInteger, nullable=False),  # moves with every decision; what a preview carries
+    Column("chunk_average", Integer, nullable=False),  # bytes, chosen at the first backup and kept
+    Column("pack_target", Integer, nullable=False),  # sealed bytes
+    Column("sealed_keys", LargeBinary, nullable=True),  # as in the key objects; NULL once closed
+    Column("stopped", Text, nullable=True),  # why nothing may be freed here, e.g. the catalog is older than the store
+    one_of("state", "OPEN", "CLOSED"),
+)
+Index(
+    "uq_lineage_open",
+    lineage.c.instance,
+    lineage.c.scope,
+    lineage.c.node,
+    unique=True,
+    sqlite_where=sa.text("state = 'OPEN'"),
+    postgresql_where=sa.text("state = 'OPEN'"),
+)
+
+backup = Table(
+    "backup",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("instance", Text, nullable=False, index=True),
+    Column("instance_name", Text, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("engine_version", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("origin", Text, nullable=False),  # the API's type in answers
+    Column("scope", Text, nullable=False),  # as lineage.scope
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),  # its lock: UPDATE … SET version = version + 1
+    Column("begin_at", Double, nullable=False),
+    Column("end_at", Double, nullable=True),
+    Column("plain_bytes", BigInteger, nullable=False),
+    Column("fail_reason", Text, nullable=True),
+    Column("held", Text, nullable=True),  # why it must not go: legal hold, pin, recovered; NULL is not held
+    one_of("origin", "Auto", "Manual"),
+    one_of("state", "BUILDING", "COMPLETED", "FAILED", "DELETING", "DELETED"),
+)
+Index("ix_backup_list", backup.c.project, backup.c.begin_at)
+
+part = Table(
+    "part",
+    metadata,
+    Column("lineage", Text, ForeignKey("lineage.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("backup", Text, ForeignKey("backup.id"), nullable=False, index=True),
+    Column("parent", BigInteger, nullable=False),  # seq of the chain's head at its beginning, 0 for none
+    Column("attempt", BigInteger, nullable=False),  # raised by take-over, stop and failure: the fence
+    Column("committed", BigInteger, nullable=True),  # the attempt that committed: makes its rows ahead count
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("root", Text, nullable=True),  # object id of its manifest
+    Column("entries", BigInteger, nullable=False),
+    Column("plain_bytes", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),  # what it put, packs and manifest
+    Column("adopted_bytes", BigInteger, nullable=False),  # plain bytes that the parent already held
+    one_of("state", "BUILDING", "COMPLETED", "RETIRED"),
+)
+Index(
+    "ix_part_chain",
+    part.c.lineage,
+    part.c.seq,
+    unique=True,
+    sqlite_where=sa.text("state <> 'RETIRED'"),
+    postgresql_where=sa.text("state <> 'RETIRED'"),
+)
+
+pack = Table(
+    "pack",
+    metadata,
+    Column("lineage", Text, ForeignKey("lineage.id"), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("born", BigInteger, nullable=False),  # seq of the part that wrote it; never rewritten
+    Column("attempt", BigInteger, nullable=False),
+    Column("stored", Boolean, nullable=False),  # its first object is durable: it may be shared
+    Column("count", Integer, nullable=False),  # chunks numbered 0 … count-1; 0 while planned
+    Column("bytes", BigInteger, nullable=False),  # sealed bytes of all its chunks
+    Column("gone", LargeBinary, nullable=True),  # numbers freed; NULL is none
+    Column("gone_bytes", BigInteger, nullable=False),
+    Column("suspect", LargeBinary, nullable=True),  # numbers found damaged: never shared again
+)
+Index("ix_pack_born", pack.c.lineage, pack.c.born)
+
+death = Table(
+    "death",
+    metadata,
+    Column("lineage", Text, primary_key=True),
+    Column("pack", BigInteger, primary_key=True),
+    Column("last", BigInteger, primary_key=True),  # the head stopped needing the numbers after this part
+    Column("closer", BigInteger, primary_key=True),  # the part whose commit said so: counts once closer.committed = attempt
+    Column("attempt", BigInteger, primary_key=True),
+    Column("born", BigInteger, nullable=False),
+    Column("numbers", LargeBinary, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["lineage", "pack"], ["pack.lineage", "pack.id"]),
+)
+Index("ix_death_lifespan", death.c.lineage, death.c.born, death.c.last)
+
+# A gap that opened in a chain: everything whose lifespan lies inside (before, after) is dead. Swept in order of id.
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("lineage", Text, ForeignKey("lineage.id"), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("backup", Text, nullable=False, index=True),
+    Column("seq", BigInteger, nullable=False),  # the part that left, or (COMMIT) the one that ended with its parent gone
+    Column("before", BigInteger, nullable=False),  # neighbours in the chain when it was decided; 0 is none
+    Column("after", BigInteger, nullable=True),  # NULL is none: it was the head
+    Column("job", Text, nullable=True),  # the job that removes what the sweep condemns
+    Column("swept", Boolean, nullable=False),
+    Column("undecided", BigInteger, nullable=False),  # bytes that the build `after` may still adopt
+    Column("undecided_upto", BigInteger, nullable=False),  # … in packs born in (before, undecided_upto]
+    Column("settled", Boolean, nullable=False),  # False while that build runs
+    Column("settled_freed", BigInteger, nullable=False),
+    Column("settled_waiting", BigInteger, nullable=False),
+    one_of("cause", "DELETE", "FAIL", "COMMIT"),
+)
+Index("ix_decision_unswept", decision.c.lineage, decision.c.swept)
+Index("ix_decision_unsettled", decision.c.lineage, decision.c.settled)
+
+# What a delete promised and did; found by backup id for ever.
+deletion = Table(
+    "deletion",
+    metadata,
+    Column("backup", Text, ForeignKey("backup.id"), primary_key=True),
+    Column("project", Text, nullable=False, index=True),
+    Column("job", Text, nullable=False),  # the newest of its jobs
+    Column("state", Text, nullable=False),
+    Column("at_version", Text, nullable=False),  # the preview's version that it was accepted at
+    Column("owned", BigInteger, nullable=False),
+    Column("promised_freed", BigInteger, nullable=False),
+    Column("promised_waiting", BigInteger, nullable=False),
+    Column("promised_undecided", BigInteger, nullable=False),
+    Column("promised_objects", BigInteger, nullable=False),
+    Column("freed", BigInteger, nullable=False),  # bytes of objects removed and looked up to be gone
+    Column("waiting", BigInteger, nullable=False),  # bytes marked dead inside objects that live on
+    Column("removed_objects", BigInteger, nullable=False),
+    Column("hidden", BigInteger, nullable=False),  # of `freed`: bytes that a versioning store keeps behind a 404
+    Column("put_bytes", BigInteger, nullable=False),  # graves, closing marks and rewritten objects that it put
+    Column("rewrite_read", BigInteger, nullable=False),
+    Column("rewrite_written", BigInteger, nullable=False),
+    Column("rewrite_dropped", BigInteger, nullable=False),  # bytes of the objects that rewriting replaced
+    Column("accepted_at", Double, nullable=False),
+    Column("finished_at", Double, nullable=True),
+    Column("fail_reason", Text, nullable=True),
+    one_of("state", "RUNNING", "FAILED", "DONE"),
+)
+
+object_ = Table(
+    "object",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("lineage", Text, nullable=False),  # "" for owner/<k>
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # stored; 0 while planned
+    Column("live", BigInteger, nullable=False),  # chunks in it that are not gone
+    Column("dead_bytes", BigInteger, nullable=False),  # sealed bytes of chunks in it that are gone: waiting
+    Column("seq", BigInteger, nullable=False),  # of the part or grave that it belongs to; 0 for none
+    Column("attempt", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False),  # a put of it may still arrive: was PLANNED when condemned, or retried
+    Column("condemned_by", Text, nullable=True),  # the job that removes it
+    Column("rewriting", Boolean, nullable=False),  # chosen by a rewrite that runs
+    one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner"),
+    one_of("state", "PLANNED", "STORED", "CONDEMNED", "LATE"),
+)
+Index("ix_object_lineage", object_.c.lineage, object_.c.kind, object_.c.seq)
+Index("ix_object_condemned", object_.c.condemned_by, object_.c.state)
+
+holding = Table(
+    "holding",
+    metadata,
+    Column("object", Text, ForeignKey("object.id"), primary_key=True),
+    Column("lineage", Text, primary_key=True),
+    Column("pack", BigInteger, primary_key=True),
+    Column("numbers", LargeBinary, nullable=True),  # NULL is all numbers of the pack
+    Column("bytes", BigInteger, nullable=False),  # their sealed bytes
+    Column("spare", Boolean, nullable=False),  # another object holds the same chunks; this one goes when the pack does
+)
+Index("ix_holding_pack", holding.c.lineage, holding.c.pack)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # the handler
+    Column("args", Text, nullable=False),  # JSON
+    Column("project", Text, nullable=True),  # NULL: internal, in nobody's list
+    Column("instance", Text, nullable=True),
+    Column("backup", Text, nullable=True),
+    Column("queue", Text, nullable=False),
+    Column("serial", Text, nullable=True),  # at most one running job per serial key
+    Column("unique_key", Text, nullable=True),  # at most one queued or running job per unique key
+    Column("priority", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("owner", Text, nullable=True),
+    Column("epoch", BigInteger, nullable=False),  # raised by each claim: the fence
+    Column("lease_until", Double, nullable=True),  # by the database's clock
+    Column("run_after", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=True),  # NULL: for as long as it takes
+    Column("cancel_asked", Boolean, nullable=False),
+    Column("deadline", Double, nullable=True),
+    Column("progress", Text, nullable=True),  # JSON
+    Column("result", Text, nullable=True),  # JSON
+    Column("error", Text, nullable=True),  # a sentence for people: fail_reason
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double, nullable=True),
+    Column("finished_at", Double, nullable=True),
+    one_of("state", "QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED"),
+)
+_ACTIVE = sa.text("state IN ('QUEUED', 'RUNNING')")
+_RUNNING = sa.text("state = 'RUNNING'")
+Index("ix_job_claim", job.c.queue, job.c.priority, job.c.created_at, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+Index("uq_job_serial_running", job.c.serial, unique=True, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
+Index("uq_job_unique_active", job.c.unique_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+Index("ix_job_project", job.c.project, job.c.created_at)
+Index("ix_job_backup", job.c.backup)
+
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("args", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("serial", Text, nullable=True),
+    Column("every", Double, nullable=False),  # seconds
+    Column("next_due", Double, nullable=False),
+    Column("paused", Boolean, nullable=False),
+)
