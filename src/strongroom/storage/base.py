@@ -4,12 +4,14 @@
     ├── ObjectExists            put_new: the name is taken (permanent)
     ├── ObjectMissing           get, stat: no such object (permanent)
     ├── InvalidName             the name is not one of ours (permanent, a defect of the caller)
+    ├── InvalidStoreUrl         open_store: the URL names no store we know (permanent, raised before anything is opened)
     ├── StoreDenied             credentials or rights are missing (permanent until an operator acts)
     ├── StoreFull               no room, quota (may pass; a delete never needs room)
     └── StoreUnavailable        time-out, refused connection, 5xx (passes: try again)
 
-Names are `/`-separated parts of `[A-Za-z0-9._-]`, no part empty, `.` or `..`; checked by `check_name` on the way in and,
-in listings, on the way out.
+Names are `/`-separated parts of `[A-Za-z0-9._-]`, no part empty, `.` or `..`; checked by `check_name` on the way in. A
+listing leaves out, and logs, what cannot be an object's name: something else put it there. No object's name may be
+another's folder (`a` beside `a/b`): a directory cannot hold both, so what the stores do with it differs.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ class ObjectMissing(StoreError):
 
 class InvalidName(StoreError):
     """The name cannot be an object's name."""
+
+    permanent = True
+
+
+class InvalidStoreUrl(StoreError):
+    """The URL names no store that can be opened."""
 
     permanent = True
 
@@ -77,6 +85,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_prefix(prefix: str) -> str:
+    """The prefix itself if it is a whole number of parts: empty, or a name and "/"; else InvalidName."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidName(f"not a prefix of whole parts: {prefix!r} (it must end in '/')")
+        check_name(prefix[:-1])
+    return prefix
+
+
 class Store(Protocol):
     """Immutable objects. Every method is safe to call from several threads and may raise StoreError.
 
@@ -88,13 +105,15 @@ class Store(Protocol):
         """Creates the object in one put and returns its size in bytes. `data` may be a sequence of pieces.
 
         When it returns, the object outlives a power cut. Raises ObjectExists and changes nothing where the name is
-        taken. After any other error the object may or may not exist, now or later.
+        taken; then the object that is there outlives a power cut too, so that "exists" may count as success for the
+        names that mean the same whoever puts them (a grave). After any other error the object may or may not exist,
+        now or later. Never retried inside: one call is one put, so that a caller knows whether an id was ever retried.
         """
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """The bytes [start, start+length) of the object, fewer at its end; a negative `start` counts from the end.
 
-        Raises ObjectMissing.
+        A start at or behind the end gives b"", one before the beginning means the beginning. Raises ObjectMissing.
         """
 
     def delete(self, name: str) -> None:
@@ -110,7 +129,10 @@ class Store(Protocol):
         """Objects whose name starts with `prefix` (a whole number of parts, ending in "/", or empty), in any order."""
 
     def keeps_deleted_bytes(self) -> str | None:
-        """A sentence if bytes stay behind a delete (versioning, object lock, soft delete), else None."""
+        """A sentence if bytes stay behind a delete (versioning, object lock, soft delete), else None.
+
+        A store that does not let us ask gives a sentence too: what is not known to be freed is not called freed.
+        """
 
     def close(self) -> None:
         """Lets go of connections."""
