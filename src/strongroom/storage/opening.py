@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from strongroom.storage.base import InvalidStoreUrl, Store
 
-_KNOWN = "give memory:, file:///a/folder (or the folder's path alone) or s3://bucket/prefix?endpoint=…&region=…"
+_KNOWN = "give memory:, file:///a/folder (or just the folder), or s3://bucket/prefix?endpoint=…&region=…"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, environment: Mapping[str, str] | None = None) -> Store:
     """Opens the store that `url` names; docs/reference/stores.md lists the forms.
+
+    S3's credentials come from `environment`, the process's own unless given.
 
     Raises InvalidStoreUrl for anything else, and whatever opening that store raises. An error never repeats the URL:
     somebody may have written a secret into it.
@@ -31,7 +34,7 @@ def open_store(url: str) -> Store:
         case "s3":
             from strongroom.storage.s3 import S3Store
 
-            return S3Store.from_url(url)
+            return S3Store.from_url(url, environment)
         case None:
             raise InvalidStoreUrl(f"the store's URL is empty: {_KNOWN}")
         case kind:
