@@ -141,7 +141,9 @@ def _postgres(url: URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     """WAL with synchronous=FULL: a decision is on disk when its commit returns. Writers of this process take turns in
     a lock of ours, since SQLite's own waiting sleeps and is unfair."""
-    engine = sa.create_engine(url, pool_size=12, max_overflow=20, connect_args={"check_same_thread": False})
+    in_memory = url.database in (None, "", ":memory:")
+    pool: dict[str, Any] = {"poolclass": sa.StaticPool} if in_memory else {"pool_size": 12, "max_overflow": 20}
+    engine = sa.create_engine(url, connect_args={"check_same_thread": False}, **pool)
     turn = threading.Lock()
 
     @sa.event.listens_for(engine, "connect")

@@ -148,7 +148,7 @@ pack = Table(
     Column("born", BigInteger, nullable=False),  # seq of the part that wrote it; never rewritten
     Column("attempt", BigInteger, nullable=False),
     Column("stored", Boolean, nullable=False),  # its first object is durable: it may be shared
-    Column("count", Integer, nullable=False),  # chunks numbered 0 … count-1; 0 while planned
+    Column("chunks", Integer, nullable=False),  # numbered 0 … chunks-1; 0 while planned
     Column("bytes", BigInteger, nullable=False),  # sealed bytes of all its chunks
     Column("gone", LargeBinary, nullable=True),  # numbers freed; NULL is none
     Column("gone_bytes", BigInteger, nullable=False),
@@ -171,7 +171,7 @@ death = Table(
 )
 Index("ix_death_lifespan", death.c.lineage, death.c.born, death.c.last)
 
-# A gap that opened in a chain: everything whose lifespan lies inside (before, after) is dead. Swept in order of id.
+# A gap that opened in a chain: what lived from after `before` over `seq` to before `after` is dead. Swept in order of id.
 decision = Table(
     "decision",
     metadata,
@@ -182,7 +182,7 @@ decision = Table(
     Column("seq", BigInteger, nullable=False),  # the part that left, or (COMMIT) the one that ended with its parent gone
     Column("before", BigInteger, nullable=False),  # neighbours in the chain when it was decided; 0 is none
     Column("after", BigInteger, nullable=True),  # NULL is none: it was the head
-    Column("job", Text, nullable=True),  # the job that removes what the sweep condemns
+    Column("removal", Text, nullable=False),  # what removes the objects that the sweep condemns, as in object.removal
     Column("swept", Boolean, nullable=False),
     Column("undecided", BigInteger, nullable=False),  # bytes that the build `after` may still adopt
     Column("undecided_upto", BigInteger, nullable=False),  # … in packs born in (before, undecided_upto]
@@ -236,13 +236,13 @@ object_ = Table(
     Column("seq", BigInteger, nullable=False),  # of the part or grave that it belongs to; 0 for none
     Column("attempt", BigInteger, nullable=False),
     Column("late", Boolean, nullable=False),  # a put of it may still arrive: was PLANNED when condemned, or retried
-    Column("condemned_by", Text, nullable=True),  # the job that removes it
-    Column("rewriting", Boolean, nullable=False),  # chosen by a rewrite that runs
+    Column("removal", Text, nullable=True),  # what removes it once condemned: "delete:<backup>" or "job:<id>"
+    Column("rewriting", Text, nullable=True),  # the removal whose rewriter has chosen it: at most one at a time
     one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner"),
     one_of("state", "PLANNED", "STORED", "CONDEMNED", "LATE"),
 )
 Index("ix_object_lineage", object_.c.lineage, object_.c.kind, object_.c.seq)
-Index("ix_object_condemned", object_.c.condemned_by, object_.c.state)
+Index("ix_object_removal", object_.c.removal, object_.c.state)
 
 holding = Table(
     "holding",
