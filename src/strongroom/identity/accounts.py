@@ -1,0 +1,237 @@
+"""Accounts, their projects, users, policies and access keys.
+
+Every function works in the caller's transaction. What takes something away from a user raises the user's epoch in it, which
+ends all of that user's tokens the moment it commits. Passwords arrive hashed (passwords.py): hashing takes too long for a
+transaction.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from strongroom.ambient import Ambient
+from strongroom.catalog.database import Catalog
+from strongroom.identity import tables as t
+from strongroom.identity.errors import IdentityError, NameTaken, NotKnown
+from strongroom.identity.policies import BUILT_IN, parse
+from strongroom.identity.secrets import Sealer
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+
+
+class NameInvalid(IdentityError):
+    """Not a name for an account, project, user or policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A new access key: the only time that its secret is shown."""
+
+    id: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A new account with its first project and its administrator."""
+
+    account: str
+    project: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStart:
+    """What the first start made, to be shown once."""
+
+    founded: Founded
+    key: AccessKey
+
+
+def first_start(
+    catalog: Catalog,
+    ambient: Ambient,
+    sealer: Sealer,
+    *,
+    password_hash: str | None,
+    account: str = "strongroom",
+    project: str = "default",
+    user: str = "admin",
+) -> FirstStart | None:
+    """Founds the account with project, administrator and access key if the catalog has no account yet; None if it has.
+
+    Safe to call at every start and by several processes at once: one of them founds.
+    """
+    try:
+        with catalog.write() as conn:
+            if conn.scalar(sa.select(sa.func.count()).select_from(t.account)):
+                return None
+            founded = found(conn, ambient, account, project, user, password_hash)
+            return FirstStart(founded, create_access_key(conn, ambient, sealer, founded.user))
+    except NameTaken:
+        return None
+
+
+def found(conn: Connection, ambient: Ambient, account: str, project: str, user: str, password_hash: str | None) -> Founded:
+    """Makes an account with one project and its administrator. Raises NameTaken."""
+    id = ambient.hex_id()
+    row = {"id": id, "name": _named("account", account), "created_at": ambient.now()}
+    _insert(conn, t.account, "account", account, row)
+    made = create_project(conn, ambient, id, project)
+    return Founded(id, made, create_user(conn, ambient, id, user, password_hash, administrator=True))
+
+
+def create_project(conn: Connection, ambient: Ambient, account: str, name: str) -> str:
+    """Makes a project and returns its id. Raises NameTaken."""
+    id = ambient.hex_id()
+    row = {"id": id, "account": account, "name": _named("project", name), "created_at": ambient.now()}
+    _insert(conn, t.project, "project", name, row)
+    return id
+
+
+def create_user(
+    conn: Connection, ambient: Ambient, account: str, name: str, password_hash: str | None, *, administrator: bool = False
+) -> str:
+    """Makes an enabled user without any permission and returns its id. Raises NameTaken."""
+    id, now = ambient.hex_id(), ambient.now()
+    row = {
+        "id": id, "account": account, "name": _named("user", name), "password": password_hash,
+        "administrator": administrator, "enabled": True, "epoch": 1, "created_at": now, "updated_at": now,
+    }  # fmt: skip
+    _insert(conn, t.user, "user", name, row)
+    return id
+
+
+def set_password(conn: Connection, ambient: Ambient, user: str, password_hash: str | None) -> None:
+    """Changes the password; all tokens of the user end."""
+    _change_user(conn, ambient, user, password=password_hash)
+
+
+def set_enabled(conn: Connection, ambient: Ambient, user: str, enabled: bool) -> None:
+    """Disables or enables a user; all tokens end, and a disabled user's keys sign nothing."""
+    _change_user(conn, ambient, user, enabled=enabled)
+
+
+def set_administrator(conn: Connection, ambient: Ambient, user: str, administrator: bool) -> None:
+    """Makes the user stand for the account itself, or no longer; all tokens end."""
+    _change_user(conn, ambient, user, administrator=administrator)
+
+
+def put_policy(conn: Connection, ambient: Ambient, account: str, name: str, document: str) -> str:
+    """Stores a policy under a name of the account, replacing an older one; returns its id. Raises PolicyInvalid.
+
+    Ends the tokens of all users who have it.
+    """
+    parse(document)
+    if name in BUILT_IN:
+        raise NameTaken("built-in policy", name)
+    c, now = t.policy.c, ambient.now()
+    old = sa.select(c.id).where(c.account == account, c.name == name)
+    if (id := conn.scalar(old)) is not None:
+        conn.execute(sa.update(t.policy).where(c.id == id).values(document=document, updated_at=now))
+        _end_tokens_of_holders(conn, ambient, id)
+        return str(id)
+    id = ambient.hex_id()
+    row = {"id": id, "account": account, "name": _named("policy", name), "document": document}
+    _insert(conn, t.policy, "policy", name, row | {"created_at": now, "updated_at": now})
+    return id
+
+
+def delete_policy(conn: Connection, ambient: Ambient, account: str, policy: str) -> None:
+    """Removes a policy and takes it from all users who have it."""
+    where = sa.and_(t.policy.c.id == policy, t.policy.c.account == account)
+    if conn.scalar(sa.select(t.policy.c.id).where(where)) is None:
+        raise NotKnown("policy", policy)
+    _end_tokens_of_holders(conn, ambient, policy)
+    conn.execute(sa.delete(t.user_grant).where(t.user_grant.c.policy == policy))
+    conn.execute(sa.delete(t.policy).where(where))
+
+
+def grant(conn: Connection, ambient: Ambient, user: str, policy: str, project: str = "") -> None:
+    """Gives a user a policy (an id or the name of a built-in one), in one project or ("") in all of the account's."""
+    account = _change_user(conn, ambient, user)
+    known = sa.select(t.policy.c.id).where(t.policy.c.id == policy, t.policy.c.account == account)
+    if policy not in BUILT_IN and conn.scalar(known) is None:
+        raise NotKnown("policy", policy)
+    mine = sa.select(t.project.c.id).where(t.project.c.id == project, t.project.c.account == account)
+    if project and conn.scalar(mine) is None:
+        raise NotKnown("project", project)
+    revoke(conn, ambient, user, policy, project)
+    row = {"user": user, "policy": policy, "project": project, "created_at": ambient.now()}
+    conn.execute(sa.insert(t.user_grant).values(**row))
+
+
+def revoke(conn: Connection, ambient: Ambient, user: str, policy: str, project: str = "") -> None:
+    """Takes a policy from a user. Taking what the user does not have is no error."""
+    _change_user(conn, ambient, user)
+    c = t.user_grant.c
+    conn.execute(sa.delete(t.user_grant).where(c.user == user, c.policy == policy, c.project == project))
+
+
+def create_access_key(conn: Connection, ambient: Ambient, sealer: Sealer, user: str) -> AccessKey:
+    """Makes a key for signing requests. Its secret is returned here and never again."""
+    text = base64.b32encode(ambient.key()).decode()
+    key = AccessKey("SR" + text[:18], base64.urlsafe_b64encode(ambient.key()).rstrip(b"=").decode())
+    conn.execute(
+        sa.insert(t.access_key).values(
+            id=key.id,
+            user=user,
+            secret=sealer.seal(key.secret.encode(), "access-key", key.id),
+            enabled=True,
+            wrong=0,
+            locked_until=None,
+            created_at=ambient.now(),
+        )
+    )
+    return key
+
+
+def set_access_key_enabled(conn: Connection, ambient: Ambient, user: str, key: str, enabled: bool) -> None:
+    """Disables or enables one of the user's keys; all of the user's tokens end."""
+    where = sa.and_(t.access_key.c.id == key, t.access_key.c.user == user)
+    if not conn.execute(sa.update(t.access_key).where(where).values(enabled=enabled)).rowcount:
+        raise NotKnown("access key", key)
+    _change_user(conn, ambient, user)
+
+
+def delete_access_key(conn: Connection, ambient: Ambient, user: str, key: str) -> None:
+    """Removes one of the user's keys; all of the user's tokens end."""
+    where = sa.and_(t.access_key.c.id == key, t.access_key.c.user == user)
+    if not conn.execute(sa.delete(t.access_key).where(where)).rowcount:
+        raise NotKnown("access key", key)
+    _change_user(conn, ambient, user)
+
+
+def _change_user(conn: Connection, ambient: Ambient, user: str, **values: object) -> str:
+    """Changes a user, ends the user's tokens, and returns the user's account. Raises NotKnown."""
+    step = sa.update(t.user).where(t.user.c.id == user).returning(t.user.c.account)
+    changed = conn.scalar(step.values(**values, epoch=t.user.c.epoch + 1, updated_at=ambient.now()))
+    if changed is None:
+        raise NotKnown("user", user)
+    return str(changed)
+
+
+def _end_tokens_of_holders(conn: Connection, ambient: Ambient, policy: str) -> None:
+    holders = sa.select(t.user_grant.c.user).where(t.user_grant.c.policy == policy)
+    step = sa.update(t.user).where(t.user.c.id.in_(holders))
+    conn.execute(step.values(epoch=t.user.c.epoch + 1, updated_at=ambient.now()))
+
+
+def _named(kind: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise NameInvalid(f"{name[:80]!a} is no name for a {kind}: 1 to 64 of A-Z a-z 0-9 _ . @ -, a letter or digit first.")
+    return name
+
+
+def _insert(conn: Connection, table: sa.Table, kind: str, name: str, row: Mapping[str, object]) -> None:
+    try:
+        conn.execute(sa.insert(table).values(**row))
+    except IntegrityError as error:
+        raise NameTaken(kind, name) from error
