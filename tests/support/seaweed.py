@@ -89,7 +89,8 @@ def _start(data: Path, config: Path, ports: list[int], output: IO[bytes]) -> sub
     command = [
         _program(), "-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-volume.minFreeSpace=0",
-        "-filer", "-s3", f"-s3.config={config}", "-s3.ip.bind=127.0.0.1", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-filer", "-s3", f"-s3.config={config}", "-s3.ip.bind=127.0.0.1",
+        "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         *flags,
     ]  # fmt: skip
     return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=data)

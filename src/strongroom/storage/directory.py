@@ -379,8 +379,9 @@ def _new_session(partial: _Folder) -> tuple[str, _Folder]:
 
 def _remove_abandoned(partial: _Folder) -> None:
     """Removes the unfinished puts of processes that are gone: those whose session nobody holds locked."""
-    for name in filter(_SESSION.match, os.listdir(partial.fd)):
-        with suppress(FileNotFoundError, BlockingIOError, InvalidName):
+    _, sessions = _contents(partial)
+    for name in filter(_SESSION.match, sessions):
+        with suppress(FileNotFoundError, BlockingIOError):
             session = _open_folder(partial, name, create=False)
             fcntl.flock(session.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for temporary in filter(_SESSION.match, os.listdir(session.fd)):
