@@ -1,0 +1,76 @@
+"""MongoDB replica sets behind the engine port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
+from strongroom.engines.mongodb import capture, restore
+from strongroom.engines.mongodb.catalogue import belongs
+from strongroom.engines.mongodb.connection import Client, connected, require_source
+from strongroom.engines.mongodb.reading import average_and_size
+
+_SIZING_SECONDS = 4.0
+_SHORT_OPLOG_HOURS = 1.0
+
+
+class MongoEngine:
+    """Captures and restores a replica set through its primary, with the built-in roles `backup` and `restore`."""
+
+    name = "mongodb"
+    id_suffix = "02"
+
+    def probe(self, target: Target) -> Probe:
+        """See `Engine.probe`. The size is that of the documents before the server's compression."""
+        with connected(target) as client:
+            server = require_source(client)
+            return Probe(server.version, "ReplicaSet", _size(client), _warnings(client))
+
+    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+        """See `Engine.capture`."""
+        return capture.capture(target, sink, control, scratch)
+
+    def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
+        """See `Engine.restore`. Cancelled after the point of no return, the error carries a note on what the target holds."""
+        return restore.restore(target, source, facts, control, scratch)
+
+    def recover(self, target: Target) -> None:
+        """See `Engine.recover`."""
+        restore.recover(target)
+
+
+def _size(client: Client) -> int:
+    """Sum over the collections; where there are too many to ask in time, what they take on disk where that is more."""
+    deadline = time.monotonic() + _SIZING_SECONDS
+    databases = client.admin.command("listDatabases")["databases"]
+    on_disk = sum(int(item["sizeOnDisk"]) for item in databases if item["name"] not in ("local", "config"))
+    size = 0
+    for item in databases:
+        for entry in client[item["name"]].list_collections():
+            if entry["type"] == "view" or not (belongs(item["name"], entry["name"]) or _buckets(entry["name"])):
+                continue
+            if time.monotonic() > deadline:
+                return max(size, on_disk)
+            if entry["type"] == "collection":
+                size += average_and_size(client, item["name"], entry["name"])[1]
+    return size
+
+
+def _buckets(name: str) -> bool:
+    return name.startswith("system.buckets.")
+
+
+def _warnings(client: Client) -> list[str]:
+    """How far back the oplog reaches bounds how long a capture may take."""
+    times = []
+    for direction in (1, -1):
+        entry = client.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", direction)])
+        if entry is not None:
+            times.append(entry["ts"].time)
+    hours = (times[-1] - times[0]) / 3600 if times else 0.0
+    stats = client.local.command("collStats", "oplog.rs")
+    if hours < _SHORT_OPLOG_HOURS and stats["size"] > stats["maxSize"] / 2:
+        return [f"the oplog reaches back only {hours:.1f} hours: a capture that takes longer will fail"]
+    return []

@@ -1,0 +1,193 @@
+"""The patch: what turns a dump that was read while writers went on into the exact state at one time T1.
+
+For each collection either the whole of it at T1, or its changed documents at T1. Documents that changed before a *loose*
+round and not since need no snapshot: their newest state is their state at T1. So only the last few changes have to be read
+within the server's snapshot window (five minutes by default), however long the capture ran.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
+
+from strongroom.engines.base import Control
+from strongroom.engines.mongodb.catalogue import Collection
+from strongroom.engines.mongodb.connection import Client, note_time
+from strongroom.engines.mongodb.documents import frames, id_of, in_filter, key_of
+from strongroom.engines.mongodb.names import split_namespace
+from strongroom.engines.mongodb.oplog import OplogTail
+from strongroom.engines.mongodb.reading import at_time, average_and_size, batch_size, raw_batches
+from strongroom.engines.mongodb.touched import TouchedIds
+
+LOOSE_ROUNDS = 4
+EXACT_AT_MOST = 20_000  # changed documents that are left to the snapshot without another loose round
+
+_SNAPSHOT_LOST = frozenset({239, 246})  # SnapshotTooOld, SnapshotUnavailable
+_GONE = frozenset({26, 175})  # NamespaceNotFound, QueryPlanKilled
+
+
+class Unsettled(Exception):
+    """The state at the chosen time cannot be read any more: choose a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What belongs on top of one collection's dump; `whole` means instead of it."""
+
+    database: str
+    collection: str  # where the documents are stored
+    whole: bool
+    documents: int
+    path: str
+
+    def pieces(self) -> Iterator[bytes]:
+        """The documents, concatenated."""
+        return pieces_of(self.path)
+
+
+@dataclass(slots=True)
+class _Loose:
+    """One loose round: its time, and where it put the documents of each namespace."""
+
+    time: int
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+def pieces_of(path: str, size: int = 1024 * 1024) -> Iterator[bytes]:
+    """A file in pieces."""
+    with open(path, "rb") as file:
+        while piece := file.read(size):
+            yield piece
+
+
+class PatchReader:
+    """Reads patches into files in `scratch`."""
+
+    def __init__(
+        self,
+        client: Client,
+        session: ClientSession,
+        tail: OplogTail,
+        touched: TouchedIds,
+        scratch: str,
+        control: Control,
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._tail = tail
+        self._touched = touched
+        self._scratch = scratch
+        self._control = control
+        self._rounds: list[_Loose] = []
+        self._files = 0
+
+    def loosen(self, start: int) -> None:
+        """Reads changed documents without a snapshot, again and again, until few enough are left."""
+        while len(self._rounds) < LOOSE_ROUNDS and self._touched.count(self._since(start)) > EXACT_AT_MOST:
+            time = note_time(self._client)
+            self._tail.wait_for(time, self._control)
+            made = _Loose(time)
+            for namespace in self._touched.namespaces(self._since(start)):
+                made.paths[namespace] = self._new_file()
+                with open(made.paths[namespace], "wb") as file:
+                    self._read_changed(namespace, self._since(start), None, file)
+            self._rounds.append(made)
+
+    def exact(
+        self, time: int, whole: Sequence[Collection], changed: Sequence[Collection]
+    ) -> tuple[list[Patch], dict[str, Patch]]:
+        """The patches at this time, and users and roles by the name of their collection.
+
+        The touched ids must be frozen. Raises Unsettled if something was dropped or renamed before it was read."""
+        patches, accounts = [], {}
+        for collection in whole:
+            patches.append(self._whole(collection.database, collection.stored_as, time, {}))
+        for name in ("system.users", "system.roles"):
+            accounts[name] = self._whole("admin", name, time, {"sort": {"_id": 1}})
+        self._require_settled(time, [*whole])
+        for collection in changed:
+            patches.append(self._changed(collection, time))
+        self._require_settled(time, [*changed])
+        return patches, accounts
+
+    def _since(self, start: int) -> int:
+        return self._rounds[-1].time if self._rounds else start
+
+    def _require_settled(self, time: int, collections: Sequence[Collection]) -> None:
+        """A snapshot read of what was dropped or renamed after its time is empty, without an error: the oplog must tell."""
+        end = note_time(self._client)
+        self._tail.wait_for(end, self._control)
+        for collection in collections:
+            if self._tail.reshapes.reshaped(collection.namespace, time, end):
+                raise Unsettled(collection.namespace)
+
+    def _whole(self, database: str, collection: str, time: int, extra: Mapping[str, Any]) -> Patch:
+        path, documents = self._new_file(), 0
+        average, _ = average_and_size(self._client, database, collection)
+        command = {"find": collection, **extra, **at_time(time), "noCursorTimeout": True}
+        with open(path, "wb") as file:
+            for found in self._find(database, command, batch_size(average)):
+                file.write(b"".join(found))
+                documents += len(found)
+        return Patch(database, collection, True, documents, path)
+
+    def _changed(self, collection: Collection, time: int) -> Patch:
+        path, documents = self._new_file(), 0
+        since = self._rounds[-1].time if self._rounds else -1
+        with open(path, "wb") as file:
+            for made in self._rounds:
+                if collection.namespace in made.paths:
+                    documents += self._keep_valid(collection.namespace, made, file)
+            documents += self._read_changed(collection.namespace, since, time, file)
+        return Patch(collection.database, collection.stored_as, False, documents, path)
+
+    def _keep_valid(self, namespace: str, made: _Loose, file: BinaryIO) -> int:
+        """Takes from a loose round what did not change after it."""
+        kept = 0
+        for documents in frames(pieces_of(made.paths[namespace])):
+            self._control.check()
+            keys = [key_of(id_of(document) or b"\0") for document in documents]
+            stale = self._touched.changed_after(namespace, keys, made.time)
+            valid = [document for key, document in zip(keys, documents, strict=True) if key not in stale]
+            file.write(b"".join(valid))
+            kept += len(valid)
+        return kept
+
+    def _read_changed(self, namespace: str, since: int, time: int | None, file: BinaryIO) -> int:
+        """Documents changed later than `since`, as they are now or at a time; of those deleted nothing is found."""
+        database, collection = split_namespace(namespace)
+        beyond, count = b"", 0
+        while page := self._touched.page(namespace, since, beyond):
+            keys = {key for key, _ in page}
+            beyond = page[-1][0]
+            command: dict[str, Any] = {"find": collection, "filter": in_filter(value for _, value in page)}
+            if time is not None:
+                command.update(at_time(time))
+            for found in self._find(database, command, 1000, missing=time is None):
+                # A collation may find more than was asked for.
+                wanted = [document for document in found if key_of(id_of(document) or b"\0") in keys]
+                file.write(b"".join(wanted))
+                count += len(wanted)
+        return count
+
+    def _find(self, database: str, command: Mapping[str, Any], size: int, *, missing: bool = False) -> Iterator[list[bytes]]:
+        try:
+            for batch in raw_batches(self._client, self._session, database, command, size=size):
+                self._control.check()
+                self._tail.check()
+                yield batch.documents
+        except OperationFailure as error:
+            if error.code in _GONE and missing:
+                return
+            if error.code in _SNAPSHOT_LOST | _GONE:
+                raise Unsettled(f"{database}.{command['find']}") from error
+            raise
+
+    def _new_file(self) -> str:
+        self._files += 1
+        return os.path.join(self._scratch, f"patch-{self._files}")

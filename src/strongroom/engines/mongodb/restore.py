@@ -1,0 +1,380 @@
+"""The restore into a live server, with no more than the built-in role `restore`.
+
+Order of effects: (1) everything is checked, nothing is changed: server, versions, rights, and every byte of the backup is
+read once; (2) a marker collection is made: the point of no return; (3) all collections of the target are dropped;
+(4) all collections are made empty, with their options; (5) one after the other gets its documents and then its indexes;
+(6) roles and users; (7) the marker is dropped, acknowledged by a majority. After (2) every failure says what the target holds.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.write_concern import WriteConcern
+
+from strongroom.engines.base import (
+    Control,
+    EngineError,
+    EngineUnsupported,
+    RestoreBroken,
+    RestoreSource,
+    Summary,
+    Target,
+)
+from strongroom.engines.mongodb.accounts import restore_accounts
+from strongroom.engines.mongodb.catalogue import (
+    MARKER,
+    TEMPORARY_ROLES,
+    TEMPORARY_USERS,
+    TIME_SERIES,
+    VIEW,
+    Collection,
+    belongs,
+    unpack,
+)
+from strongroom.engines.mongodb.connection import (
+    RESTORE_RIGHTS,
+    Client,
+    connected,
+    inspect,
+    release_of,
+    require_rights,
+    translated,
+)
+from strongroom.engines.mongodb.documents import RAW, NotBson, frames, id_of, key_of
+from strongroom.engines.mongodb.names import (
+    CATALOG,
+    DATA,
+    PATCH,
+    ROLES,
+    TOUCHED,
+    USERS,
+    entry_name,
+    parse_entry_name,
+)
+from strongroom.engines.mongodb.touched import TouchedIds
+
+INSERT_BYTES = 4 * 1024 * 1024
+INSERT_DOCUMENTS = 10_000
+
+_MISSING, _EXISTS, _DUPLICATE = 26, 48, 11000
+_MAJORITY = {"w": "majority", "wtimeout": 60_000}
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the backup holds, known after every byte of it was read once."""
+
+    collections: list[Collection] = field(default_factory=list)
+    dumped: set[str] = field(default_factory=set)  # namespaces with an entry `data/…`
+    patched: dict[str, bool] = field(default_factory=dict)  # namespace: whether the patch is whole
+    filtered: set[str] = field(default_factory=set)  # namespaces with an entry `touched/…`
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class _State:
+    """What the target holds, in words."""
+
+    total: int
+    phase: str = "being emptied: some of its collections are dropped, nothing of the backup is in it yet"
+    complete: int = 0
+    current: str = ""
+
+    def words(self) -> str:
+        if self.phase:
+            return self.phase
+        words = f"its former data is gone; of {self.total} collections and views of the backup {self.complete} are complete"
+        if self.current:
+            words += f", {self.current!r} is incomplete, the others are empty or missing"
+        return words + "; users and roles are not restored yet"
+
+
+def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
+    """See `Engine.restore`."""
+    with connected(target) as client, connected(target, socket_seconds=None) as patient:
+        require_target(client, facts)
+        touched = TouchedIds(os.path.join(scratch, "touched"))
+        try:
+            plan = _read_all(source, touched, control)
+            control.check()
+            return _Restore(client, patient, source, plan, touched, control).run()
+        finally:
+            touched.close()
+
+
+def recover(target: Target) -> None:
+    """See `Engine.recover`: drops what a restore keeps in `admin` on its way. The data stays as it is."""
+    with connected(target) as client:
+        inspect(client)
+        for name in (TEMPORARY_USERS, TEMPORARY_ROLES, MARKER):
+            _drop(client, "admin", name)
+
+
+def require_target(client: Client, facts: Mapping[str, Any]) -> None:
+    """A primary that can be written to, at least as new as the backup, with the rights for all that follows."""
+    server = inspect(client)
+    require_version(server.version, server.feature_version, facts)
+    require_rights(client, RESTORE_RIGHTS, "restore")
+
+
+def require_version(version: str, feature_version: str, facts: Mapping[str, Any]) -> None:
+    """Raises EngineUnsupported where the target is older than the backup, by its version or its compatibility setting."""
+    taken, compatible = facts.get("version"), facts.get("feature_version")
+    if not isinstance(taken, str) or not isinstance(compatible, str):
+        raise EngineUnsupported("the backup does not say which version of MongoDB it is from")
+    if release_of(version) < release_of(taken):
+        raise EngineUnsupported(f"the backup is from MongoDB {taken}, the target is older: {version}")
+    if release_of(feature_version) < release_of(compatible):
+        raise EngineUnsupported(
+            f"the target's featureCompatibilityVersion is {feature_version}, the backup's {compatible}: raise it first "
+            f"(db.adminCommand({{setFeatureCompatibilityVersion: {compatible!r}}}))"
+        )
+
+
+def _read_all(source: RestoreSource, touched: TouchedIds, control: Control) -> _Plan:
+    """Reads every entry once. Raises EngineUnsupported if the backup is not whole."""
+    plan = _Plan()
+    entries = list(source.entries())
+    total = sum(entry.size for entry in entries)
+    for entry in entries:
+        try:
+            documents = 0
+            for batch in frames(_checked(source.read(entry.name), control)):
+                documents += len(batch)
+                plan.bytes += sum(map(len, batch))
+                control.progress("check", plan.bytes, total)
+                _notice(plan, touched, entry.name, batch)
+            _register(plan, entry.name, entry.facts)
+        except (NotBson, ValueError) as error:
+            raise EngineUnsupported(f"the entry {entry.name!r} of the backup cannot be read: {error}") from error
+        if entry.facts.get("documents", documents) != documents:
+            raise EngineUnsupported(f"the entry {entry.name!r} holds {documents} documents, not as many as were captured")
+    _require_whole(plan, {entry.name for entry in entries})
+    return plan
+
+
+def _checked(pieces: Iterator[bytes], control: Control) -> Iterator[bytes]:
+    for piece in pieces:
+        control.check()
+        yield piece
+
+
+def _notice(plan: _Plan, touched: TouchedIds, name: str, batch: list[bytes]) -> None:
+    if name == CATALOG:
+        plan.collections.extend(map(unpack, batch))
+    elif name.startswith(f"{TOUCHED}/"):
+        _, database, collection = parse_entry_name(name)
+        values = [id_of(document) for document in batch]
+        if None in values:
+            raise NotBson("a document without _id")
+        touched.add((f"{database}.{collection}", key_of(value), b"", 1) for value in values if value)
+
+
+def _register(plan: _Plan, name: str, facts: Mapping[str, Any]) -> None:
+    if name in (CATALOG, USERS, ROLES):
+        return
+    kind, database, collection = parse_entry_name(name)
+    namespace = f"{database}.{collection}"
+    if kind == DATA:
+        plan.dumped.add(namespace)
+    elif kind == PATCH:
+        plan.patched[namespace] = bool(facts["whole"])
+    elif kind == TOUCHED:
+        plan.filtered.add(namespace)
+    else:
+        raise ValueError("an entry of an unknown kind")
+
+
+def _require_whole(plan: _Plan, names: set[str]) -> None:
+    missing = {CATALOG, USERS, ROLES} - names
+    for item in plan.collections:
+        if not item.has_documents or plan.patched.get(item.namespace):
+            continue
+        if item.namespace not in plan.dumped:
+            missing.add(entry_name(DATA, item.database, item.stored_as))
+        if (item.namespace in plan.patched) != (item.namespace in plan.filtered):
+            missing.add(entry_name(TOUCHED, item.database, item.stored_as))
+    if missing:
+        raise EngineUnsupported(f"the backup lacks the entries {', '.join(sorted(missing)[:5])}")
+
+
+class _Restore:
+    def __init__(
+        self,
+        client: Client,
+        patient: Client,
+        source: RestoreSource,
+        plan: _Plan,
+        touched: TouchedIds,
+        control: Control,
+    ) -> None:
+        self._client = client
+        self._patient = patient
+        self._source = source
+        self._plan = plan
+        self._touched = touched
+        self._control = control
+        self._state = _State(len(plan.collections))
+        self._warnings: list[str] = []
+        self._written = 0
+
+    def run(self) -> Summary:
+        """From the point of no return to the end."""
+        self._command("admin", {"create": MARKER}, harmless=_EXISTS)
+        try:
+            with translated():
+                self._replace()
+        except EngineError as error:
+            raise RestoreBroken(str(error), self._state.words()) from error
+        except NotBson as error:
+            raise RestoreBroken(f"the backup reads differently the second time: {error}", self._state.words()) from error
+        except Exception as error:  # a source's or the job's own error keeps its type and learns what the target holds
+            error.add_note(f"The target: {self._state.words()}")
+            raise
+        return Summary(len(self._plan.collections), self._written, {}, self._warnings)
+
+    def _replace(self) -> None:
+        self._drop_all()
+        self._state.phase = ""
+        for item in sorted(self._plan.collections, key=_creation_order):
+            self._control.check()
+            self._state.current = f"{item.database}.{item.name}"
+            self._create(item)
+        for item in self._plan.collections:
+            self._state.current = f"{item.database}.{item.name}"
+            if item.has_documents:
+                self._fill(item)
+                self._build_indexes(item)
+            self._state.complete += 1
+        self._state.phase = "holding all data and indexes of the backup; users and roles may be incomplete"
+        self._warnings += restore_accounts(self._client, self._source, self._control)
+        self._state.phase = "holding everything of the backup; the end of the restore is not acknowledged by a majority yet"
+        self._command("admin", {"drop": MARKER, "writeConcern": _MAJORITY})
+
+    def _drop_all(self) -> None:
+        for database in self._client.list_database_names():
+            if database in ("local", "config"):
+                continue
+            for name in self._client[database].list_collection_names():
+                self._control.check()
+                if belongs(database, name) and name != "system.js":
+                    _drop(self._client, database, name)
+
+    def _create(self, item: Collection) -> None:
+        harmless = _EXISTS if item.name == "system.js" else None
+        self._command(item.database, {"create": item.name, **dict(item.options)}, harmless=harmless)
+
+    def _fill(self, item: Collection) -> None:
+        whole = self._plan.patched.get(item.namespace)
+        if not whole:
+            for documents in self._documents(DATA, item):
+                self._insert(item, documents)
+        if whole is not None:
+            for documents in self._documents(PATCH, item):
+                self._insert(item, documents)
+
+    def _documents(self, kind: str, item: Collection) -> Iterator[list[bytes]]:
+        """The documents of an entry in batches; of the dump only those that the patch does not replace."""
+        filtering = kind == DATA and item.namespace in self._plan.filtered
+        for documents in frames(self._source.read(entry_name(kind, item.database, item.stored_as))):
+            if filtering:
+                keys = [key_of(id_of(document) or b"\0") for document in documents]
+                stale = self._touched.changed_after(item.namespace, keys)
+                documents = [document for key, document in zip(keys, documents, strict=True) if key not in stale]
+            yield from batches(documents)
+
+    def _insert(self, item: Collection, documents: list[bytes]) -> None:
+        self._control.check()
+        # One writer in order keeps the natural order; the last step waits for the majority.
+        collection = self._client[item.database].get_collection(item.stored_as, write_concern=WriteConcern(w=1))
+        try:
+            collection.insert_many(
+                [RawBSONDocument(document, RAW) for document in documents],
+                ordered=False,
+                bypass_document_validation=True,
+            )
+        except BulkWriteError as error:
+            self._judge(item, error)
+        self._written += sum(map(len, documents))
+        self._control.progress("data", self._written, max(self._plan.bytes, self._written))
+
+    def _judge(self, item: Collection, error: BulkWriteError) -> None:
+        """Refused documents break the restore, but for stored functions that are there already: no role may remove them."""
+        refused = (error.details or {}).get("writeErrors", [])
+        codes = {int(one["code"]) for one in refused}
+        if item.name == "system.js" and codes == {_DUPLICATE}:
+            self._warnings.append(
+                f"{len(refused)} stored functions of {item.namespace} were there already and are left as they were"
+            )
+            return
+        raise EngineError(f"MongoDB refused {len(refused)} documents of {item.namespace} (codes {sorted(codes)})") from None
+
+    def _build_indexes(self, item: Collection) -> None:
+        indexes = [
+            {key: value for key, value in index.items() if key != "ns"}
+            for index in item.indexes
+            if index["name"] != "_id_" and not index.get("clustered")
+        ]
+        if indexes:
+            self._patiently(item.database, {"createIndexes": item.name, "indexes": indexes})
+
+    def _patiently(self, database: str, command: Mapping[str, Any]) -> None:
+        """Runs a command that may take hours, and lets the job be cancelled meanwhile; the server then goes on alone."""
+        failures: list[EngineError] = []
+
+        def run() -> None:
+            try:
+                with translated():
+                    self._patient[database].command(dict(command))
+            except EngineError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run, name="mongodb-create-indexes", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.5)
+            self._control.check()
+        if failures:
+            raise failures[0]
+
+    def _command(self, database: str, command: Mapping[str, Any], harmless: int | None = None) -> None:
+        try:
+            self._client[database].command(dict(command))
+        except OperationFailure as error:
+            if error.code != harmless:
+                raise
+
+
+def batches(documents: list[bytes]) -> Iterator[list[bytes]]:
+    """Cuts documents into lists of at most INSERT_DOCUMENTS and INSERT_BYTES (or one document that is larger)."""
+    batch: list[bytes] = []
+    weight = 0
+    for document in documents:
+        if batch and (len(batch) >= INSERT_DOCUMENTS or weight + len(document) > INSERT_BYTES):
+            yield batch
+            batch, weight = [], 0
+        batch.append(document)
+        weight += len(document)
+    if batch:
+        yield batch
+
+
+def _creation_order(item: Collection) -> tuple[int, str, str]:
+    """Time series first, since the server keeps them as views of buckets; other views last."""
+    rank = {TIME_SERIES: 0, VIEW: 2}.get(item.kind, 1)
+    return rank, item.database, item.name
+
+
+def _drop(client: Client, database: str, name: str) -> None:
+    try:
+        client[database].command("drop", name)
+    except OperationFailure as error:
+        if error.code != _MISSING:
+            raise
