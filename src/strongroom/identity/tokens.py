@@ -37,6 +37,7 @@ class Valid:
     """A token that holds now."""
 
     user: str
+    epoch: int  # the user's
     project: str | None  # None: its scope is the account
     method: str
     issued_at: float
@@ -47,14 +48,16 @@ def issue(
     conn: Connection,
     ambient: Ambient,
     user: str,
+    epoch: int,
     project: str | None,
     method: Literal["password", "token"],
     expires_at: float | None = None,
 ) -> Issued:
-    """Makes a token for an enabled user. `expires_at` only shortens: a token made from a token ends with it."""
-    epoch = conn.scalar(sa.select(t.user.c.epoch).where(t.user.c.id == user, t.user.c.enabled))
-    if epoch is None:
-        raise Unauthenticated("the user is disabled")
+    """Makes a token for a user who proved who they are at `epoch`; Unauthenticated if the epoch has moved since, as when the
+    password was changed meanwhile. `expires_at` only shortens: a token made from a token ends with it."""
+    current = sa.select(t.user.c.epoch).where(t.user.c.id == user, t.user.c.enabled, t.user.c.epoch == epoch)
+    if conn.scalar(current) is None:
+        raise Unauthenticated("the user was changed or disabled")
     text = base64.urlsafe_b64encode(ambient.key()).rstrip(b"=").decode()
     now = ambient.now()
     end = now + LIFETIME if expires_at is None else min(expires_at, now + LIFETIME)
@@ -79,7 +82,7 @@ def validate(conn: Connection, text: str, now: float) -> Valid:
         raise Unauthenticated("the token is revoked")
     if row.expires_at <= now:
         raise Unauthenticated("the token has expired")
-    return Valid(row.user, row.project, row.method, row.issued_at, row.expires_at)
+    return Valid(row.user, row.epoch, row.project, row.method, row.issued_at, row.expires_at)
 
 
 def revoke(conn: Connection, text: str, now: float) -> None:

@@ -1,0 +1,123 @@
+"""Who asks: how a resource's module says that its calls need a caller, and with which permission.
+
+    router = authenticated_router("backups")
+
+    @router.delete("/v3/{project_id}/backups/{backup_id}", status_code=202)
+    def delete_backup(
+        backup_id: BackupId, caller: Annotated[Principal, may("gaussdbfornosql:instance:deleteBackup")]
+    ) -> JobAccepted: …
+
+Order of refusals: 401 (no proof), 400 DBS.200010 (the path's project is not the caller's), 429, then a body that is not JSON,
+403 (no permission), and whatever is wrong with the rest of the path, the query and the body. So nothing is parsed for a
+caller whom nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
+from starlette.concurrency import run_in_threadpool
+
+from strongroom.api import errors
+from strongroom.api.limiter import Limiter
+from strongroom.api.middleware import arrival_of, decode_segment
+from strongroom.api.services import Services
+from strongroom.identity import principal as identity
+from strongroom.identity.callers import Asked, identify
+from strongroom.identity.policies import ACTIONS
+from strongroom.identity.principal import Principal
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_token_scheme = APIKeyHeader(
+    name="X-Auth-Token",
+    scheme_name="Token",
+    description="A token from POST /v3/auth/tokens (header X-Subject-Token of its answer), 24 hours.",
+    auto_error=False,
+)
+_signature_scheme = APIKeyHeader(
+    name="Authorization",
+    scheme_name="Signature",
+    description="SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=… with X-Sdk-Date, as the SDK sends it.",
+    auto_error=False,
+)
+
+
+class PublicRoute(APIRoute):
+    """A route whose path parameters reach the handler decoded."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def decoded(request: Request) -> Response:
+            _decode(request)
+            return await handle(request)
+
+        return decoded
+
+
+class AuthenticatedRoute(APIRoute):
+    """A route that knows its caller before anything of the request is parsed."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            _decode(request)
+            services: Services = request.app.state.services
+            arrival = arrival_of(request.scope)
+            asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source)
+            arrival.principal = await run_in_threadpool(
+                identify, services.catalog, services.ambient, services.sealer, arrival.received, asked
+            )
+            users: Limiter = request.app.state.users
+            if wait := users.take(arrival.principal.user):
+                raise errors.TooManyRequests("user", wait)
+            return await handle(request)
+
+        return authenticated
+
+
+def public_router(tag: str) -> APIRouter:
+    """A router for calls that need no caller."""
+    tags: list[str | Enum] = [tag]
+    return APIRouter(tags=tags, route_class=PublicRoute)
+
+
+def authenticated_router(tag: str) -> APIRouter:
+    """A router whose every call needs a caller. A path parameter {project_id} is checked against the caller's projects."""
+    tags: list[str | Enum] = [tag]
+    schemes = [Depends(_token_scheme), Depends(_signature_scheme)]
+    return APIRouter(tags=tags, route_class=AuthenticatedRoute, dependencies=schemes)
+
+
+async def current(request: Request) -> Principal:
+    """The caller of a call on an authenticated router."""
+    principal = arrival_of(request.scope).principal
+    assert principal is not None, "the call is not on an authenticated router"
+    return principal
+
+
+Caller = Annotated[Principal, Depends(current)]
+"""A handler's parameter: the caller, whatever their permissions."""
+
+
+def may(action: str) -> Any:
+    """A dependency on a caller who has the permission (an identity name in policies.ACTIONS); 403 names it else."""
+    if action not in ACTIONS:
+        raise LookupError(f"no action {action}")
+
+    async def permitted(caller: Caller) -> Principal:
+        identity.authorize(caller, action)
+        return caller
+
+    return Depends(permitted)
+
+
+def _decode(request: Request) -> None:
+    request.scope["path_params"] = {name: decode_segment(value) for name, value in request.path_params.items()}

@@ -1,0 +1,316 @@
+"""The contract's forms in one place: ids, names, times, pages and their checks.
+
+The types here are for parameters and fields of FastAPI handlers. A value that does not fit is answered with the code that
+the contract has for it: `coded` puts the code on the type.
+
+    def list_backups(page: Annotated[RowPage, Query()], …)      # GET /v4/{project_id}/backups
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+from strongroom.ambient import Ambient
+from strongroom.api.errors import ParameterError
+
+MOST_ROWS = 2**31 - 1
+"""The largest offset; past the end every list is just empty."""
+
+
+def coded(code: str, message: str) -> WrapValidator:
+    """Makes whatever is wrong with a value answer 400 with this code and message."""
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except (ValidationError, ValueError):
+            raise PydanticCustomError(code, message) from None
+
+    return WrapValidator(check)
+
+
+# --- ids ---------------------------------------------------------------------------------------------------------------
+
+
+class Engine(StrEnum):
+    """The engines by the names that requests and answers use (datastore types)."""
+
+    CASSANDRA = "cassandra"
+    MONGODB = "mongodb"
+    INFLUXDB = "influxdb"
+    REDIS = "redis"
+
+
+_SUFFIX = {Engine.MONGODB: "02", Engine.CASSANDRA: "06", Engine.INFLUXDB: "12", Engine.REDIS: "14"}
+
+
+def new_backup_id(ambient: Ambient, engine: Engine) -> str:
+    """A fresh id of a backup. Its suffix is for people; nothing reads it."""
+    return f"{ambient.hex_id()}br{_SUFFIX[engine]}"
+
+
+def new_instance_id(ambient: Ambient, engine: Engine) -> str:
+    """A fresh id of an instance. Its suffix is for people; nothing reads it."""
+    return f"{ambient.hex_id()}in{_SUFFIX[engine]}"
+
+
+def _form(pattern: str) -> StringConstraints:
+    return StringConstraints(pattern=rf"^{pattern}$")
+
+
+ProjectId = Annotated[str, _form("[0-9a-f]{32}"), coded("DBS.280408", "Invalid project id.")]
+BackupId = Annotated[str, _form("[0-9a-f]{32}br[0-9]{2}"), coded("DBS.201212", "Backup ID is illegal.")]
+InstanceId = Annotated[str, _form("[0-9a-f]{32}in[0-9]{2}"), coded("DBS.280404", "Invalid DB instance ID.")]
+JobId = Annotated[
+    str, _form("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), coded("DBS.200001", "Parameter error: invalid job ID.")
+]
+
+# --- names and words ---------------------------------------------------------------------------------------------------
+
+BackupName = Annotated[
+    str,
+    _form("[A-Za-z][A-Za-z0-9_-]{3,63}"),
+    coded("DBS.280277", "Invalid backup name: 4 to 64 letters, digits, _ or -, a letter first."),
+]
+InstanceName = Annotated[
+    str,
+    _form("[A-Za-z][A-Za-z0-9_-]{3,63}"),
+    coded("DBS.280234", "Invalid DB instance name: 4 to 64 letters, digits, _ or -, a letter first."),
+]
+Description = Annotated[
+    str,
+    StringConstraints(max_length=256, pattern=r"""^[^>!<"&'=\x00]*$"""),
+    coded("DBS.280127", """Invalid backup description: at most 256 characters, none of > ! < " & ' =."""),
+]
+Text = Annotated[
+    str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$"), coded("DBS.200001", "Parameter error: invalid text.")
+]
+"""Any short text to look for."""
+
+DatastoreType = Annotated[Engine, coded("DBS.280235", "Invalid database type.")]
+BackupType = Annotated[Literal["Auto", "Manual"], coded("DBS.280124", "Invalid backup type: Auto or Manual.")]
+OlderBackupType = Annotated[
+    Literal["Auto", "Manual", "Incremental"], coded("DBS.280124", "Invalid backup type: Auto, Manual or Incremental.")
+]
+BackupScope = Annotated[Literal["Instance", "DatabaseTable"], coded("DBS.280124", "Invalid type: Instance or DatabaseTable.")]
+"""The query's `type`: whole instances or tables. In answers `type` is Auto or Manual."""
+JobStatus = Annotated[Literal["Running", "Completed", "Failed"], coded("DBS.200001", "Parameter error: invalid job status.")]
+
+# --- pages -------------------------------------------------------------------------------------------------------------
+
+_LIMIT_MESSAGE = "Invalid limit."
+_OFFSET_MESSAGE = "Invalid offset."
+Offset = Annotated[int, Field(ge=0, le=MOST_ROWS), coded("DBS.280440", _OFFSET_MESSAGE)]
+PageNumber = Annotated[int, Field(ge=1, le=MOST_ROWS // 100), coded("DBS.280440", _OFFSET_MESSAGE)]
+Limit100 = Annotated[int, Field(ge=1, le=100), coded("DBS.280439", _LIMIT_MESSAGE)]
+Limit1000 = Annotated[int, Field(ge=0, le=1000), coded("DBS.280439", _LIMIT_MESSAGE)]
+
+
+def _one_of_limits(value: int) -> int:
+    if value not in (10, 20, 50):
+        raise ValueError
+    return value
+
+
+LimitOfJobs = Annotated[int, AfterValidator(_one_of_limits), coded("DBS.280439", _LIMIT_MESSAGE)]
+
+
+class Filter(BaseModel):
+    """The base of models for a query; parameters that a call does not have are ignored, as clients send some."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class RowPage(Filter):
+    """Paging by rows, as all lists but the oldest do it."""
+
+    offset: Offset = 0
+    limit: Limit100 = 100
+
+    @property
+    def first_row(self) -> int:
+        return self.offset
+
+
+class NumberedPage(Filter):
+    """Paging of GET /v3/{project_id}/backups: offset is a page's number from 1, and both are mandatory."""
+
+    offset: PageNumber
+    limit: Limit100
+
+    @property
+    def first_row(self) -> int:
+        return (self.offset - 1) * self.limit
+
+
+class JobPage(Filter):
+    """Paging of the jobs: 10, 20 or 50 at a time."""
+
+    offset: Offset = 0
+    limit: LimitOfJobs = 50
+
+    @property
+    def first_row(self) -> int:
+        return self.offset
+
+
+class PeriodPage(Filter):
+    """Paging of restorable periods: up to 1000 at a time."""
+
+    offset: Offset = 0
+    limit: Limit1000 = 100
+
+    @property
+    def first_row(self) -> int:
+        return self.offset
+
+
+# --- times -------------------------------------------------------------------------------------------------------------
+
+_TIME = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[T ](?P<clock>[0-9]{2}:[0-9]{2}:[0-9]{2})"
+    r"(?P<zone>Z|[+\- ][0-9]{2}:?[0-9]{2})?"
+)
+
+
+def parse_time(text: str) -> float:
+    """Seconds since the epoch for "2019-05-27T03:38:51+0000" or "2019-05-27 03:38:51" (UTC).
+
+    A plus that arrived as a space is a plus. Raises ValueError.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("not a time")
+    zone = (found["zone"] or "Z").replace("Z", "+0000").replace(" ", "+").replace(":", "")
+    return datetime.strptime(f"{found['day']}T{found['clock']}{zone}", "%Y-%m-%dT%H:%M:%S%z").timestamp()
+
+
+def time_text(seconds: float) -> str:
+    """ "2019-05-27T03:38:51+0000": times in all answers but the oldest list's."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
+def older_time_text(seconds: float) -> str:
+    """ "2019-05-27 03:38:51", UTC: times in GET /v3/{project_id}/backups."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _time_schema(*_: Any) -> core_schema.CoreSchema:
+    return core_schema.no_info_after_validator_function(parse_time, core_schema.str_schema())
+
+
+Time = Annotated[
+    float,
+    GetPydanticSchema(_time_schema),
+    WithJsonSchema({"type": "string", "example": "2019-05-27T03:38:51+0000"}),
+    coded("DBS.201215", "Time is illegal."),
+]
+"""A time in a query, as seconds since the epoch."""
+
+LONGEST_JOB_SPAN = timedelta(days=30).total_seconds()
+
+
+class Between(Filter):
+    """The span begin_time … end_time of lists of backups: both or none, in order."""
+
+    begin_time: Time | None = None
+    end_time: Time | None = None
+
+    def checked(self) -> Self:
+        """Raises ParameterError where only one is given or they are the wrong way round."""
+        check_span(self.begin_time, self.end_time)
+        return self
+
+
+def check_span(begin: float | None, end: float | None, longest: float | None = None) -> None:
+    """Both or none, begin not after end, and not longer than `longest` seconds. Raises ParameterError."""
+    if (begin is None) is not (end is None):
+        raise ParameterError("Time is illegal: a begin and an end go together.", "DBS.201215")
+    if begin is None or end is None:
+        return
+    if begin > end:
+        raise ParameterError("Time is illegal: the begin is after the end.", "DBS.201215")
+    if longest is not None and end - begin > longest:
+        raise ParameterError(f"Time is illegal: the span is longer than {int(longest // 86400)} days.", "DBS.201215")
+
+
+# --- automated backups -------------------------------------------------------------------------------------------------
+
+
+def _window(text: str) -> str:
+    found = re.fullmatch(r"([01][0-9]|2[0-3]):(00|15|30|45)-([01][0-9]|2[0-3]):(00|15|30|45)", text)
+    if found is None:
+        raise ValueError("not a window")
+    begin, end = int(found[1]), int(found[3])
+    if (begin + 1) % 24 != end or found[2] != found[4]:
+        raise ValueError("not one hour")
+    return text
+
+
+def _days(text: str) -> str:
+    days = text.split(",")
+    if not days or len(set(days)) != len(days) or not set(days) <= set("1234567"):
+        raise ValueError("not days of the week")
+    return ",".join(sorted(days))
+
+
+Window = Annotated[
+    str,
+    AfterValidator(_window),
+    coded("DBS.280216", "Invalid backup start time: hh:mm-HH:MM, one hour apart, minutes 00, 15, 30 or 45."),
+]
+Days = Annotated[str, AfterValidator(_days), coded("DBS.280215", "Invalid backup cycle: days 1 to 7, each once.")]
+KeepDays = Annotated[int, Field(ge=0, le=35, strict=True), coded("DBS.280214", "Invalid retention period: 0 to 35.")]
+EVERY_DAY = "1,2,3,4,5,6,7"
+
+
+class BackupPolicy(BaseModel):
+    """An instance's automated backups. keep_days 0 turns them off."""
+
+    keep_days: KeepDays
+    start_time: Window | None = None
+    period: Days | None = None
+
+    def checked(self) -> Self:
+        """Off comes alone; on names a window; and fewer than seven days kept need a backup every day. ParameterError else."""
+        if self.keep_days == 0:
+            if self.start_time is not None or self.period is not None:
+                raise ParameterError("Invalid backup policy: with keep_days 0 nothing else is sent.", "DBS.280125")
+        elif self.start_time is None or self.period is None:
+            raise ParameterError("Invalid backup policy: start_time and period are needed.", "DBS.280125")
+        elif self.keep_days < 7 and self.period != EVERY_DAY:
+            raise ParameterError(f"Invalid backup cycle: keep_days 1 to 6 need {EVERY_DAY}.", "DBS.280215")
+        return self
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+class JobAccepted(BaseModel):
+    """The answer to what goes on as a job."""
+
+    job_id: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer of status 400 and above."""
+
+    error_code: str = Field(examples=["DBS.201214"])
+    error_msg: str = Field(examples=["The backup file does not exist."])

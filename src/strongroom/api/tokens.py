@@ -1,0 +1,339 @@
+"""Identity's own calls: tokens, and what a caller's account has. Forms and names are Keystone's version 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from fastapi import Header, Request, Response
+from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import Connection
+
+from strongroom.api.authentication import Caller, authenticated_router, public_router
+from strongroom.api.contract import Text
+from strongroom.api.errors import NOT_FOUND, ApiError, ParameterError, TooManyRequests
+from strongroom.api.limiter import Limiter
+from strongroom.api.middleware import arrival_of
+from strongroom.api.services import Services, given
+from strongroom.identity import audit
+from strongroom.identity import tables as t
+from strongroom.identity import tokens as kept
+from strongroom.identity.callers import ProjectView, usable_projects
+from strongroom.identity.errors import Unauthenticated
+from strongroom.identity.principal import Principal
+
+_public = public_router("identity")
+_router = authenticated_router("identity")
+ROUTERS = (_public, _router)
+
+Given = Annotated[Services, given(Services)]
+SubjectToken = Annotated[str, Header(alias="X-Subject-Token", min_length=1, max_length=4096)]
+
+# --- requests ----------------------------------------------------------------------------------------------------------
+
+
+class Named(BaseModel):
+    """Something named by id or by name."""
+
+    id: Text | None = None
+    name: Text | None = None
+
+
+class UserProof(Named):
+    password: SecretStr = Field(max_length=1024)
+    domain: Named | None = None
+
+
+class PasswordProof(BaseModel):
+    user: UserProof
+
+
+class TokenProof(BaseModel):
+    id: SecretStr = Field(min_length=1, max_length=4096)
+
+
+class IdentityProof(BaseModel):
+    methods: list[Literal["password", "token"]] = Field(min_length=1, max_length=1)
+    password: PasswordProof | None = None
+    token: TokenProof | None = None
+
+
+class Scope(BaseModel):
+    project: Named | None = None
+    domain: Named | None = None
+
+
+class Auth(BaseModel):
+    identity: IdentityProof
+    scope: Scope | None = None
+
+
+class TokenRequest(BaseModel):
+    auth: Auth
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    """Who proved who they are."""
+
+    id: str
+    name: str
+    account: str
+    account_name: str
+    administrator: bool
+    epoch: int
+    ends_at: float | None = None  # of the token that proved it
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------------
+
+
+@_public.post("/v3/auth/tokens", status_code=201)
+def create_token(
+    body: TokenRequest, request: Request, response: Response, services: Given, nocatalog: str | None = None
+) -> dict[str, Any]:
+    """Makes a token for 24 hours; its text is in the answer's header X-Subject-Token."""
+    arrival = arrival_of(request.scope)
+    proof = body.auth.identity
+    if proof.methods == ["password"]:
+        logins: Limiter = request.app.state.logins
+        if wait := logins.take(arrival.source):
+            raise TooManyRequests("address", wait)
+        user = _by_password(services, proof.password)
+    else:
+        user = _by_token(services, proof.token)
+    with services.catalog.write() as conn:
+        project = _scope(conn, user, body.auth.scope)
+        method = proof.methods[0]
+        scoped = project.id if project else None
+        issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at)
+        entry = audit.Entry(
+            "createToken", "token", user.id, user.name, account=user.account, project=scoped,
+            user=user.id, user_name=user.name, request_id=arrival.request_id, source=arrival.source,
+            detail={"method": method},
+        )  # fmt: skip
+        audit.append(conn, services.ambient, entry)
+    response.headers["X-Subject-Token"] = issued.text
+    made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at)
+    return _token_body(request, user, project, made, catalog=nocatalog is None)
+
+
+@_router.get("/v3/auth/tokens")
+def show_token(
+    subject: SubjectToken, request: Request, response: Response, caller: Caller, services: Given, nocatalog: str | None = None
+) -> dict[str, Any]:
+    """Says what a token is worth: one's own, or for the administrator any of the account."""
+    with services.catalog.read() as conn:
+        token, user = _subject(conn, services, caller, subject)
+        projects = {project.id: project for project in usable_projects(conn, user.id)}
+    response.headers["X-Subject-Token"] = subject
+    return _token_body(request, user, projects.get(token.project or ""), token, catalog=nocatalog is None)
+
+
+@_router.delete("/v3/auth/tokens", status_code=204, response_class=Response)
+def revoke_token(subject: SubjectToken, caller: Caller, services: Given) -> None:
+    """Ends a token at once: one's own, or for the administrator any of the account."""
+    with services.catalog.write() as conn:
+        _, user = _subject(conn, services, caller, subject)
+        kept.revoke(conn, subject, services.ambient.now())
+        audit.append(conn, services.ambient, audit.Entry.by(caller, "deleteToken", "token", user.id, user.name))
+
+
+def _by_password(services: Services, proof: PasswordProof | None) -> _User:
+    if proof is None or not (proof.user.id or proof.user.name):
+        raise ParameterError("Parameter error: identity.password.user needs a password and an id or a name.")
+    asked, u = proof.user, t.user.c
+    where = [u.id == asked.id] if asked.id else [u.name == asked.name]
+    if asked.domain is not None and asked.domain.id:
+        where.append(t.account.c.id == asked.domain.id)
+    if asked.domain is not None and asked.domain.name:
+        where.append(t.account.c.name == asked.domain.name)
+    with services.catalog.read() as conn:
+        rows = conn.execute(_users().add_columns(u.password, u.enabled).where(*where).limit(2)).all()
+    row = rows[0] if len(rows) == 1 else None  # a name alone may be in several accounts: then it is nobody's
+    holds = services.passwords.holds(row.password if row else None, asked.password.get_secret_value())
+    if row is None or not holds or not row.enabled:
+        raise Unauthenticated("the user name or password is wrong")
+    return _User(row.id, row.name, row.account, row.account_name, row.administrator, row.epoch)
+
+
+def _by_token(services: Services, proof: TokenProof | None) -> _User:
+    if proof is None:
+        raise ParameterError("Parameter error: identity.token needs an id.")
+    with services.catalog.read() as conn:
+        token = kept.validate(conn, proof.id.get_secret_value(), services.ambient.now())
+        return _user(conn, token)
+
+
+def _scope(conn: Connection, user: _User, scope: Scope | None) -> ProjectView | None:
+    """The project that a token is for; None: the account."""
+    if scope is None or scope.project is None:
+        domain = scope.domain if scope is not None else None
+        if domain is not None and (domain.id or user.account, domain.name or user.account_name) != (
+            user.account,
+            user.account_name,
+        ):
+            raise Unauthenticated("the domain of the scope is not the user's")
+        return None
+    wanted = scope.project
+    if not (wanted.id or wanted.name):
+        raise ParameterError("Parameter error: scope.project needs an id or a name.")
+    for project in usable_projects(conn, user.id):
+        if wanted.id in (None, project.id) and wanted.name in (None, project.name):
+            return project
+    raise Unauthenticated("the user has no part in the project of the scope")
+
+
+def _subject(conn: Connection, services: Services, caller: Principal, text: str) -> tuple[kept.Valid, _User]:
+    """The token that a call is about, if it is the caller's business."""
+    unknown = ApiError(404, NOT_FOUND, "Could not find the token.")
+    try:
+        token = kept.validate(conn, text, services.ambient.now())
+    except Unauthenticated:
+        raise unknown from None
+    user = _user(conn, token)
+    if user.id != caller.user and not (caller.administrator and user.account == caller.account):
+        raise unknown
+    return token, user
+
+
+def _user(conn: Connection, token: kept.Valid) -> _User:
+    row = conn.execute(_users().where(t.user.c.id == token.user)).one()
+    return _User(row.id, row.name, row.account, row.account_name, row.administrator, token.epoch, token.expires_at)
+
+
+def _users() -> sa.Select[Any]:
+    u = t.user.c
+    columns = sa.select(u.id, u.name, u.account, u.administrator, u.epoch, t.account.c.name.label("account_name"))
+    return columns.join(t.account, t.account.c.id == u.account)
+
+
+# --- lists -------------------------------------------------------------------------------------------------------------
+
+
+@_router.get("/v3/projects")
+def list_projects(request: Request, caller: Caller, services: Given, name: Text | None = None) -> dict[str, Any]:
+    """The projects that the caller may use, all or by name."""
+    with services.catalog.read() as conn:
+        found = usable_projects(conn, caller.user)
+    base = _base(request)
+    projects = [_project_item(base, project) for project in found if name in (None, project.name)]
+    return {"projects": projects, "links": _links(f"{base}/v3/projects")}
+
+
+@_router.get("/v3/auth/projects")
+def list_own_projects(request: Request, caller: Caller, services: Given) -> dict[str, Any]:
+    """The projects that the caller may use."""
+    with services.catalog.read() as conn:
+        found = usable_projects(conn, caller.user)
+    base = _base(request)
+    projects = [_project_item(base, project) for project in found]
+    return {"projects": projects, "links": _links(f"{base}/v3/auth/projects")}
+
+
+@_router.get("/v3/auth/domains")
+def list_own_domains(request: Request, caller: Caller) -> dict[str, Any]:
+    """The caller's account."""
+    base = _base(request)
+    domain = {
+        "id": caller.account,
+        "name": caller.account_name,
+        "enabled": True,
+        "description": "",
+        "links": {"self": f"{base}/v3/domains/{caller.account}"},
+    }
+    return {"domains": [domain], "links": _links(f"{base}/v3/auth/domains")}
+
+
+@_router.get("/v3/users")
+def list_users(request: Request, caller: Caller, services: Given, name: Text | None = None) -> dict[str, Any]:
+    """The account's users for its administrator; for others, themselves."""
+    u = t.user.c
+    wanted = sa.select(u.id, u.name, u.account, u.enabled).where(u.account == caller.account).order_by(u.name)
+    if not caller.administrator:
+        wanted = wanted.where(u.id == caller.user)
+    if name is not None:
+        wanted = wanted.where(u.name == name)
+    with services.catalog.read() as conn:
+        rows = conn.execute(wanted).all()
+    base = _base(request)
+    users = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "domain_id": row.account,
+            "enabled": row.enabled,
+            "description": "",
+            "password_expires_at": None,
+            "links": {"self": f"{base}/v3/users/{row.id}"},
+        }
+        for row in rows
+    ]
+    return {"users": users, "links": _links(f"{base}/v3/users")}
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _token_body(
+    request: Request, user: _User, project: ProjectView | None, token: kept.Valid, *, catalog: bool
+) -> dict[str, Any]:
+    domain = {"id": user.account, "name": user.account_name}
+    role = "administrator" if user.administrator else "member"
+    body: dict[str, Any] = {
+        "methods": [token.method],
+        "issued_at": _keystone_time(token.issued_at),
+        "expires_at": _keystone_time(token.expires_at),
+        "user": {"id": user.id, "name": user.name, "domain": domain, "password_expires_at": ""},
+        "roles": [{"id": role, "name": role}],
+    }
+    if project is None:
+        body["domain"] = domain
+    else:
+        body["project"] = {"id": project.id, "name": project.name, "domain": domain}
+    if catalog:
+        body["catalog"] = _catalog(_base(request), project)
+    return {"token": body}
+
+
+def _catalog(base: str, project: ProjectView | None) -> list[dict[str, Any]]:
+    """Where the services are: all of them here."""
+    places = {"iam": f"{base}/v3"}
+    if project is not None:
+        places["nosql"] = f"{base}/v3/{project.id}"
+    return [
+        {
+            "id": kind,
+            "name": kind,
+            "type": kind,
+            "endpoints": [{"id": kind, "interface": "public", "region": "*", "region_id": "*", "url": url}],
+        }
+        for kind, url in places.items()
+    ]
+
+
+def _project_item(base: str, project: ProjectView) -> dict[str, Any]:
+    return {
+        "id": project.id,
+        "name": project.name,
+        "domain_id": project.account,
+        "parent_id": project.account,
+        "enabled": True,
+        "is_domain": False,
+        "description": "",
+        "links": {"self": f"{base}/v3/projects/{project.id}"},
+    }
+
+
+def _links(own: str) -> dict[str, str | None]:
+    return {"self": own, "previous": None, "next": None}
+
+
+def _base(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _keystone_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
