@@ -17,7 +17,7 @@ from typing import IO
 
 import httpx
 
-from strongroom.storage.sigv4 import Credentials, signed_headers
+from strongroom.storage.sigv4 import Credentials, query_string, signed_headers
 
 _BUCKET = "strongroom-test"
 _REGION = "us-east-1"
@@ -43,12 +43,12 @@ class Seaweed:
         """The URL that `open_store` takes; it holds no secret."""
         return f"s3://{bucket or self.bucket}/{prefix}?endpoint={self.endpoint}&region={_REGION}"
 
-    def ask(self, method: str, path: str, query: dict[str, str] | None = None) -> httpx.Response:
-        """A signed request without a body, e.g. `ask("PUT", "/another-bucket")`."""
+    def ask(self, method: str, path: str, query: dict[str, str] | None = None, body: bytes = b"") -> httpx.Response:
+        """A signed request, e.g. `ask("PUT", "/another-bucket")`."""
         url, query = f"{self.endpoint}{path}", query or {}
         credentials = Credentials(self.access_key, self.secret_key)
-        headers = signed_headers(method, url, query, _REGION, credentials, time.time())
-        return httpx.request(method, url, params=query, headers=headers, timeout=10, trust_env=False)
+        headers = signed_headers(method, url, query, _REGION, credentials, time.time(), body)
+        return httpx.request(method, f"{url}?{query_string(query)}", content=body, headers=headers, timeout=10, trust_env=False)
 
 
 @contextmanager

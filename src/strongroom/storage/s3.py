@@ -47,6 +47,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
 _REASON = re.compile(r'message: "([^"]{1,100})"|kind: (Timeout|Decode|Interrupted)\b')
 _FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "StorageFull", "XMinioStorageFull"})
+_CONTESTED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 _PASSES = frozenset({408, 409, 425, 429})  # client errors by number, but of the moment
 _LIST_PAGE = 1000
 
@@ -120,7 +121,7 @@ class S3Store:
             try:
                 obstore.put(self._once, name, pieces, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError, NotModifiedError) as error:
-                if _CODE.findall(str(error)) == ["ConditionalRequestConflict"]:
+                if not _CONTESTED.isdisjoint(_CODE.findall(str(error))):  # the other put may fail yet
                     raise StoreUnavailable(f"{name} is being put by another just now: try again") from None
                 raise ObjectExists(f"{name} is there already") from None
         return size_of(pieces)

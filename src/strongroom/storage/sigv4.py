@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for requests without a body: for the few bucket questions that the object client cannot ask.
+"""AWS Signature Version 4: for the few bucket questions that the object client cannot ask.
 
 The scheme is described in "Authenticating Requests: Using the Authorization Header" of the Amazon S3 API reference.
 """
@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
-_NO_BODY = hashlib.sha256(b"").hexdigest()
-
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -25,7 +23,7 @@ class Credentials:
 
 
 def signed_headers(
-    method: str, url: str, query: Mapping[str, str], region: str, credentials: Credentials, now: float
+    method: str, url: str, query: Mapping[str, str], region: str, credentials: Credentials, now: float, body: bytes = b""
 ) -> dict[str, str]:
     """The headers that authenticate `method url?query` for some minutes from `now` (seconds since the epoch).
 
@@ -33,12 +31,13 @@ def signed_headers(
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     parts = urlsplit(url)
-    headers = {"host": parts.netloc, "x-amz-content-sha256": _NO_BODY, "x-amz-date": stamp}
+    digest = hashlib.sha256(body).hexdigest()
+    headers = {"host": parts.netloc, "x-amz-content-sha256": digest, "x-amz-date": stamp}
     if credentials.session_token:
         headers["x-amz-security-token"] = credentials.session_token
     names = ";".join(sorted(headers))
     lines = [f"{name}:{headers[name]}\n" for name in sorted(headers)]
-    request = "\n".join((method, parts.path or "/", query_string(query), "".join(lines), names, _NO_BODY))
+    request = "\n".join((method, parts.path or "/", query_string(query), "".join(lines), names, digest))
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
     to_sign = "\n".join(("AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(request.encode()).hexdigest()))
     signature = hmac.new(_signing_key(credentials.secret_key, scope), to_sign.encode(), hashlib.sha256).hexdigest()
