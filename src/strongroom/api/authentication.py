@@ -24,6 +24,7 @@ from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
 
 from strongroom.api import errors
+from strongroom.api.contract import ProjectId
 from strongroom.api.limiter import Limiter
 from strongroom.api.middleware import arrival_of, decode_segment
 from strongroom.api.services import Services
@@ -61,8 +62,18 @@ class PublicRoute(APIRoute):
         return decoded
 
 
+async def _project(project_id: ProjectId) -> str:
+    """Puts the path's project among the parameters that the documents show."""
+    return project_id
+
+
 class AuthenticatedRoute(APIRoute):
     """A route that knows its caller before anything of the request is parsed."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if "{project_id}" in path:
+            options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_project)]
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()

@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    GetPydanticSchema,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from strongroom.ambient import Ambient
 from strongroom.api.errors import ParameterError
@@ -212,13 +212,13 @@ def older_time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _time_schema(*_: Any) -> core_schema.CoreSchema:
-    return core_schema.no_info_after_validator_function(parse_time, core_schema.str_schema())
+def _read_time(value: Any) -> Any:
+    return parse_time(value) if isinstance(value, str) else value
 
 
 Time = Annotated[
     float,
-    GetPydanticSchema(_time_schema),
+    BeforeValidator(_read_time),
     WithJsonSchema({"type": "string", "example": "2019-05-27T03:38:51+0000"}),
     coded("DBS.201215", "Time is illegal."),
 ]
