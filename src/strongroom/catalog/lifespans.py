@@ -359,6 +359,19 @@ def open_bytes(conn: Connection, lineage: str, before: int, upto: int) -> int:
     return int(held) - int(closed)
 
 
+def open_bytes_of(conn: Connection, lineage: str, pack: int) -> int:
+    """Sealed bytes of one pack's open numbers."""
+    here = conn.execute(
+        sa.select(t.pack.c.bytes - t.pack.c.gone_bytes).where(t.pack.c.lineage == lineage, t.pack.c.id == pack)
+    ).scalar_one()
+    closed = conn.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(t.death.c.bytes), 0)).where(
+            t.death.c.lineage == lineage, t.death.c.pack == pack, _LIVE
+        )
+    ).scalar_one()
+    return int(here) - int(closed)
+
+
 def forget(conn: Connection, lineage: str, keys: Iterable[tuple[int, int, int, int]]) -> None:
     """Removes death rows by (pack, last, closer, attempt)."""
     rows = [{"p": p, "l": last, "c": c, "a": a} for p, last, c, a in keys]

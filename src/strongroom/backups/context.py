@@ -1,0 +1,56 @@
+"""What the use cases work with: one catalog, one store, the jobs, the engines and the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from strongroom.ambient import Ambient
+from strongroom.catalog import tables as t
+from strongroom.catalog.database import Catalog
+from strongroom.engines.base import Engine, Target
+from strongroom.identity.secrets import Sealer
+from strongroom.jobs.port import Jobs
+from strongroom.repository.keys import LineageKeys, RootKey, open_lineage_keys
+from strongroom.storage.base import Store
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an operator may choose. The defaults are meant to be kept."""
+
+    reclaim_budget: float = 1.0  # bytes a delete may rewrite per byte that it owned; 0.1 for a store out of the region
+    reclaim_floor: float = 0.05  # objects with a smaller dead share are left alone
+    compression: int = 1  # zstd level
+    chunk_average: int | None = None  # bytes, for lineages that begin; None: by size and kind
+    pack_target: int | None = None  # sealed bytes; None: by size
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to every use case."""
+
+    catalog: Catalog
+    store: Store
+    jobs: Jobs
+    engines: Mapping[str, Engine]
+    root_key: RootKey
+    sealer: Sealer
+    ambient: Ambient
+    scratch: Path  # a private folder for spills
+    options: Options = field(default_factory=Options)
+    checked: set[str] = field(default_factory=set)  # lineages whose store this process has compared with the catalog
+
+    def keys(self, lineage: str) -> LineageKeys:
+        """The lineage's keys. Raises WrongKey if the root key does not open them."""
+        with self.catalog.read() as conn:
+            sealed = conn.execute(sa.select(t.lineage.c.sealed_keys).where(t.lineage.c.id == lineage)).scalar_one()
+        return open_lineage_keys(self.root_key, lineage, sealed)
+
+    def target(self, instance: sa.Row[tuple[object, ...]]) -> Target:
+        """Where an instance is and how to enter it."""
+        password = None if instance.secret is None else self.sealer.open(instance.secret, "instance", instance.id).decode()
+        return Target(instance.address, password)

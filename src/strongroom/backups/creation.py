@@ -1,0 +1,536 @@
+"""Taking a backup.
+
+    create      one transaction: the backup, its plan of parts (all or nothing), each part at the head of its lineage, the job
+    BackupJob   takes the part over (attempt) → probe → capture into packs → coverage proof → rows ahead → manifest → commit
+    stop        anyone may end a build by a decision; no timer does
+
+Order of effects of the commit: packs STORED, death rows written ahead, the manifest STORED, then one transaction flips part and
+backup to COMPLETED. What the parent holds open is frozen while the part is being built, so adopting from it cannot race with its
+deletion; the proof that everything named is open or our own is checked before anything counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from pyroaring import BitMap
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from strongroom.backups import errors, removal, staleness
+from strongroom.backups.context import Context
+from strongroom.backups.instances import find_instance
+from strongroom.backups.locating import read_manifest
+from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
+from strongroom.catalog import lifespans, sweeping
+from strongroom.catalog import tables as t
+from strongroom.catalog.database import lock_part
+from strongroom.catalog.lifespans import Dying, NotOurs
+from strongroom.catalog.space import batches, bury, condemn
+from strongroom.engines.base import EngineError, Probe, Summary
+from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
+from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
+from strongroom.repository.errors import RepositoryError
+from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_lineage_keys
+from strongroom.repository.manifest import Manifest
+from strongroom.repository.writer import PackSlot, PartWriter, unused
+from strongroom.storage.base import ObjectExists, ObjectMissing, StoreError
+
+ATTEMPTS = 3
+"""Times that a build is tried when the store fails in a way that passes, or its worker dies."""
+
+Note = Callable[[Connection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller asks for; validated at the border."""
+
+    name: str
+    description: str = ""
+    origin: str = "Manual"
+
+
+def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
+    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, errors.InstanceBusy."""
+    with ctx.catalog.read() as conn:
+        row = find_instance(conn, project, instance)
+        line = _lineage(conn, instance)
+    if line is not None:
+        sweeping.finish_and_reopen(ctx.catalog, line.id)
+    try:
+        return _create(ctx, row, None if line is None else line.id, wanted, note)
+    except (lifespans.AlreadyBuilding, lifespans.NotSwept, IntegrityError) as error:
+        raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended") from error
+
+
+def _create(
+    ctx: Context, instance: Row[Any], known: str | None, wanted: Wanted, note: Callable[[Connection, str], None]
+) -> tuple[str, str]:
+    lineage = known or ctx.ambient.hex_id()
+    backup = ctx.ambient.hex_id() + "br" + ctx.engines[instance.engine].id_suffix
+    with ctx.catalog.decide(lineages=[] if known is None else [known]) as conn:
+        if known is None:
+            _begin_lineage(conn, ctx, instance, lineage)
+        elif _lineage(conn, instance.id) is None:
+            raise lifespans.NotSwept("the lineage was closed meanwhile")
+        now = ctx.ambient.now()
+        conn.execute(
+            t.backup.insert().values(
+                id=backup, project=instance.project, instance=instance.id, instance_name=instance.name, engine=instance.engine,
+                engine_version=instance.version, name=wanted.name, description=wanted.description, origin=wanted.origin,
+                scope="", state="BUILDING", version=0, begin_at=now, plain_bytes=0,
+            )
+        )  # fmt: skip
+        lifespans.begin(conn, lineage, backup)
+        job = ctx.jobs.submit(
+            conn, "backup", {"backup": backup}, project=instance.project, instance=instance.id, backup=backup,
+            serial=f"instance:{instance.id}", max_attempts=ATTEMPTS,
+        )  # fmt: skip
+        note(conn, backup)
+    return backup, job
+
+
+def _lineage(conn: Connection, instance: str) -> Row[Any] | None:
+    return conn.execute(
+        sa.select(t.lineage).where(
+            t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.node == "", t.lineage.c.state == "OPEN"
+        )
+    ).first()
+
+
+def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str) -> None:
+    """A new lineage: its keys are drawn now, their two objects are put by the first build before anything else."""
+    keys = LineageKeys.create(ctx.ambient)
+    conn.execute(
+        t.lineage.insert().values(
+            id=lineage, project=instance.project, instance=instance.id, scope="", node="", state="OPEN", counter=0, version=0,
+            chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
+        )
+    )  # fmt: skip
+    for _copy in range(2):
+        plan(conn, ctx, lineage, "key")
+
+
+def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
+    """Ends a build; returns the id of the job that removes what it wrote. Raises errors.NoSuchBackup, errors.BackupNotBuilding."""
+    with ctx.catalog.read() as conn:
+        row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup, t.backup.c.project == project)).first()
+        if row is None or row.state in ("DELETING", "DELETED"):
+            raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        lineages = _lineages(conn, backup)
+    for lineage in lineages:
+        sweeping.finish(ctx.catalog, lineage)
+    with ctx.catalog.decide(backups=[backup], lineages=lineages) as conn:
+        job = fail(ctx, conn, backup, "stopped by a user")
+        if job is None:
+            raise errors.BackupNotBuilding(f"backup {backup} is not being built")
+        for building in conn.execute(
+            sa.select(t.job.c.id).where(
+                t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING"))
+            )
+        ).all():
+            ctx.jobs.cancel(conn, building.id)
+        note(conn)
+    return job
+
+
+def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None:
+    """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns nothing
+    from here on. Returns the removal's job; None if the backup is not being built (any more)."""
+    row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+    if row.state != "BUILDING":
+        return None
+    job: str | None = None
+    parts = conn.execute(
+        sa.select(t.part).where(t.part.c.backup == backup, t.part.c.state != "RETIRED").order_by(t.part.c.lineage, t.part.c.seq)
+    ).all()
+    for part in parts:
+        key = removal.of_lineage(part.lineage)
+        gap = lifespans.leave(conn, part.lineage, part.seq)
+        condemn(conn, _own_objects(conn, part.lineage, part.seq, ("manifest",)), key)
+        if gap.before == 0 and gap.after is None:
+            close_lineage(conn, ctx, part.lineage, key)
+        else:
+            plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
+        sweeping.record(conn, part.lineage, "FAIL", backup, gap, key)
+        job = removal.submit(ctx, conn, part.lineage)
+    conn.execute(
+        sa.update(t.backup)
+        .where(t.backup.c.id == backup)
+        .values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
+    )
+    return job
+
+
+class BackupJob:
+    """The job `backup`."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        backup = str(job.args["backup"])
+        try:
+            _Build(self._ctx, job, backup).run()
+        except NotOurs:
+            raise Cancelled("the build was stopped") from None
+        except StoreError as error:
+            if not error.permanent and job.attempts < ATTEMPTS:
+                raise TryAgain(str(error)) from error
+            self._fail(job, backup, f"the store failed: {error}")
+        except EngineError as error:
+            self._fail(job, backup, str(error))
+        except (RepositoryError, lifespans.LifespanError, staleness.CatalogOutdated, OSError) as error:
+            self._fail(job, backup, str(error))
+        return None
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """The build leaves its chain; a stopped one has left already."""
+        self._fail(job, str(job.args["backup"]), reason, ending=outcome)
+
+    def _fail(self, job: Running, backup: str, reason: str, ending: str = "FAILED") -> None:
+        ctx = self._ctx
+        with ctx.catalog.read() as conn:
+            lineages = _lineages(conn, backup)
+        for lineage in lineages:
+            sweeping.finish(ctx.catalog, lineage, job.guard)
+        with ctx.catalog.decide(job.guard, backups=[backup], lineages=lineages) as conn:
+            fail(ctx, conn, backup, reason)
+            if ending == "FAILED":
+                job.fail(conn, reason)
+
+
+class _Build:
+    """One attempt at one part."""
+
+    def __init__(self, ctx: Context, job: Running, backup: str) -> None:
+        self._ctx, self._job = ctx, job
+        with ctx.catalog.read() as conn:
+            self._backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup)).one()
+            self._instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == self._backup.instance)).one()
+            sealed = conn.execute(sa.select(t.lineage.c.sealed_keys).where(t.lineage.c.id == part.lineage)).scalar_one()
+        if part.state != "BUILDING":
+            raise NotOurs(f"part {part.seq} is {part.state}")
+        self._lineage, self._seq, self._parent_seq = str(part.lineage), int(part.seq), int(part.parent)
+        self._keys: LineageKeys = open_lineage_keys(ctx.root_key, self._lineage, sealed)
+        self._attempt = 0
+        self._engine = ctx.engines[self._instance.engine]
+        self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
+
+    def run(self) -> None:
+        """Raises what ends a build; see BackupJob.run."""
+        staleness.require_current(self._ctx, self._lineage)
+        self._take_over()
+        self._put_keys()
+        probe = self._engine.probe(self._ctx.target(self._instance))
+        average, pack_target = self._sizes(probe)
+        self._scratch.mkdir(mode=0o700, parents=True)
+        try:
+            parent = self._parent()
+            sink = _CatalogSink(self._ctx, self._job, self._lineage, self._seq, self._attempt)
+            (self._scratch / "index").mkdir()
+            (self._scratch / "engine").mkdir()
+            with self._ctx.catalog.read() as conn:
+                suspects = lifespans.suspects(conn, self._lineage)
+            writer = PartWriter(
+                keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
+                pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=self._scratch / "index",
+                control=self._job, compression=self._ctx.options.compression,
+            )  # fmt: skip
+            try:
+                summary = self._engine.capture(
+                    self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine")
+                )
+                self._seal(writer, parent, probe, summary)
+            except BaseException:
+                writer.abort()
+                raise
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _take_over(self) -> None:
+        """Raises the attempt, which fences every earlier one, and throws away what those wrote."""
+        ctx, key = self._ctx, removal.of_lineage(self._lineage)
+        with ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            row = conn.execute(
+                sa.update(t.part)
+                .where(t.part.c.lineage == self._lineage, t.part.c.seq == self._seq, t.part.c.state == "BUILDING")
+                .values(attempt=t.part.c.attempt + 1)
+                .returning(t.part.c.attempt)
+            ).first()
+            if row is None:
+                raise NotOurs("the part left its chain")
+            self._attempt = row.attempt
+            if self._attempt > 1:
+                condemn(conn, _own_objects(conn, self._lineage, self._seq, ("pack", "manifest"), "PLANNED"), key)
+                condemn(conn, _own_objects(conn, self._lineage, self._seq, ("manifest",)), key)
+                removal.submit(ctx, conn, self._lineage)
+        while self._attempt > 1 and self._throw_away(key):
+            pass
+
+    def _throw_away(self, key: str) -> bool:
+        """One batch of what earlier attempts wrote: packs (nobody shares them yet) and rows ahead."""
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+            packs = conn.execute(
+                sa.select(t.pack)
+                .where(t.pack.c.lineage == self._lineage, t.pack.c.born == self._seq, t.pack.c.attempt < self._attempt)
+                .limit(sweeping.BATCH)
+            ).all()
+            bury(conn, self._lineage, [Dying(pack.id, self._seq, None, pack.bytes) for pack in packs], key)
+            rows = lifespans.forget_ahead(conn, self._lineage, self._seq, self._parent_seq, sweeping.BATCH)
+            if packs:
+                removal.submit(self._ctx, conn, self._lineage)
+        return bool(packs) or rows > 0
+
+    def _put_keys(self) -> None:
+        """The lineage's keys are in the store, twice, before anything that they seal."""
+        with self._ctx.catalog.read() as conn:
+            rows = conn.execute(
+                sa.select(t.object_).where(
+                    t.object_.c.lineage == self._lineage, t.object_.c.kind == "key", t.object_.c.state == "PLANNED"
+                )
+            ).all()
+        for row in rows:
+            data = seal_lineage_keys(self._ctx.root_key, self._lineage, self._keys)
+            try:
+                size = self._ctx.store.put_new(row.name, data)
+            except ObjectExists:  # by an earlier attempt: its content counts, not its being there
+                there = self._ctx.store.get(row.name)
+                open_lineage_keys(self._ctx.root_key, self._lineage, there)
+                size = len(there)
+            with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+                lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+                stored(conn, row.id, size)
+
+    def _sizes(self, probe: Probe) -> tuple[int, int]:
+        """(chunk average, pack target): chosen at the lineage's first backup and kept."""
+        options = self._ctx.options
+        average = options.chunk_average or choose_chunk_average(probe.size, probe.records)
+        target = options.pack_target or choose_pack_target(probe.size)
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            here = t.lineage.c.id == self._lineage
+            conn.execute(
+                sa.update(t.lineage)
+                .where(here, t.lineage.c.chunk_average == 0)
+                .values(chunk_average=average, pack_target=target)
+            )
+            conn.execute(
+                sa.update(t.backup).where(t.backup.c.id == self._backup.id).values(engine_version=probe.version)
+            )
+            row = conn.execute(sa.select(t.lineage.c.chunk_average, t.lineage.c.pack_target).where(here)).one()
+        return int(row.chunk_average), int(row.pack_target)
+
+    def _parent(self) -> Manifest | None:
+        """The parent's manifest, if its root is still there: once read, its pages stay readable, since the open set is frozen.
+
+        A parent that was deleted since leaves nothing to read: then nothing is adopted, and what is open dies with the commit.
+        """
+        if self._parent_seq == 0:
+            return None
+        with suppress(ObjectMissing):
+            return read_manifest(self._ctx, self._keys, self._lineage, self._parent_seq)
+        return None
+
+    def _seal(self, writer: PartWriter, parent: Manifest | None, probe: Probe, summary: Summary) -> None:
+        sealed = writer.seal()
+        with self._ctx.catalog.read() as conn:
+            opened = lifespans.open_numbers(conn, self._lineage)
+            own = _own_packs(conn, self._lineage, self._seq, self._attempt)
+            suspects = lifespans.suspects(conn, self._lineage)
+        left = lifespans.prove_coverage(sealed.used, opened, own, suspects)
+        dead = self._weigh(left, parent, sealed.used)
+        for some in batches(dead, sweeping.BATCH):
+            with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+                lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+                lifespans.write_ahead(conn, self._lineage, self._seq, self._attempt, self._parent_seq, some)
+        root = sealed.root(
+            project=self._backup.project, instance=self._backup.instance, attempt=self._attempt, backup=self._backup.id,
+            parent=self._parent_seq, plan=[(self._lineage, self._seq, "")], facts=self._facts(probe),
+            engine_facts=summary.facts,
+        )  # fmt: skip
+        manifest = self._put_manifest(root)
+        self._commit(manifest, sealed, own, summary, probe)
+
+    def _weigh(
+        self, left: Mapping[int, BitMap], parent: Manifest | None, used: Mapping[int, BitMap]
+    ) -> list[tuple[int, BitMap, int]]:
+        """The sealed bytes of the open numbers that the part does not name, by the parent's manifest or, without it, by packs."""
+        if parent is not None:
+            sizes = unused(parent, used)
+            if {pack: numbers for pack, (numbers, _) in sizes.items()} != dict(left):
+                raise lifespans.NotCovered("the parent's manifest and the catalog differ about what is open")
+            return [(pack, numbers, size) for pack, (numbers, size) in sizes.items()]
+        with self._ctx.catalog.read() as conn:
+            return [(pack, numbers, lifespans.open_bytes_of(conn, self._lineage, pack)) for pack, numbers in left.items()]
+
+    def _facts(self, probe: Probe) -> dict[str, Any]:
+        """What a rebuild needs to know of the backup."""
+        row = self._backup
+        return {
+            "name": row.name, "description": row.description, "origin": row.origin, "scope": row.scope,
+            "begin_at": row.begin_at, "engine": row.engine, "engine_version": probe.version,
+            "instance_name": row.instance_name, "address": self._instance.address, "mode": probe.mode,
+        }  # fmt: skip
+
+    def _put_manifest(self, root: bytes) -> str:
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+            key, name = plan(conn, self._ctx, self._lineage, "manifest", seq=self._seq, attempt=self._attempt)
+        size = self._ctx.store.put_new(name, root)
+        mark_stored(self._ctx, self._job, self._lineage, self._seq, self._attempt, key, name, size, live=0)
+        return key
+
+    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], summary: Summary, probe: Probe) -> None:
+        ctx = self._ctx
+        sweeping.finish(ctx.catalog, self._lineage, self._job.guard)
+        with ctx.catalog.decide(self._job.guard, backups=[self._backup.id], lineages=[self._lineage]) as conn:
+            lock_part(conn, self._lineage, self._seq)
+            self._check_proof(conn, manifest, sealed.used, own)
+            self._drop_unfilled(conn)
+            gap = lifespans.commit(conn, self._lineage, self._seq, self._attempt)
+            conn.execute(
+                sa.update(t.part)
+                .where(t.part.c.lineage == self._lineage, t.part.c.seq == self._seq)
+                .values(
+                    root=manifest, entries=sealed.entries, plain_bytes=sealed.plain_bytes, stored_bytes=sealed.stored_bytes,
+                    adopted_bytes=sealed.adopted_bytes,
+                )
+            )
+            if gap is not None:
+                key = removal.of_lineage(self._lineage)
+                sweeping.record(conn, self._lineage, "COMMIT", self._backup.id, gap, key)
+                removal.submit(ctx, conn, self._lineage)
+            self._complete(conn, sealed, summary, probe)
+
+    def _drop_unfilled(self, conn: Connection) -> None:
+        """Packs that were announced and not needed: their rows go, their objects were never put."""
+        packs = conn.execute(
+            sa.select(t.pack.c.id).where(
+                t.pack.c.lineage == self._lineage, t.pack.c.born == self._seq, t.pack.c.stored.is_(False)
+            )
+        ).all()
+        if packs:
+            key = removal.of_lineage(self._lineage)
+            bury(conn, self._lineage, [Dying(pack.id, self._seq, None, 0) for pack in packs], key)
+            removal.submit(self._ctx, conn, self._lineage)
+
+    def _check_proof(self, conn: Connection, manifest: str, used: Mapping[int, BitMap], own: Mapping[int, int]) -> None:
+        """What the proof rests on still holds under the locks: attempt, STORED, SUSPECT. The open set is frozen."""
+        lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+        state = conn.execute(sa.select(t.object_.c.state).where(t.object_.c.id == manifest)).scalar()
+        if state != "STORED" or _own_packs(conn, self._lineage, self._seq, self._attempt) != dict(own):
+            raise NotOurs("what this attempt stored was condemned")
+        for pack, numbers in lifespans.suspects(conn, self._lineage).items():
+            if pack in used and used[pack] & numbers:
+                raise lifespans.NotCovered(f"chunks of pack {pack} were found damaged meanwhile: take the backup again")
+
+    def _complete(self, conn: Connection, sealed: Any, summary: Summary, probe: Probe) -> None:
+        ctx = self._ctx
+        conn.execute(
+            sa.update(t.backup)
+            .where(t.backup.c.id == self._backup.id)
+            .values(state="COMPLETED", end_at=ctx.ambient.now(), plain_bytes=sealed.plain_bytes)
+        )
+        self._job.finish(
+            conn,
+            {
+                "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
+                "adopted_bytes": sealed.adopted_bytes, "warnings": [*probe.warnings, *summary.warnings],
+            },
+        )  # fmt: skip
+
+
+class _CatalogSink:
+    """Packs of one attempt: PLANNED before they are filled, STORED once their put is durable."""
+
+    def __init__(self, ctx: Context, job: Running, lineage: str, seq: int, attempt: int) -> None:
+        self._ctx, self._job, self._lineage, self._seq, self._attempt = ctx, job, lineage, seq, attempt
+
+    def open(self) -> PackSlot:
+        pack = int(self._ctx.ambient.hex_id()[:16], 16) >> 1
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            lifespans.require_attempt(conn, self._lineage, self._seq, self._attempt)
+            key, name = plan(conn, self._ctx, self._lineage, "pack", seq=self._seq, attempt=self._attempt)
+            conn.execute(
+                t.pack.insert().values(
+                    lineage=self._lineage, id=pack, born=self._seq, attempt=self._attempt, stored=False, chunks=0, bytes=0,
+                    gone_bytes=0,
+                )
+            )
+            conn.execute(
+                t.holding.insert().values(object=key, lineage=self._lineage, pack=pack, numbers=None, bytes=0, spare=False)
+            )
+        return PackSlot(pack, key, name)
+
+    def put(self, slot: PackSlot, pieces: Sequence[bytes | memoryview], sizes: Sequence[int]) -> None:
+        size = self._ctx.store.put_new(slot.name, pieces)
+        sealed = sum(sizes)
+
+        def also(conn: Connection) -> None:
+            conn.execute(
+                sa.update(t.pack)
+                .where(t.pack.c.lineage == self._lineage, t.pack.c.id == slot.pack)
+                .values(stored=True, chunks=len(sizes), bytes=sealed)
+            )
+            conn.execute(sa.update(t.holding).where(t.holding.c.object == slot.object_id).values(bytes=sealed))
+
+        mark_stored(
+            self._ctx, self._job, self._lineage, self._seq, self._attempt, slot.object_id, slot.name, size, len(sizes), also
+        )
+
+
+def mark_stored(
+    ctx: Context,
+    job: Running,
+    lineage: str,
+    seq: int,
+    attempt: int,
+    key: str,
+    name: str,
+    size: int,
+    live: int,
+    also: Callable[[Connection], None] = lambda _conn: None,
+) -> None:
+    """STORED, in a transaction that proves job and attempt. A writer that has lost them removes what it put, if its row says so."""
+    try:
+        with ctx.catalog.own(job.guard, lineage, seq) as conn:
+            lifespans.require_attempt(conn, lineage, seq, attempt)
+            if not stored(conn, key, size, live):
+                raise NotOurs(f"object {name} was condemned")
+            also(conn)
+    except (JobLost, NotOurs):
+        remove_lost(ctx, key, name)
+        raise
+
+
+def _lineages(conn: Connection, backup: str) -> list[str]:
+    rows = conn.execute(sa.select(t.part.c.lineage).where(t.part.c.backup == backup).distinct().order_by(t.part.c.lineage))
+    return [row.lineage for row in rows]
+
+
+def _own_objects(conn: Connection, lineage: str, seq: int, kinds: Sequence[str], state: str | None = None) -> list[str]:
+    query = sa.select(t.object_.c.id).where(
+        t.object_.c.lineage == lineage, t.object_.c.seq == seq, t.object_.c.kind.in_(kinds)
+    )
+    if state is not None:
+        query = query.where(t.object_.c.state == state)
+    return [row.id for row in conn.execute(query)]
+
+
+def _own_packs(conn: Connection, lineage: str, seq: int, attempt: int) -> dict[int, int]:
+    """STORED packs of an attempt, as pack → chunks in it."""
+    rows = conn.execute(
+        sa.select(t.pack.c.id, t.pack.c.chunks).where(
+            t.pack.c.lineage == lineage, t.pack.c.born == seq, t.pack.c.attempt == attempt, t.pack.c.stored
+        )
+    )
+    return {row.id: row.chunks for row in rows}
+

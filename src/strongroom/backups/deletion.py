@@ -1,0 +1,403 @@
+"""Deleting a backup: from the door to the receipt.
+
+    preview     what would go and what would wait, at the lineages' version
+    delete      one transaction decides everything: may it go, its parts leave their chains, the promise, the audit event, the job
+    DeleteJob   only removes: sweep → grave → manifests → condemned objects → rewrite within the budget → receipt and DELETED, last
+
+Promise = result: preview and promise are one function on a read-only snapshot at version v; the transaction compares v under the
+lineages' locks and computes again if it moved, the third time inside. From the 202 on the backup is hidden from every list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from strongroom.backups import errors, removal, rewriting, staleness
+from strongroom.backups.context import Context
+from strongroom.backups.objects import close_lineage, plan_grave
+from strongroom.catalog import lifespans, sweeping
+from strongroom.catalog import tables as t
+from strongroom.catalog.space import Forecast, Toll, condemn
+from strongroom.identity import audit
+from strongroom.jobs.port import Running, TryAgain
+from strongroom.repository.errors import RepositoryError
+from strongroom.storage.base import StoreError
+
+MOST = 10
+"""Backups in one batch."""
+
+Note = Callable[[Connection, str, str], None]
+"""Writes the audit event of one accepted delete (backup id, name); called last in the deciding transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What deleting one backup does, in bytes."""
+
+    owned: int = 0
+    freed: int = 0
+    waiting: int = 0
+    undecided: int = 0
+    objects: int = 0
+
+    def __add__(self, other: Promise) -> Promise:
+        return Promise(
+            self.owned + other.owned, self.freed + other.freed, self.waiting + other.waiting,
+            self.undecided + other.undecided, self.objects + other.objects,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What deleting a set of backups does, one after the other in the given order: neighbours share."""
+
+    version: str  # of the lineages: a delete accepted at it has equal numbers
+    promises: Mapping[str, Promise]
+    refusals: Mapping[str, errors.Refused]
+    parts: Mapping[str, Sequence[tuple[str, int]]] = field(repr=False, default_factory=dict)
+
+    @property
+    def total(self) -> Promise:
+        """All of the set."""
+        return sum(self.promises.values(), Promise())
+
+
+def preview(ctx: Context, project: str, ids: Sequence[str]) -> Preview:
+    """Computes what deleting these backups would do. Earlier sweeps of their lineages are finished first. Raises NoSuchBackup."""
+    _finish_sweeps(ctx, project, ids)
+    with ctx.catalog.read() as conn:
+        return _compute(conn, project, ids)
+
+
+def delete(ctx: Context, project: str, backup: str, note: Note, if_match: str | None = None) -> str:
+    """Decides the deletion of one backup and returns its job's id; the same job while one runs. Raises errors.Refused."""
+    return _decide(ctx, project, [backup], note, if_match)[0]
+
+
+def delete_batch(ctx: Context, project: str, ids: Sequence[str], note: Note) -> list[str]:
+    """All or nothing: 1 to 10 different ids, checked in one transaction; the first refusal is raised and nothing is decided."""
+    if not 1 <= len(ids) <= MOST or len(set(ids)) != len(ids):
+        raise errors.BadBatch(f"backup_ids takes 1 to {MOST} different ids; there are {len(ids)}, {len(set(ids))} different")
+    return _decide(ctx, project, ids, note, None)
+
+
+def _decide(ctx: Context, project: str, ids: Sequence[str], note: Note, if_match: str | None) -> list[str]:
+    for attempt in (1, 2, 3):
+        _finish_sweeps(ctx, project, ids)
+        with ctx.catalog.read() as conn:
+            seen = _compute(conn, project, ids)
+        lineages = [lineage for parts in seen.parts.values() for lineage, _ in parts]
+        try:
+            with ctx.catalog.decide(backups=ids, lineages=lineages) as conn:
+                return _accept(ctx, conn, project, ids, note, if_match, seen, last=attempt == 3)
+        except (_Moved, lifespans.NotSwept):
+            continue
+    raise errors.InstanceBusy("the lineage keeps moving; nothing was decided: try again")
+
+
+class _Moved(Exception):
+    """The lineages moved between the snapshot and the locks."""
+
+
+def _accept(
+    ctx: Context,
+    conn: Connection,
+    project: str,
+    ids: Sequence[str],
+    note: Note,
+    if_match: str | None,
+    seen: Preview,
+    *,
+    last: bool,
+) -> list[str]:
+    """The deciding transaction, everything locked."""
+    rows = {key: _backup(conn, project, key) for key in ids}
+    running = {key: _running_deletion(conn, row) for key, row in rows.items()}
+    fresh = [key for key in ids if running[key] is None and rows[key].state != "DELETING"]
+    for key in fresh:
+        refusal = _refusal(conn, rows[key])
+        if refusal is not None:
+            raise refusal
+    if any(key not in seen.parts for key in fresh):
+        raise _Moved
+    for lineage in {lineage for key in fresh for lineage, _ in seen.parts[key]}:
+        lifespans.require_swept(conn, lineage)
+    locked = _version(conn, [lineage for key in fresh for lineage, _ in seen.parts.get(key, ())], ahead=1)
+    if if_match is not None and fresh and if_match != locked:
+        raise errors.PreviewMoved(f"the preview was made at {if_match}, now it is {locked}: preview again")
+    if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
+        if not last:
+            raise _Moved
+        seen = _compute(conn, project, ids)
+    jobs: dict[str, str] = {}
+    for key in ids:
+        known = running[key]
+        if known is not None:
+            jobs[key] = known
+        elif rows[key].state == "DELETING":
+            jobs[key] = _resume(ctx, conn, rows[key])
+        else:
+            jobs[key] = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], seen.version)
+    for key in fresh:
+        note(conn, key, rows[key].name)
+    return [jobs[key] for key in ids]
+
+
+def _take_out(
+    ctx: Context, conn: Connection, backup: Row[Any], parts: Sequence[tuple[str, int]], promise: Promise, version: str
+) -> str:
+    """The backup's parts leave their chains and the job that removes is submitted."""
+    key = removal.of_delete(backup.id)
+    job = ctx.jobs.submit(
+        conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
+        unique_key=key,
+    )  # fmt: skip
+    conn.execute(
+        t.deletion.insert().values(
+            backup=backup.id, project=backup.project, job=job, state="RUNNING", at_version=version, owned=promise.owned,
+            promised_freed=promise.freed, promised_waiting=promise.waiting, promised_undecided=promise.undecided,
+            promised_objects=promise.objects, freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
+            rewrite_read=0, rewrite_written=0, rewrite_dropped=0, accepted_at=ctx.ambient.now(),
+        )
+    )  # fmt: skip
+    conn.execute(sa.update(t.backup).where(t.backup.c.id == backup.id).values(state="DELETING"))
+    for lineage, seq in parts:
+        gap = lifespans.retire(conn, lineage, seq)
+        condemn(conn, _manifests(conn, lineage, seq), key)
+        empty = gap.before == 0 and gap.after is None
+        if empty:
+            close_lineage(conn, ctx, lineage, key)
+        else:
+            attempt = conn.execute(
+                sa.select(t.part.c.attempt).where(t.part.c.lineage == lineage, t.part.c.seq == seq)
+            ).scalar_one()
+            plan_grave(conn, ctx, lineage, seq, attempt, key)
+        sweeping.record(conn, lineage, "DELETE", backup.id, gap, key)
+    return job
+
+
+def _resume(ctx: Context, conn: Connection, backup: Row[Any]) -> str:
+    """A deletion whose job Failed goes on in a new job, with what is condemned still condemned."""
+    job = ctx.jobs.submit(
+        conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
+        unique_key=removal.of_delete(backup.id),
+    )  # fmt: skip
+    conn.execute(
+        sa.update(t.deletion).where(t.deletion.c.backup == backup.id).values(job=job, state="RUNNING", fail_reason=None)
+    )
+    return job
+
+
+def _compute(conn: Connection, project: str, ids: Sequence[str]) -> Preview:
+    """The one function behind preview and promise."""
+    parts: dict[str, Sequence[tuple[str, int]]] = {}
+    promises: dict[str, Promise] = {}
+    refusals: dict[str, errors.Refused] = {}
+    forecasts: dict[str, Forecast] = {}
+    away: dict[str, set[int]] = {}
+    for key in ids:
+        row = _backup(conn, project, key)
+        if row.state == "DELETING":
+            continue
+        refusal = _refusal(conn, row)
+        if refusal is not None:
+            refusals[key] = refusal
+            continue
+        parts[key] = _parts(conn, key)
+        promise = Promise()
+        for lineage, seq in parts[key]:
+            forecast = forecasts.setdefault(lineage, Forecast(conn, lineage))
+            promise += _promise(conn, forecast, lineage, seq, away.setdefault(lineage, set()))
+            away[lineage].add(seq)
+        promises[key] = promise
+    return Preview(_version(conn, [lineage for some in parts.values() for lineage, _ in some]), promises, refusals, parts)
+
+
+def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away: set[int]) -> Promise:
+    """One part's share: what its gap kills, its manifests, and the lineage's own objects if it was the last."""
+    gap = lifespans.neighbours(conn, lineage, seq, away)
+    toll: Toll = forecast.add(gap)
+    kinds: tuple[str, ...] = ("manifest",)
+    where = sa.and_(t.object_.c.kind == "manifest", t.object_.c.seq == seq)
+    if gap.before == 0 and gap.after is None:
+        kinds = ("grave", "key")
+        where = sa.or_(where, t.object_.c.kind.in_(kinds))
+    extra = conn.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.object_.c.bytes), 0)).where(
+            t.object_.c.lineage == lineage, t.object_.c.state == "STORED", where
+        )
+    ).one()
+    return Promise(
+        owned=toll.owned + extra[1], freed=toll.freed + extra[1], waiting=toll.waiting,
+        undecided=sweeping.undecided_bytes(conn, lineage, gap), objects=toll.objects + extra[0],
+    )  # fmt: skip
+
+
+def _refusal(conn: Connection, backup: Row[Any]) -> errors.Refused | None:
+    """Why this backup may not go now, in the contract's order."""
+    if backup.state == "BUILDING":
+        return errors.BackupBuilding(f"backup {backup.id} is being built: stop it first")
+    if backup.held is not None:
+        return errors.BackupHeld(f"backup {backup.id} is held ({backup.held}): release it first")
+    restoring = conn.execute(
+        sa.select(t.job.c.id).where(
+            t.job.c.backup == backup.id, t.job.c.kind == "restore", t.job.c.state.in_(("QUEUED", "RUNNING"))
+        )
+    ).first()
+    if restoring is not None:
+        return errors.BackupRestoring(f"backup {backup.id} is being restored by job {restoring.id}: wait for its end")
+    return None
+
+
+def _finish_sweeps(ctx: Context, project: str, ids: Sequence[str]) -> None:
+    """Earlier decisions first: a promise over an unswept gap would be wrong. Raises NoSuchBackup."""
+    with ctx.catalog.read() as conn:
+        rows = [_backup(conn, project, key) for key in ids]
+        lineages = sorted({lineage for row in rows for lineage, _ in _parts(conn, row.id)})
+    for lineage in lineages:
+        sweeping.finish(ctx.catalog, lineage)
+
+
+def _backup(conn: Connection, project: str, key: str) -> Row[Any]:
+    row = conn.execute(sa.select(t.backup).where(t.backup.c.id == key, t.backup.c.project == project)).first()
+    if row is None or row.state == "DELETED":
+        raise errors.NoSuchBackup(f"there is no backup {key} in this project")
+    return row
+
+
+def _parts(conn: Connection, backup: str) -> list[tuple[str, int]]:
+    """The backup's parts in a chain, as (lineage, seq)."""
+    rows = conn.execute(
+        sa.select(t.part.c.lineage, t.part.c.seq)
+        .where(t.part.c.backup == backup, t.part.c.state != "RETIRED")
+        .order_by(t.part.c.lineage, t.part.c.seq)
+    )
+    return [(row.lineage, row.seq) for row in rows]
+
+
+def _manifests(conn: Connection, lineage: str, seq: int) -> list[str]:
+    rows = conn.execute(
+        sa.select(t.object_.c.id).where(
+            t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq
+        )
+    )
+    return [row.id for row in rows]
+
+
+def _running_deletion(conn: Connection, backup: Row[Any]) -> str | None:
+    if backup.state != "DELETING":
+        return None
+    row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup.id)).one()
+    return row.job if row.state == "RUNNING" else None
+
+
+def _version(conn: Connection, lineages: Sequence[str], ahead: int = 0) -> str:
+    """One word for the versions of some lineages. `ahead`: how far this transaction's own locks have moved them."""
+    rows = conn.execute(
+        sa.select(t.lineage.c.id, t.lineage.c.version).where(t.lineage.c.id.in_(set(lineages))).order_by(t.lineage.c.id)
+    )
+    return ",".join(f"{row.id}.{row.version - ahead}" for row in rows) or "none"
+
+
+def _version_of(seen: Preview, ids: Sequence[str]) -> str:
+    wanted = {lineage for key in ids for lineage, _ in seen.parts.get(key, ())}
+    return ",".join(word for word in seen.version.split(",") if word.split(".")[0] in wanted) or "none"
+
+
+class DeleteJob:
+    """The job `delete`: carries a decided deletion out."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        ctx, backup = self._ctx, str(job.args["backup"])
+        key = removal.of_delete(backup)
+        with ctx.catalog.read() as conn:
+            lineages = [
+                row.lineage for row in conn.execute(sa.select(t.part.c.lineage).where(t.part.c.backup == backup).distinct())
+            ]
+        try:
+            rewriting.abandon(ctx, job, key)
+            removal.carry_out(ctx, job, lineages, key)
+            rewriting.reclaim(ctx, job, lineages, backup)
+        except (StoreError, RepositoryError, staleness.CatalogOutdated) as error:
+            end = removal.ending(error)
+            if isinstance(end, TryAgain):
+                raise end from error
+            self._fail(job, backup, str(error))
+            return None
+        self._finish(job, backup)
+        return None
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """The backup stays DELETING with what is condemned; a repeated DELETE goes on from there."""
+        del outcome
+        self._fail(job, str(job.args["backup"]), reason)
+
+    def _finish(self, job: Running, backup: str) -> None:
+        ctx = self._ctx
+        with ctx.catalog.decide(job.guard, backups=[backup]) as conn:
+            left = conn.execute(
+                sa.select(t.object_.c.id)
+                .where(t.object_.c.removal == removal.of_delete(backup), t.object_.c.state == "CONDEMNED")
+                .limit(1)
+            ).first()
+            if left is not None:
+                raise TryAgain("objects of this deletion were condemned while it ran", 0.0)
+            now = ctx.ambient.now()
+            conn.execute(
+                sa.update(t.deletion).where(t.deletion.c.backup == backup).values(state="DONE", finished_at=now)
+            )
+            conn.execute(sa.update(t.backup).where(t.backup.c.id == backup).values(state="DELETED"))
+            job.finish(conn, receipt(conn, backup))
+
+    def _fail(self, job: Running, backup: str, reason: str) -> None:
+        ctx = self._ctx
+        with ctx.catalog.decide(job.guard, backups=[backup]) as conn:
+            conn.execute(
+                sa.update(t.deletion)
+                .where(t.deletion.c.backup == backup, t.deletion.c.state == "RUNNING")
+                .values(state="FAILED", fail_reason=reason)
+            )
+            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+            job.fail(conn, reason)
+            audit.append(
+                conn, ctx.ambient,
+                audit.Entry(
+                    "NoSQLDeleteBackupFailed", "backup", backup, row.name, outcome="FAILED", level="Major",
+                    project=row.project, detail={"reason": reason, "job": job.id},
+                ),
+            )  # fmt: skip
+
+
+def receipt(conn: Connection, backup: str) -> dict[str, Any]:
+    """What a deletion promised and did, in bytes, from its rows."""
+    row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup)).one()
+    settled = conn.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(t.decision.c.settled_freed), 0),
+            sa.func.coalesce(sa.func.sum(t.decision.c.settled_waiting), 0),
+        ).where(t.decision.c.backup == backup, t.decision.c.cause == "DELETE")
+    ).one()
+    return {
+        "promised": {
+            "owned": row.owned, "freed": row.promised_freed, "waiting": row.promised_waiting,
+            "undecided": row.promised_undecided, "objects": row.promised_objects,
+        },
+        "freed": row.freed, "waiting": row.waiting, "undecided": row.promised_undecided,
+        "settled_freed": int(settled[0]), "settled_waiting": int(settled[1]),
+        "removed_objects": row.removed_objects, "hidden": row.hidden, "put_bytes": row.put_bytes,
+        "reclaimed": {
+            "read": row.rewrite_read, "written": row.rewrite_written, "dropped": row.rewrite_dropped,
+            "net": row.rewrite_dropped - row.rewrite_written,
+        },
+    }  # fmt: skip
+
+
+__all__ = ["DeleteJob", "Preview", "Promise", "delete", "delete_batch", "preview", "receipt"]

@@ -1,0 +1,78 @@
+"""Why a use case refuses. Each class is mapped to the contract's status and code in api/errors.py; all are permanent for the call.
+
+    Refused
+    ├── NoSuchInstance, NoSuchBackup, NoSuchJob     unknown here, or another project's: a caller must not learn whose
+    ├── InstanceBusy        something else runs on the instance
+    ├── InstanceNameTaken
+    ├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
+    ├── NotRestorable       the backup or the target does not fit
+    ├── BackupBuilding      stop it first
+    ├── BackupRestoring     a restore reads it
+    ├── BackupHeld          a hold names its reason
+    ├── BackupAutomated     its instance's policy is on
+    ├── BackupNotBuilding   only a backup that is being built can be stopped
+    ├── PreviewMoved        what the caller previewed is not what would happen now
+    └── BadBatch            a batch is 1 to 10 different ids
+"""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """The use case changed nothing. The text is for people and says what to do."""
+
+
+class NoSuchInstance(Refused):
+    """There is no such instance in the project."""
+
+
+class NoSuchBackup(Refused):
+    """There is no such backup in the project."""
+
+
+class NoSuchJob(Refused):
+    """There is no such job in the project."""
+
+
+class InstanceBusy(Refused):
+    """Another operation runs on the instance."""
+
+
+class InstanceNameTaken(Refused):
+    """An instance of this name is registered in the project."""
+
+
+class InstanceUnusable(Refused):
+    """The instance cannot be entered, or cannot be backed up as it is."""
+
+
+class NotRestorable(Refused):
+    """The backup cannot be restored there."""
+
+
+class BackupBuilding(Refused):
+    """The backup is being built."""
+
+
+class BackupNotBuilding(Refused):
+    """The backup is not being built."""
+
+
+class BackupRestoring(Refused):
+    """A restore of the backup is queued or running."""
+
+
+class BackupHeld(Refused):
+    """The backup is held."""
+
+
+class BackupAutomated(Refused):
+    """The backup goes by its instance's policy."""
+
+
+class PreviewMoved(Refused):
+    """The lineage moved since the preview."""
+
+
+class BadBatch(Refused):
+    """A batch is 1 to 10 different ids."""

@@ -1,0 +1,91 @@
+"""Instances: databases that are backed up. Registering probes the engine first; unregistering keeps manual backups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from strongroom.backups import errors
+from strongroom.backups.context import Context
+from strongroom.catalog import tables as t
+from strongroom.engines.base import EngineError, Target
+
+Note = Callable[[Connection, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """What a caller registers; validated at the border."""
+
+    name: str
+    engine: str
+    address: str
+    password: str | None = field(default=None, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
+    """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken."""
+    engine = ctx.engines.get(new.engine)
+    if engine is None:
+        raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
+    try:
+        probe = engine.probe(Target(new.address, new.password))
+    except EngineError as error:
+        raise errors.InstanceUnusable(str(error)) from error
+    key = ctx.ambient.hex_id() + "in" + engine.id_suffix
+    now = ctx.ambient.now()
+    secret = None if new.password is None else ctx.sealer.seal(new.password.encode(), "instance", key)
+    try:
+        with ctx.catalog.write() as conn:
+            conn.execute(
+                t.instance.insert().values(
+                    id=key, project=project, name=new.name, engine=new.engine, address=new.address, secret=secret,
+                    mode=probe.mode, version=probe.version, state="REGISTERED", labels=json.dumps(dict(new.labels), sort_keys=True),
+                    created_at=now, updated_at=now,
+                )
+            )  # fmt: skip
+            note(conn, key)
+    except IntegrityError as error:
+        raise errors.InstanceNameTaken(f"an instance named {new.name} is registered in this project already") from error
+    return key
+
+
+def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> None:
+    """Takes an instance off the register; its backups stay restorable elsewhere. Raises errors.InstanceBusy while a job uses it."""
+    with ctx.catalog.write() as conn:
+        found = conn.execute(
+            sa.update(t.instance)
+            .where(t.instance.c.id == instance, t.instance.c.project == project, t.instance.c.state == "REGISTERED")
+            .values(state="REMOVED", secret=None, updated_at=ctx.ambient.now())
+        )
+        if found.rowcount != 1:
+            raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+        busy = conn.execute(
+            sa.select(t.job.c.id).where(
+                t.job.c.instance == instance,
+                t.job.c.kind.in_(("backup", "restore")),
+                t.job.c.state.in_(("QUEUED", "RUNNING")),
+            )
+        ).first()
+        if busy is not None:
+            raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
+        note(conn)
+
+
+def find_instance(conn: Connection, project: str, instance: str) -> Row[Any]:
+    """The registered instance of this id. Raises errors.NoSuchInstance."""
+    row = conn.execute(
+        sa.select(t.instance).where(
+            t.instance.c.id == instance, t.instance.c.project == project, t.instance.c.state == "REGISTERED"
+        )
+    ).first()
+    if row is None:
+        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+    return row

@@ -1,0 +1,132 @@
+"""Objects through their states: known before written (PLANNED, committed), stored before shared (STORED after a durable put).
+
+A late put by a paused writer can therefore only create an object that a row names as CONDEMNED or LATE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from strongroom.backups.context import Context
+from strongroom.catalog import tables as t
+from strongroom.catalog.database import Guard
+from strongroom.repository import names
+from strongroom.repository.keys import GraveFacts, open_lineage_keys, seal_closed, seal_grave
+from strongroom.storage.base import ObjectExists
+
+Pieces = bytes | memoryview | Sequence[bytes | memoryview]
+
+
+def plan(
+    conn: Connection,
+    ctx: Context,
+    lineage: str,
+    kind: str,
+    *,
+    seq: int = 0,
+    attempt: int = 0,
+    removal: str | None = None,
+    name: str | None = None,
+) -> tuple[str, str]:
+    """Registers an object that will be put; returns (id, name). Nothing may be put before this is committed."""
+    key = ctx.ambient.hex_id()
+    full = name if name is not None else names.for_kind(kind, lineage, key, seq, attempt)
+    conn.execute(
+        t.object_.insert().values(
+            id=key, lineage=lineage, kind=kind, name=full, state="PLANNED", bytes=0, live=0, dead_bytes=0,
+            seq=seq, attempt=attempt, late=False, removal=removal, rewriting=None,
+        )
+    )  # fmt: skip
+    return key, full
+
+
+def stored(conn: Connection, key: str, size: int, live: int = 0) -> bool:
+    """Marks a planned object as durable; False if it is not planned any more (condemned meanwhile)."""
+    found = conn.execute(
+        sa.update(t.object_)
+        .where(t.object_.c.id == key, t.object_.c.state == "PLANNED")
+        .values(state="STORED", bytes=size, live=live)
+    )
+    return found.rowcount == 1
+
+
+def plan_grave(conn: Connection, ctx: Context, lineage: str, seq: int, attempt: int, removal: str) -> None:
+    """Announces "this seq is gone": put by the removal before any manifest of the part is removed."""
+    plan(conn, ctx, lineage, "grave", seq=seq, attempt=attempt, removal=removal, name=names.grave(lineage, seq))
+
+
+def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) -> None:
+    """The chain is empty: the lineage ends in the transaction that emptied it. Graves, manifests and keys are condemned with it;
+    the closing mark stays for ever."""
+    conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(state="CLOSED"))
+    plan(conn, ctx, lineage, "closed", removal=removal, name=names.closed(lineage))
+    conn.execute(
+        sa.update(t.object_)
+        .where(
+            t.object_.c.lineage == lineage,
+            t.object_.c.kind.in_(("grave", "manifest", "key")),
+            t.object_.c.state.in_(("PLANNED", "STORED")),
+        )
+        .values(late=sa.or_(t.object_.c.late, t.object_.c.state == "PLANNED"), state="CONDEMNED", removal=removal)
+    )
+
+
+def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
+    """Puts the planned graves and the closing mark of a removal, each durable before this returns.
+
+    "Already there" is success for these: their meaning is their name.
+    """
+    with ctx.catalog.read() as conn:
+        rows = conn.execute(
+            sa.select(t.object_).where(
+                t.object_.c.lineage == lineage,
+                t.object_.c.removal == removal,
+                t.object_.c.state == "PLANNED",
+                t.object_.c.kind.in_(("grave", "closed")),
+            )
+        ).all()
+        line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
+        backups = dict[int, str]()
+        for row in rows:
+            mine = sa.and_(t.part.c.lineage == lineage, t.part.c.seq == row.seq)
+            backups[row.seq] = conn.execute(sa.select(t.part.c.backup).where(mine)).scalar() or ""
+    for row in rows:
+        if row.kind == "closed":
+            data = seal_closed(ctx.root_key, lineage)
+        else:
+            facts = GraveFacts(line.project, line.instance, lineage, row.seq, row.attempt, backups[row.seq])
+            data = seal_grave(open_lineage_keys(ctx.root_key, lineage, line.sealed_keys), facts)
+        try:
+            size = ctx.store.put_new(row.name, data)
+        except ObjectExists:
+            found = ctx.store.stat(row.name)
+            size = len(data) if found is None else found.size
+        with ctx.catalog.write(guard) as conn:
+            if stored(conn, row.id, size):
+                count_put(conn, removal, size)
+
+
+def remove_lost(ctx: Context, key: str, name: str) -> None:
+    """For a writer whose put returned and whose row was condemned meanwhile: removes what it put, but only after reading that the
+    row says so. Without a row (a rebuilt catalog) the object may be needed: it stays and is reported."""
+    with ctx.catalog.read() as conn:
+        state = conn.execute(sa.select(t.object_.c.state).where(t.object_.c.id == key)).scalar()
+    if state not in ("CONDEMNED", "LATE"):
+        return
+    ctx.store.delete(name)
+    with ctx.catalog.write() as conn:
+        conn.execute(sa.update(t.object_).where(t.object_.c.id == key, t.object_.c.state == "CONDEMNED").values(late=False))
+        conn.execute(sa.delete(t.object_).where(t.object_.c.id == key, t.object_.c.state == "LATE"))
+
+
+def count_put(conn: Connection, removal: str, size: int) -> None:
+    """Books bytes that a deletion put, in the transaction that makes their object STORED."""
+    if removal.startswith("delete:"):
+        conn.execute(
+            sa.update(t.deletion)
+            .where(t.deletion.c.backup == removal.removeprefix("delete:"))
+            .values(put_bytes=t.deletion.c.put_bytes + size)
+        )
