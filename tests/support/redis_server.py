@@ -123,6 +123,8 @@ class RedisServer:
     def restart(self) -> None:
         """Saves, stops and starts on the same port: new hash seeds, same data."""
         with self.client() as client:
+            while client.info("persistence")["rdb_bgsave_in_progress"]:
+                time.sleep(0.02)
             client.save()
         self.stop()
         self.start()

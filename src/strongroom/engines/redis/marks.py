@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import EngineUnreachable, Target
-from strongroom.engines.redis.wire import Wire, open_wire
+from strongroom.engines.base import Target
+from strongroom.engines.redis.wire import NotNow, Wire, no_look, open_wire
 
 RELEASE_SECONDS = 60.0  # a target that is just giving up a load refuses commands for a while
 _PREFIX = "strongroom-restore"
@@ -50,11 +50,7 @@ def begin(wire: Wire, host: str, port: int) -> None:
     wire.command("REPLICAOF", host, str(port))
 
 
-def _no_look() -> None:
-    """For a release that belongs to no job."""
-
-
-def release(target: Target, ambient: Ambient, beat: Callable[[], None] = _no_look) -> None:
+def release(target: Target, ambient: Ambient, beat: Callable[[], None] = no_look) -> None:
     """Ends an unfinished restore on the target, if it carries a mark; idempotent.
 
     A target that meanwhile follows another master keeps it. One that is giving up a load is waited for.
@@ -65,8 +61,8 @@ def release(target: Target, ambient: Ambient, beat: Callable[[], None] = _no_loo
             with open_wire(target, ambient, beat) as wire:
                 _release(wire)
             return
-        except EngineUnreachable as error:
-            if "LOADING" not in str(error) or ambient.monotonic() > deadline:
+        except NotNow:
+            if ambient.monotonic() > deadline:
                 raise
         beat()
         ambient.sleep(0.2)

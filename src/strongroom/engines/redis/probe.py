@@ -5,20 +5,19 @@ from __future__ import annotations
 from strongroom.ambient import Ambient
 from strongroom.engines.base import EngineDenied, EngineError, EngineUnsupported, Probe, Target
 from strongroom.engines.redis.capture import announce
-from strongroom.engines.redis.wire import Wire, open_wire, packed
+from strongroom.engines.redis.wire import RightMissing, Wire, open_wire, packed
 
+ANSWER_SECONDS = 4.0  # with the time to connect: a probe returns within ten seconds
 _UNKNOWN = "unknown"
 
 
 def probe(target: Target, ambient: Ambient) -> Probe:
     """See Engine.probe. Starts no synchronisation and changes nothing."""
     warnings: list[str] = []
-    with open_wire(target, ambient) as wire:
+    with open_wire(target, ambient, patience=ANSWER_SECONDS) as wire:
         try:
             info = wire.info()
-        except EngineDenied as error:
-            if "NOPERM" not in str(error) and "+info" not in str(error):
-                raise
+        except RightMissing:
             info = {}
             warnings.append("The user may not run INFO: version, size and role are unknown. Grant +info.")
         announce(wire)
@@ -58,8 +57,6 @@ def _warnings(info: dict[str, str]) -> list[str]:
         found.append("This is one node of a cluster: only its own slots are saved, and a restore into a cluster is refused.")
     if info.get("role") == "slave":
         found.append("This is a replica: the backup is as old as what it has received from its master.")
-        if info.get("master_link_status") == "down":
-            found.append("Its link to its master is down: a backup is refused until it is up again.")
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         found.append("Keys are evicted under maxmemory: how recently they were used is not saved.")
     return found

@@ -25,7 +25,7 @@ HEADER_BYTES = 9
 FOOTER_BYTES = 9  # the end code and the checksum
 EXPIRY_MS, EXPIRY_S, IDLE, FREQ = 0xFC, 0xFD, 0xF8, 0xF9
 AUX, RESIZE, SELECT, FUNCTION, END = 0xFA, 0xFB, 0xFE, 0xF5, 0xFF
-MODULE_AUX, FUNCTION_PRE_GA, SLOT_INFO = 0xF7, 0xF6, 0xF4
+MODULE_AUX, FUNCTION_PRE_GA = 0xF7, 0xF6
 SET_TABLE, HASH_TABLE = 2, 4  # the encodings whose members come in the order of a hash table
 TEXT_LIMIT = 512  # bytes of a key that take part in ordering as they are
 _BATCH = 20_000  # members between two looks at the job
@@ -204,6 +204,10 @@ def order_of(data: Buffer, at: int, end: int) -> bytes:
 
 # Values.
 
+_STRINGS = frozenset((0, 9, 10, 11, 12, 13, 16, 17, 20))  # plain ones, and packed collections that are one string
+_STREAMS = frozenset((15, 19, 21))
+_VALUES = _STRINGS | _STREAMS | {1, SET_TABLE, 3, HASH_TABLE, 5, 14, 18}
+
 
 class _Skipper:
     """Skips values. `beat` is called often inside large ones."""
@@ -213,9 +217,9 @@ class _Skipper:
         self._beat = beat
 
     def value(self, kind: int, at: int) -> int:
-        """The position behind the value of type `kind` at `at`."""
+        """The position behind the value at `at`; `kind` is one of the known types."""
         data = self._data
-        if kind in (0, 9, 10, 11, 12, 13, 16, 17, 20):
+        if kind in _STRINGS:
             return skip_string(data, at)
         if kind in (1, SET_TABLE, 14):
             return self._counted(at, lambda at: skip_string(data, at))
@@ -227,9 +231,7 @@ class _Skipper:
             return self._counted(at, lambda at: skip_string(data, at) + 8)
         if kind == 18:
             return self._counted(at, lambda at: skip_string(data, length(data, at)[1]))
-        if kind in (15, 19, 21):
-            return self._stream(kind, at)
-        raise EngineUnsupported(_unknown(kind))
+        return self._stream(kind, at)
 
     def _counted(self, at: int, skip: Callable[[int], int]) -> int:
         left, at = length(self._data, at)
@@ -295,7 +297,7 @@ def _walk(data: Buffer, beat: Callable[[], None]) -> Iterator[Aux | Function | R
     while at < end:
         start, kind = at, data[at]
         at += 1
-        if kind < MODULE_AUX and kind not in (FUNCTION, FUNCTION_PRE_GA, SLOT_INFO):
+        if kind in _VALUES:
             at = skipper.value(kind, skip_string(data, at))
             if at > end:
                 break

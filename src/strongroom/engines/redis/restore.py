@@ -255,7 +255,7 @@ def _synchronise(link: Wire, path: str, dump: rdb.Dump, replid: str, control: Co
     """Sends the dump and waits until the target says that it has loaded it."""
     pace = Pace(control, "send", dump.size)
     link.send(b"+FULLRESYNC %s %d\r\n$%d\r\n" % (replid.encode(), _FIRST_OFFSET, dump.size))
-    with open(path, "rb") as file:
+    with scratch_errors(os.path.dirname(path)), open(path, "rb") as file:
         while piece := file.read(_PIECE):
             link.send(piece)
             pace.advance(len(piece))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,14 @@ _TURN_SECONDS = 0.5  # how long a single system call may block
 _PIECE = 1 << 18
 
 Reply = Any  # RESP2: bytes, int, None or a list of these; checked where it is used
+
+
+class RightMissing(EngineDenied):
+    """The user is known, but may not run a command."""
+
+
+class NotNow(EngineUnreachable):
+    """The server answers, but cannot do this just now: it loads, or has lost its master."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +67,23 @@ def place_of(target: Target) -> Place:
     return Place(url.hostname, port, unquote(url.username) if url.username else None, url.scheme == "rediss")
 
 
-def _no_look() -> None:
+def no_look() -> None:
     """For connections that belong to no job."""
 
 
 class Wire:
     """One connection. Not for several threads at once. `beat` is called while waiting and may raise."""
 
-    def __init__(self, sock: socket.socket, shown: str, ambient: Ambient, beat: Callable[[], None] = _no_look) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        shown: str,
+        ambient: Ambient,
+        beat: Callable[[], None] = no_look,
+        patience: float = REPLY_SECONDS,
+    ) -> None:
         self.user = "default"
+        self._patience = patience
         self._sock = sock
         self._shown = shown
         self._ambient = ambient
@@ -120,7 +136,7 @@ class Wire:
 
     def send_command(self, *words: str | bytes) -> None:
         """Sends one command without waiting for its answer."""
-        self.send(packed(*words), REPLY_SECONDS)
+        self.send(packed(*words), self._patience)
 
     # Receiving
 
@@ -132,8 +148,9 @@ class Wire:
         del self._buffer[:limit]
         return piece
 
-    def line(self, patience: float = REPLY_SECONDS) -> bytes:
+    def line(self, patience: float | None = None) -> bytes:
         """The next line without its end; empty lines, which Redis sends to keep a connection alive, are left out."""
+        patience = self._patience if patience is None else patience
         while True:
             end = self._buffer.find(b"\n")
             if end < 0:
@@ -175,12 +192,12 @@ class Wire:
 
     # Commands
 
-    def command(self, *words: str | bytes, patience: float = REPLY_SECONDS) -> Reply:
+    def command(self, *words: str | bytes, patience: float | None = None) -> Reply:
         """Runs one command; an error answer is raised as the EngineError that it means."""
         self.send_command(*words)
-        return self.reply(_word(words[0]), patience)
+        return self.reply(_name(words), patience)
 
-    def reply(self, name: str, patience: float = REPLY_SECONDS) -> Reply:
+    def reply(self, name: str, patience: float | None = None) -> Reply:
         """The next answer, to the command `name`."""
         line = self.line(patience)
         kind, rest = line[:1], line[1:]
@@ -193,7 +210,7 @@ class Wire:
                 return int(rest)
             if kind == b"$":
                 size = int(rest)
-                return None if size < 0 else self._exactly(size + 2, patience)[:-2]
+                return None if size < 0 else self._exactly(size + 2, self._patience if patience is None else patience)[:-2]
             if kind == b"*":
                 return [self.reply(name, patience) for _ in range(int(rest))]
         except ValueError:
@@ -243,8 +260,10 @@ def packed(*words: str | bytes) -> bytes:
     return b"".join(parts)
 
 
-def _word(word: str | bytes) -> str:
-    return word if isinstance(word, str) else word.decode("ascii", "replace")
+def _name(words: Sequence[str | bytes]) -> str:
+    """A command's name in the form in which rights are granted."""
+    shown = [word if isinstance(word, str) else word.decode("ascii", "replace") for word in words[:2]]
+    return "|".join(shown) if shown[0] == "CONFIG" else shown[0]
 
 
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "CLUSTERDOWN", "TRYAGAIN")
@@ -260,20 +279,23 @@ def refusal(said: str, name: str, user: str, shown: str) -> EngineError:
     if code == "NOAUTH":
         return EngineDenied(f"{shown} wants a password: store one with the instance")
     if code == "NOPERM":
-        return EngineDenied(f"user {user!r} on {shown} may not run {name}: grant +{name.lower()} with ACL SETUSER")
+        return RightMissing(f"user {user!r} on {shown} may not run {name}: grant +{name.lower()} with ACL SETUSER")
     if code == "DENIED":
         return EngineDenied(f"{shown} runs in protected mode: set a password there, or bind it to its private address")
     if code in _PASSING or "max number of clients" in said:
-        return EngineUnreachable(f"{shown} cannot serve {name} now: {said[:200]}")
+        return NotNow(f"{shown} cannot serve {name} now: {said[:200]}")
     if "unknown command" in said.lower() or "unknown subcommand" in said.lower():
         return EngineUnsupported(f"{shown} does not know {name}: it is renamed, disabled or too old")
     return EngineError(f"{shown} refuses {name}: {said[:200]}")
 
 
-def open_wire(target: Target, ambient: Ambient, beat: Callable[[], None] = _no_look) -> Wire:
-    """Connects and authenticates. Raises EngineUnreachable, EngineDenied or EngineUnsupported."""
+def open_wire(target: Target, ambient: Ambient, beat: Callable[[], None] = no_look, patience: float = REPLY_SECONDS) -> Wire:
+    """Connects and authenticates; `patience` is the wait for each command's answer.
+
+    Raises EngineUnreachable, EngineDenied or EngineUnsupported.
+    """
     place = place_of(target)
-    wire = Wire(_connected(place, target), place.shown, ambient, beat)
+    wire = Wire(_connected(place, target), place.shown, ambient, beat, patience)
     try:
         if place.user is not None:
             wire.user = place.user
