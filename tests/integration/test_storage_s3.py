@@ -133,7 +133,7 @@ def _every_method(store: Store) -> list[Callable[[], object]]:
 
 @dataclass
 class Scripted:
-    """An S3 server that answers as told: by method (and "BULK", "LIST", "ASK"), with a status and an error code."""
+    """An S3 server that answers as told: by method (and "BULK", "LIST", "ASK"), with a status and an error code or a body."""
 
     answers: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -159,7 +159,8 @@ def scripted() -> Iterator[Scripted]:
             script.headers.append({key.lower(): value for key, value in self.headers.items()})
             told = script.answers.get(kind, [(500, "InternalError")])
             status, code = told.pop(0) if len(told) > 1 else told[0]
-            body = f"<Error><Code>{code}</Code></Error>".encode() if code and self.command != "HEAD" else b""
+            text = code if code.startswith("<") else f"<Error><Code>{code}</Code></Error>" if code else ""
+            body = b"" if self.command == "HEAD" else text.encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -240,6 +241,24 @@ def test_a_bulk_delete_that_fails_is_done_one_by_one(scripted: Scripted) -> None
     scripted.answers = {"BULK": [(405, "MethodNotAllowed")], "DELETE": [(204, ""), (404, "NoSuchKey"), (204, "")]}
     scripted.store().delete_many(["l/a", "l/b", "l/c"])
     assert scripted.asked == ["BULK /bucket", "DELETE /bucket/l/a", "DELETE /bucket/l/b", "DELETE /bucket/l/c"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<DeleteResult><Deleted><Key>l/a</Key></Deleted><Error><Key>l/b</Key><Code>AccessDenied</Code></Error></DeleteResult>",
+        "<Error><Code>InternalError</Code></Error>",
+        "<html>a proxy's page</html>",
+        "<",
+    ],
+    ids=["an error for one", "an error for all", "another page", "a broken answer"],
+)
+def test_a_bulk_delete_that_says_200_but_reports_errors_has_failed(scripted: Scripted, body: str) -> None:
+    """A server without the right to delete may answer so; each object is then asked for by itself."""
+    scripted.answers = {"BULK": [(200, body)], "DELETE": [(403, "AccessDenied")]}
+    with pytest.raises(StoreDenied):
+        scripted.store().delete_many(["l/a", "l/b"])
+    assert [asked for asked in scripted.asked if asked != "BULK /bucket"] == ["DELETE /bucket/l/a", "DELETE /bucket/l/b"]
 
 
 def test_one_object_that_may_not_go_does_not_keep_the_others(scripted: Scripted) -> None:

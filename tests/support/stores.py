@@ -77,7 +77,7 @@ class StoreBehaviour:
                 return None
             return number
 
-        for _ in range(5):
+        for _ in range(3):
             with ThreadPoolExecutor(8) as pool:
                 winners = [number for number in pool.map(put, range(8)) if number is not None]
             assert len(winners) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -294,17 +296,69 @@ class TestBesideOthers:
         other.close()
 
     def test_an_object_is_never_seen_in_part(self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While it is written there is nothing under its name, nor in a listing."""
+        """While it is written there is nothing under its name, nor in a listing; however little the system takes at once."""
         real = os.writev
 
         def look_first(descriptor: int, pieces: list[memoryview]) -> int:
             assert store.stat("l/a") is None
             assert names(store) == set()
-            return real(descriptor, pieces[:1])
+            return real(descriptor, [pieces[0][:2]])
 
         monkeypatch.setattr(os, "writev", look_first)
         store.put_new("l/a", [b"abc", b"def", b"ghi"])
         assert store.get("l/a") == b"abcdefghi"
+
+    def test_a_get_is_whole_however_little_the_system_gives_at_once(
+        self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And ends where the file ends, should something cut it meanwhile."""
+        store.put_new("l/a", b"0123456789")
+        real = os.pread
+        monkeypatch.setattr(os, "pread", lambda fd, size, at: real(fd, min(size, 3), at))
+        assert store.get("l/a", 1, 8) == b"12345678"
+        monkeypatch.setattr(os, "pread", lambda fd, size, at: real(fd, min(size, 3), at) if at < 4 else b"")
+        assert store.get("l/a") == b"012345"
+
+    def test_an_object_that_goes_while_it_is_looked_at_is_missing(
+        self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A delete beside a get or a stat makes it an absent object, not an error of the disk."""
+        real = os.stat
+
+        def lose_it(*args: Any, **kwargs: Any) -> os.stat_result:
+            found = real(*args, **kwargs)
+            (tmp_path / "store/objects/l/a").unlink(missing_ok=True)
+            return found
+
+        for look, absent in ((store.stat, None), (store.get, ObjectMissing)):
+            store.put_new("l/a", b"x")
+            with monkeypatch.context() as racing:
+                racing.setattr(os, "stat", lose_it)
+                if absent is None:
+                    assert look("l/a") is None
+                else:
+                    with pytest.raises(absent):
+                        look("l/a")
+
+    def test_an_opening_that_another_takes_for_abandoned_begins_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between making our folder for unfinished puts and locking it, another may lock or remove it."""
+        real, calls = fcntl.flock, itertools.count()
+
+        def contested(descriptor: int, operation: int) -> None:
+            call = next(calls)
+            if call == 0:
+                raise BlockingIOError
+            if call == 1:
+                os.rmdir(_path_of(descriptor))
+            real(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", contested)
+        store = DirectoryStore(tmp_path / "store")
+        assert next(calls) == 3
+        assert store.put_new("l/a", b"x") == 1
+        store.close()
 
     def test_no_descriptor_leaks(self, store: DirectoryStore, tmp_path: Path) -> None:
         """Over hundreds of folders a bounded number stays open, and none after close."""

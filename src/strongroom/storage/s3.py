@@ -58,7 +58,8 @@ class S3Store:
     """A bucket, or the part of it below `prefix`.
 
     The bucket is addressed path-style (`endpoint/bucket/…`) and must exist. A request takes `timeout` seconds at most.
-    Gets, lists and bulk removals are tried up to three times inside, puts never.
+    Gets, lists and bulk removals are tried up to three times inside, puts never. A process that forks must open its store
+    after the fork.
     """
 
     def __init__(
