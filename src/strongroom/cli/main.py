@@ -1,0 +1,38 @@
+"""The root command."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from strongroom import __version__
+from strongroom.cli.backups import backup
+from strongroom.cli.context import Outside, shared
+from strongroom.cli.deletions import deletion
+from strongroom.cli.instances import instance
+from strongroom.cli.jobs import job
+from strongroom.cli.server import catalog, serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="strongroom")
+@shared
+def strongroom() -> None:
+    """Backups of databases that are deleted exactly.
+
+    The server is found by --data DIR (a server on this machine), or by STRONGROOM_ENDPOINT, STRONGROOM_PROJECT_ID,
+    STRONGROOM_ACCESS_KEY and STRONGROOM_SECRET_KEY. These options stand before or after any subcommand.
+
+    Exit status: 0 done; 1 refused, unreachable, or the job waited for failed; 2 wrong use.
+    """
+
+
+for command in (serve, instance, backup, deletion, job, catalog):
+    strongroom.add_command(command)
+
+
+def main() -> NoReturn:
+    """Runs the command of this process's arguments."""
+    strongroom(obj=Outside(), prog_name="strongroom")
+    raise AssertionError("click ends the process")
