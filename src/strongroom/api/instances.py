@@ -1,0 +1,137 @@
+"""Instances: the contract's list and unregistration, and our own registration under /strongroom/v1."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Query
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection, Row
+
+from strongroom.api.authentication import authenticated_router, may
+from strongroom.api.contract import DatastoreType, InstanceId, InstanceName, RowPage, Text, time_text
+from strongroom.api.services import given
+from strongroom.api.times import iso
+from strongroom.backups import instances, listing
+from strongroom.backups.context import Context
+from strongroom.identity import audit
+from strongroom.identity.principal import Principal
+
+router = authenticated_router("Instances")
+Here = Annotated[Context, given(Context)]
+
+
+class InstanceFilters(RowPage):
+    """Filters of the contract's list."""
+
+    id: InstanceId | None = None
+    name: Text | None = None
+    datastore_type: DatastoreType | None = None
+    mode: Text | None = None
+
+
+class RegisterRequest(BaseModel):
+    """An instance to back up. The address holds no password; user and host go into it: `redis://user@host:6379`."""
+
+    name: InstanceName
+    engine: DatastoreType
+    address: Annotated[str, Field(min_length=1, max_length=1000)]
+    password: Annotated[str, Field(max_length=1000, repr=False)] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+@router.get("/v3/{project_id}/instances")
+def list_instances(
+    filters: Annotated[InstanceFilters, Query()],
+    ctx: Here,
+    caller: Annotated[Principal, may("gaussdbfornosql:instance:list")],
+) -> dict[str, Any]:
+    """Registered instances in the contract's fields; what has no meaning here is empty."""
+    with ctx.catalog.read() as conn:
+        page = listing.list_instances(
+            conn, caller.required_project(), filters.first_row, filters.limit,
+            key=filters.id, name=filters.name, engine=filters.datastore_type,
+        )  # fmt: skip
+    return {"instances": [_contract_fields(row) for row in page.rows], "total_count": page.total}
+
+
+@router.post("/strongroom/v1/{project_id}/instances", status_code=201)
+def register_instance(
+    request: RegisterRequest, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:create")]
+) -> dict[str, Any]:
+    """Registers an instance after entering it once."""
+    new = instances.NewInstance(request.name, request.engine, request.address, request.password, request.labels)
+
+    def note(conn: Connection, key: str) -> None:
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRegisterInstance", "instance", key, request.name))
+
+    key = instances.register(ctx, caller.required_project(), new, note)
+    return show_instance(key, ctx, caller)
+
+
+@router.get("/strongroom/v1/{project_id}/instances")
+def list_own_instances(
+    page: Annotated[RowPage, Query()], ctx: Here, caller: Annotated[Principal, may("strongroom:instance:list")]
+) -> dict[str, Any]:
+    """Registered instances with what is stored of them."""
+    with ctx.catalog.read() as conn:
+        found = listing.list_instances(conn, caller.required_project(), page.first_row, page.limit)
+        rows = [_own_fields(conn, row) for row in found.rows]
+    return {"instances": rows, "total_count": found.total}
+
+
+@router.get("/strongroom/v1/{project_id}/instances/{instance_id}")
+def show_instance(
+    instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:get")]
+) -> dict[str, Any]:
+    """One registered instance."""
+    with ctx.catalog.read() as conn:
+        return _own_fields(conn, instances.find_instance(conn, caller.required_project(), instance_id))
+
+
+@router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")
+def unregister_instance(
+    instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:delete")]
+) -> dict[str, Any]:
+    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere."""
+
+    def note(conn: Connection) -> None:
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRemoveInstance", "instance", instance_id))
+
+    instances.unregister(ctx, caller.required_project(), instance_id, note)
+    return {}
+
+
+def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
+    count, newest = listing.backup_summary(conn, row.id)
+    last = None
+    if newest is not None:
+        last = {"id": newest.id, "name": newest.name, "status": newest.state, "end_time": iso(newest.end_at)}
+    return {
+        "id": row.id, "name": row.name, "engine": row.engine, "address": row.address, "mode": row.mode, "version": row.version,
+        "state": row.state, "labels": json.loads(row.labels), "created_at": iso(row.created_at), "backups": count,
+        "last_backup": last, "stored_bytes": listing.stored_bytes(conn, row.id),
+    }  # fmt: skip
+
+
+def _contract_fields(row: Row[Any]) -> dict[str, Any]:
+    place = urlsplit(row.address)
+    host, port = _host_and_port(place.netloc)
+    return {
+        "id": row.id, "name": row.name, "status": "normal", "port": port, "region": "", "mode": row.mode, "engine": "",
+        "datastore": {"type": row.engine, "version": row.version, "patch_available": False, "whole_version": row.version},
+        "created": time_text(row.created_at), "updated": time_text(row.updated_at), "db_user_name": place.username or "",
+        "vpc_id": "", "subnet_id": "", "security_group_id": "", "backup_strategy": {"start_time": "", "keep_days": 0},
+        "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
+        "lb_port": port,
+    }  # fmt: skip
+
+
+def _host_and_port(netloc: str) -> tuple[str, str]:
+    """Of the first host of an address; empty where none is said."""
+    first = netloc.rpartition("@")[2].split(",")[0]
+    host, colon, port = first.rpartition(":")
+    return (host, port) if colon and port.isdigit() else (first, "")

@@ -1,0 +1,111 @@
+"""Jobs: the contract's list, and our own detail, cancel included."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query
+from sqlalchemy import Connection
+
+from strongroom.api.authentication import authenticated_router, may
+from strongroom.api.contract import LONGEST_JOB_SPAN, JobId, JobPage, JobStatus, Text, Time, check_span, time_text
+from strongroom.api.services import given
+from strongroom.api.times import iso
+from strongroom.backups import errors, listing
+from strongroom.backups.context import Context
+from strongroom.identity import audit
+from strongroom.identity.principal import Principal
+from strongroom.jobs.port import JobView
+
+router = authenticated_router("Jobs")
+Here = Annotated[Context, given(Context)]
+
+NAMES = {"backup": "BackupInstance", "restore": "RestoreInstance", "delete": "DeleteBackup", "remove": "RemoveObjects"}
+"""Kinds of jobs by the names that the contract and we give them."""
+_STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}
+_STATES = {"Running": ("QUEUED", "RUNNING"), "Completed": ("DONE",), "Failed": ("FAILED", "CANCELLED")}
+
+
+class JobFilters(JobPage):
+    """Filters of the contract's list."""
+
+    id: JobId | None = None
+    name: Text | None = None
+    status: JobStatus | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
+@router.get("/v3/{project_id}/jobs")
+def list_jobs(
+    filters: Annotated[JobFilters, Query()], ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:list")]
+) -> dict[str, Any]:
+    """Jobs of the project, newest first. A job stays findable by its id."""
+    check_span(filters.start_time, filters.end_time, LONGEST_JOB_SPAN)
+    kinds = [kind for kind, name in NAMES.items() if name == filters.name] if filters.name is not None else None
+    with ctx.catalog.read() as conn:
+        total, jobs = listing.list_jobs(
+            ctx.jobs, conn, caller.required_project(), filters.first_row, filters.limit, key=filters.id, kinds=kinds,
+            states=_STATES[filters.status] if filters.status else None, begin=filters.start_time, end=filters.end_time,
+        )  # fmt: skip
+        shown = [_contract_fields(conn, job) for job in jobs]
+    return {"jobs": shown, "total_count": total}
+
+
+@router.get("/strongroom/v1/{project_id}/jobs/{job_id}")
+def show_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:list")]) -> dict[str, Any]:
+    """One job with its progress and result."""
+    with ctx.catalog.read() as conn:
+        return _own_fields(_find(ctx, conn, caller, job_id))
+
+
+@router.post("/strongroom/v1/{project_id}/jobs/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]) -> dict[str, Any]:
+    """Asks a backup or restore to end. A deletion is decided and cannot be called back."""
+    with ctx.catalog.write() as conn:
+        job = _find(ctx, conn, caller, job_id)
+        if job.kind not in ("backup", "restore"):
+            raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
+        ctx.jobs.cancel(conn, job.id)
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))
+    return {}
+
+
+def _find(ctx: Context, conn: Connection, caller: Principal, job_id: str) -> JobView:
+    job = ctx.jobs.get(conn, job_id)
+    if job is None or job.project != caller.required_project():
+        raise errors.NoSuchJob(f"there is no job {job_id} in this project")
+    return job
+
+
+def _contract_fields(conn: Connection, job: JobView) -> dict[str, Any]:
+    return {
+        "id": job.id, "name": NAMES.get(job.kind, job.kind), "status": _STATUS[job.state], "start_time": time_text(job.created_at),
+        "end_time": "" if job.finished_at is None else time_text(job.finished_at), "progress": _percent(job),
+        "instance": {"id": job.instance or "", "name": listing.instance_name(conn, job.instance)},
+        "fail_reason": _reason(job),
+    }  # fmt: skip
+
+
+def _own_fields(job: JobView) -> dict[str, Any]:
+    return {
+        "id": job.id, "kind": job.kind, "name": NAMES.get(job.kind, job.kind),
+        "status": "Cancelled" if job.state == "CANCELLED" else _STATUS[job.state], "progress": job.progress,
+        "fail_reason": _reason(job), "result": job.result, "instance_id": job.instance, "backup_id": job.backup,
+        "created_at": iso(job.created_at), "started_at": iso(job.started_at), "finished_at": iso(job.finished_at),
+    }  # fmt: skip
+
+
+def _reason(job: JobView) -> str:
+    if job.state == "CANCELLED":
+        return job.error or "cancelled"
+    return (job.error or "") if job.state == "FAILED" else ""
+
+
+def _percent(job: JobView) -> str:
+    """ "60%" while the job runs, else nothing."""
+    if not job.active:
+        return ""
+    told = job.progress or {}
+    total = told.get("total")
+    return f"{min(99, int(100 * told.get('done', 0) / total))}%" if total else "0%"

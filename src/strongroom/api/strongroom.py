@@ -1,0 +1,166 @@
+"""Our own calls about backups and deletions: the preview, a backup's detail, holds, deletions with their receipts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection, Row
+
+from strongroom.api import errors as border
+from strongroom.api.authentication import authenticated_router, may
+from strongroom.api.backups import backup_fields
+from strongroom.api.contract import BackupId, RowPage
+from strongroom.api.services import given
+from strongroom.api.times import iso
+from strongroom.backups import deletion, holding, listing
+from strongroom.backups.context import Context
+from strongroom.identity import audit
+from strongroom.identity.principal import Principal
+
+router = authenticated_router("Strongroom")
+Here = Annotated[Context, given(Context)]
+
+
+class PreviewRequest(BaseModel):
+    """Backups whose deletion is previewed as a set, in this order."""
+
+    backup_ids: Annotated[list[BackupId], Field(min_length=1, max_length=100)]
+
+
+class HoldRequest(BaseModel):
+    """Why the backup must not go."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class DeletionFilters(RowPage):
+    """Filters of the list of deletions."""
+
+    state: Literal["running", "failed", "done"] | None = None
+
+
+@router.post("/strongroom/v1/{project_id}/backups/preview")
+def preview(
+    request: PreviewRequest,
+    response: Response,
+    ctx: Here,
+    caller: Annotated[Principal, may("strongroom:backup:preview")],
+) -> dict[str, Any]:
+    """What deleting a set of backups would free at once and what would wait; changes nothing."""
+    if len(set(request.backup_ids)) != len(request.backup_ids):
+        raise border.ParameterError("Parameter error: backup_ids: an id stands there twice.")
+    project = caller.required_project()
+    seen = deletion.preview(ctx, project, request.backup_ids)
+    with ctx.catalog.read() as conn:
+        rows = [listing.find_backup(conn, project, key) for key in request.backup_ids if _known(conn, project, key)]
+    response.headers["ETag"] = f'"{seen.version}"'
+    return {
+        "version": seen.version,
+        **_promise_fields(seen.total),
+        "backups": [_previewed(row, seen) for row in rows],
+    }
+
+
+@router.get("/strongroom/v1/{project_id}/backups/{backup_id}")
+def show_backup(
+    backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:backup:list")]
+) -> dict[str, Any]:
+    """One backup in detail: what it stores, what it shares, what its deletion would free."""
+    project = caller.required_project()
+    owned = deletion.preview(ctx, project, [backup_id]).promises.get(backup_id)
+    with ctx.catalog.read() as conn:
+        row = listing.find_backup(conn, project, backup_id)
+        parts = listing.parts_of(conn, backup_id)
+    return {
+        **backup_fields(row),
+        "state": row.state, "fail_reason": row.fail_reason, "held": row.held, "plain_bytes": row.plain_bytes,
+        "entries": sum(part.entries for part in parts), "stored_bytes": sum(part.stored_bytes for part in parts),
+        "adopted_bytes": sum(part.adopted_bytes for part in parts), "owned_bytes": None if owned is None else owned.owned,
+        "parts": [
+            {"lineage": part.lineage, "seq": part.seq, "attempt": part.attempt, "state": part.state, "node": part.node}
+            for part in parts
+        ],
+    }  # fmt: skip
+
+
+@router.put("/strongroom/v1/{project_id}/backups/{backup_id}/hold")
+def hold_backup(
+    backup_id: BackupId,
+    request: HoldRequest,
+    ctx: Here,
+    caller: Annotated[Principal, may("strongroom:backup:hold")],
+) -> dict[str, Any]:
+    """Holds a backup: until it is released, its deletion is refused with this reason."""
+    return _hold(ctx, caller, backup_id, request.reason, "StrongroomHoldBackup")
+
+
+@router.delete("/strongroom/v1/{project_id}/backups/{backup_id}/hold")
+def release_backup(
+    backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:backup:hold")]
+) -> dict[str, Any]:
+    """Releases a held backup."""
+    return _hold(ctx, caller, backup_id, None, "StrongroomReleaseBackup")
+
+
+@router.get("/strongroom/v1/{project_id}/deletions")
+def list_deletions(
+    filters: Annotated[DeletionFilters, Query()],
+    ctx: Here,
+    caller: Annotated[Principal, may("strongroom:deletion:list")],
+) -> dict[str, Any]:
+    """Deletions, newest first: running, failed and done, each with its receipt."""
+    state = filters.state.upper() if filters.state else None
+    with ctx.catalog.read() as conn:
+        page = listing.list_deletions(conn, caller.required_project(), state, filters.first_row, filters.limit)
+        rows = [_deletion(ctx, conn, row) for row in page.rows]
+    return {"deletions": rows, "total_count": page.total}
+
+
+@router.get("/strongroom/v1/{project_id}/deletions/{backup_id}")
+def show_deletion(
+    backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:deletion:get")]
+) -> dict[str, Any]:
+    """The deletion of one backup: promise, progress and receipt."""
+    with ctx.catalog.read() as conn:
+        return _deletion(ctx, conn, listing.find_deletion(conn, caller.required_project(), backup_id))
+
+
+def _hold(ctx: Context, caller: Principal, backup_id: str, reason: str | None, event: str) -> dict[str, Any]:
+    def note(conn: Connection) -> None:
+        entry = audit.Entry.by(caller, event, "backup", backup_id, detail={} if reason is None else {"reason": reason})
+        audit.append(conn, ctx.ambient, entry)
+
+    holding.hold(ctx, caller.required_project(), backup_id, reason, note)
+    return {}
+
+
+def _known(conn: Connection, project: str, key: str) -> bool:
+    return listing.list_backups(conn, project, listing.BackupFilter(backup=key), 0, 1).total == 1
+
+
+def _previewed(row: Row[Any], seen: deletion.Preview) -> dict[str, Any]:
+    refusal = seen.refusals.get(row.id)
+    told = None
+    if refusal is not None:
+        answer = border.ANSWERS[type(refusal)]
+        told = {"code": answer.code, "message": str(refusal)}
+    promise = seen.promises.get(row.id, deletion.Promise())
+    return {
+        "id": row.id, "name": row.name, "instance_name": row.instance_name, "refusal": told, **_promise_fields(promise)
+    }  # fmt: skip
+
+
+def _promise_fields(promise: deletion.Promise) -> dict[str, int]:
+    return {
+        "owned": promise.owned, "freed": promise.freed, "waiting": promise.waiting, "undecided": promise.undecided,
+        "objects": promise.objects,
+    }  # fmt: skip
+
+
+def _deletion(ctx: Context, conn: Connection, row: Row[Any]) -> dict[str, Any]:
+    view = listing.deletion_view(conn, row)
+    job = ctx.jobs.get(conn, row.job)
+    progress = job.progress if job is not None and job.active else None
+    return {**view, "accepted_at": iso(view["accepted_at"]), "finished_at": iso(view["finished_at"]), "progress": progress}

@@ -1,0 +1,116 @@
+"""Knowing one's own catalog again: whether this database is the one that ran here last, and whose the store is.
+
+A database that was restored from a dump or promoted from a replica may lack decisions that the store already shows. Embedded, a file
+beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id and
+timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is compared
+with the store before anything is freed there in any case (staleness.py).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from strongroom.backups.context import Context
+from strongroom.backups.creation import fail
+from strongroom.backups.objects import plan, stored
+from strongroom.backups.staleness import CatalogOutdated
+from strongroom.catalog import sweeping
+from strongroom.catalog import tables as t
+from strongroom.repository import names
+from strongroom.repository.keys import seal_owner
+from strongroom.storage.base import ObjectExists
+
+
+def take_possession(ctx: Context) -> None:
+    """At the first start the store becomes this catalog's: `owner/1`. Raises CatalogOutdated if another catalog has it."""
+    with ctx.catalog.read() as conn:
+        known = conn.execute(sa.select(t.installation.c.owner)).scalar()
+    if known is None:
+        if ctx.store.stat(names.owner(1)) is not None:
+            raise CatalogOutdated(
+                "the store belongs to another catalog: use that one, choose another store, or run `strongroom catalog rebuild`"
+            )
+        with ctx.catalog.write() as conn:
+            conn.execute(t.installation.insert().values(id=1, owner=1, incarnation="", created_at=ctx.ambient.now()))
+            plan(conn, ctx, "", "owner", name=names.owner(1))
+    put_owner(ctx)
+
+
+def put_owner(ctx: Context) -> None:
+    """Puts the owner object that the catalog has planned."""
+    with ctx.catalog.read() as conn:
+        k = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
+        planned = conn.execute(
+            sa.select(t.object_.c.id).where(t.object_.c.name == names.owner(k), t.object_.c.state == "PLANNED")
+        ).scalar()
+    if planned is None:
+        return
+    data = seal_owner(ctx.root_key, k)
+    try:
+        ctx.store.put_new(names.owner(k), data)
+    except ObjectExists:  # put by a start that ended before it could say so
+        pass
+    with ctx.catalog.write() as conn:
+        stored(conn, planned, len(data))
+
+
+def recognise(ctx: Context, file: Path) -> bool:
+    """Whether this database ran here last. If not, every build is failed. Draws the next word where the catalog is embedded."""
+    with ctx.catalog.read() as conn:
+        row = conn.execute(sa.select(t.installation.c.incarnation)).scalar_one()
+        here = _server_identity(conn) if ctx.catalog.postgres else None
+    words = _read(file) if here is None else [here]
+    same = row == "" or row in words
+    if not same:
+        _fail_builds(ctx)
+    fresh = ctx.ambient.hex_id() if here is None else here
+    if here is None:
+        _write(file, [row, fresh])
+    with ctx.catalog.write() as conn:
+        conn.execute(sa.update(t.installation).values(incarnation=fresh))
+    if here is None:
+        _write(file, [fresh])
+    return same
+
+
+def _fail_builds(ctx: Context) -> None:
+    with ctx.catalog.read() as conn:
+        rows = conn.execute(
+            sa.select(t.part.c.backup, t.part.c.lineage).where(t.part.c.state == "BUILDING").order_by(t.part.c.backup)
+        ).all()
+    for row in rows:
+        sweeping.finish(ctx.catalog, row.lineage)
+        with ctx.catalog.decide(backups=[row.backup], lineages=[row.lineage]) as conn:
+            fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")
+
+
+def _server_identity(conn: Connection) -> str:
+    """System id and timeline of a PostgreSQL server."""
+    system = conn.execute(sa.text("SELECT system_identifier FROM pg_control_system()")).scalar_one()
+    timeline = conn.execute(sa.text("SELECT timeline_id FROM pg_control_checkpoint()")).scalar_one()
+    return f"{system}:{timeline}"
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        return file.read_text("ascii").split()
+    except FileNotFoundError:
+        return []
+
+
+def _write(file: Path, words: list[str]) -> None:
+    draft = file.with_suffix(".new")
+    with draft.open("w", encoding="ascii") as out:
+        out.write("\n".join(words) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
