@@ -18,6 +18,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
 from strongroom.engines.base import CaptureBroken, CaptureSink, Control, Summary, Target
+from strongroom.engines.mongodb.capped import Unsettled
 from strongroom.engines.mongodb.catalogue import Catalogue, Collection, packed
 from strongroom.engines.mongodb.connection import (
     Client,
@@ -28,10 +29,10 @@ from strongroom.engines.mongodb.connection import (
     require_source,
     snapshot_time,
 )
-from strongroom.engines.mongodb.documents import id_document
+from strongroom.engines.mongodb.documents import NotBson, id_document
 from strongroom.engines.mongodb.names import CATALOG, DATA, PATCH, ROLES, TOUCHED, USERS, entry_name
 from strongroom.engines.mongodb.oplog import OplogTail
-from strongroom.engines.mongodb.patch import Patch, PatchReader, Unsettled
+from strongroom.engines.mongodb.patch import Patch, PatchReader
 from strongroom.engines.mongodb.reading import average_and_size, batch_size, raw_batches
 from strongroom.engines.mongodb.touched import TouchedIds
 
@@ -64,6 +65,8 @@ def capture(target: Target, sink: CaptureSink, control: Control, scratch: str) -
                 tail.wait_for(start, control)
                 run = _Capture(client, session, tail, touched, sink, control, scratch, start)
                 return run.run(server)
+        except NotBson as error:
+            raise CaptureBroken(f"MongoDB's answer cannot be read: {error}") from error
         finally:
             touched.close()
 
@@ -131,9 +134,9 @@ class _Capture:
                 for batch in raw_batches(self._client, self._session, item.database, command, size=batch_size(average)):
                     self._control.check()
                     self._tail.check()
-                    data = b"".join(batch.documents)
+                    data = b"".join(batch)
                     writer.write(data)
-                    documents += len(batch.documents)
+                    documents += len(batch)
                     self._bytes += len(data)
                     self._control.progress("data", self._bytes, max(total, self._bytes))
             except OperationFailure as error:
@@ -149,6 +152,8 @@ class _Capture:
         """Chooses T1 and reads the patch at it; where something was dropped too early, at a later one."""
         reason = ""
         for _ in range(SETTLING_ATTEMPTS):
+            time = self._settle_catalogue()
+            self._patches.prepare(self._to_patch(self._catalogue.collections(), time)[0])
             time = self._settle_catalogue()
             self._touched.freeze()
             collections = self._catalogue.collections()

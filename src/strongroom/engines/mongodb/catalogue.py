@@ -156,7 +156,7 @@ class Catalogue:
 
     def _entries(self, database: str) -> Iterator[RawBSONDocument]:
         for batch in raw_batches(self._client, self._session, database, {"listCollections": 1}):
-            yield from map(decode, batch.documents)
+            yield from map(decode, batch)
 
     def _known_indexes(self, known: _Listing | None, database: str, name: str, uuid: bytes) -> tuple[RawBSONDocument, ...] | None:
         if known is None or not uuid:
@@ -173,7 +173,7 @@ class Catalogue:
         command = {"listIndexes": name, "includeBuildUUIDs": True}
         try:
             for batch in raw_batches(self._client, self._session, database, command):
-                for index in map(decode, batch.documents):
+                for index in map(decode, batch):
                     if "buildUUID" in index:
                         self.warnings.add(f"an index of {database}.{name} was being built: left out")
                     else:

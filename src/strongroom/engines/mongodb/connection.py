@@ -41,7 +41,7 @@ DRIVER_OPTIONS = frozenset(
 
 Client = MongoClient[dict[str, Any]]
 
-_UNAUTHORIZED, _AUTHENTICATION_FAILED, _TOO_LONG = 13, 18, 50
+_UNAUTHORIZED, _AUTHENTICATION_FAILED, _CURSOR_LOST, _TOO_LONG = 13, 18, 43, 50
 _PRIMARY_CODES = frozenset({10107, 13435, 11602, 189, 91, 11600, 13436})
 _STANDALONE = (
     "it is a stand-alone server without an oplog, so no consistent backup can be taken. Make it a replica set of one node: "
@@ -109,6 +109,8 @@ def _meaning(error: OperationFailure) -> EngineError:
         return EngineDenied(f"the user lacks a right: {_short(error)}")
     if error.code in _PRIMARY_CODES:
         return EngineUnreachable(f"the primary has changed or is shutting down: {_short(error)}")
+    if error.code == _CURSOR_LOST:
+        return CaptureBroken("MongoDB gave up a cursor: nothing was read for too long, or the primary has changed")
     if error.code == _TOO_LONG:
         return EngineUnreachable("MongoDB did not answer in time: does a majority of the replica set run?")
     return EngineError(f"MongoDB refuses: {_short(error)} (code {error.code})")
@@ -142,29 +144,40 @@ def release_of(version: str) -> tuple[int, int]:
         return 0, 0
 
 
-def inspect(client: Client) -> Server:
-    """Asks for version and place in the topology. Refuses a router, a shard and a member that cannot be written to."""
-    hello = client.admin.command("hello")
-    if hello.get("msg") == "isdbgrid":
-        raise EngineUnsupported("it is a mongos router: sharded clusters are not supported")
-    if not hello.get("isWritablePrimary"):
-        raise EngineUnreachable("it is not a primary that can be written to; give the addresses of all members of the set")
-    version = str(client.admin.command("buildInfo")["version"])
-    setting = client.admin.command("getParameter", featureCompatibilityVersion=1)
+def inspect(client: Client, rights: Sequence[Right] = (), role: str = "") -> Server:
+    """Asks for version and place in the topology. Refuses a router, a member that cannot be written to, and a user that lacks
+    one of the rights, which the built-in role would grant."""
+    with _asking():
+        hello = client.admin.command("hello")
+        require_primary(hello)
+        require_rights(client, rights, role)
+        version = str(client.admin.command("buildInfo")["version"])
+        setting = client.admin.command("getParameter", featureCompatibilityVersion=1)
     feature = str(setting["featureCompatibilityVersion"]["version"])
     identity = str(hello.get("me", "")), str(hello.get("electionId", ""))
     return Server(version, feature, hello.get("setName"), identity)
 
 
-def require_source(client: Client) -> Server:
-    """A server whose state can be captured: a replica set's primary, new enough, not a shard, with the rights to read all."""
-    with _asking():
-        server = inspect(client)
+def require_primary(hello: Mapping[str, Any]) -> None:
+    """A router of a sharded cluster is refused for good, a secondary until it is primary again."""
+    if hello.get("msg") == "isdbgrid":
+        raise EngineUnsupported("it is a mongos router: sharded clusters are not supported")
+    if not hello.get("isWritablePrimary"):
+        raise EngineUnreachable("it is not a primary that can be written to; give the addresses of all members of the set")
+
+
+def require_oplog(server: Server) -> None:
+    """A capture needs an oplog, and snapshot reads outside transactions."""
     if server.set_name is None:
         raise EngineUnsupported(_STANDALONE)
     if server.release < OLDEST:
         raise EngineUnsupported(f"MongoDB {server.version} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed")
-    require_rights(client, CAPTURE_RIGHTS, "backup")
+
+
+def require_source(client: Client) -> Server:
+    """A server whose state can be captured: a replica set's primary, new enough, not a shard, with the rights to read all."""
+    server = inspect(client, CAPTURE_RIGHTS, "backup")
+    require_oplog(server)
     if client.admin["system.version"].find_one({"_id": "shardIdentity"}) is not None:
         raise EngineUnsupported("it is a shard of a sharded cluster, which is not supported")
     return server
@@ -268,7 +281,13 @@ def as_timestamp(number: int) -> Timestamp:
 def note_time(client: Client) -> int:
     """Writes a note into the oplog; what it returns is a time at or after everything acknowledged before the call."""
     reply = client.admin.command("appendOplogNote", data={"strongroom": "capture"})
-    return as_number(reply["operationTime"])
+    if "operationTime" in reply:
+        return as_number(reply["operationTime"])
+    # A server that has just started tells no times yet; the newest entry of its oplog is our note or a later one.
+    newest = client.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", -1)])
+    if newest is None:
+        raise CaptureBroken("the oplog is empty")
+    return as_number(newest["ts"])
 
 
 def snapshot_time(client: Client) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
 from strongroom.engines.mongodb import capture, restore
 from strongroom.engines.mongodb.catalogue import belongs
 from strongroom.engines.mongodb.connection import Client, connected, require_source
 from strongroom.engines.mongodb.reading import average_and_size
 
+_PROBE_SECONDS = 8.0  # the longest that one answer may take
 _SIZING_SECONDS = 4.0
 _SHORT_OPLOG_HOURS = 1.0
 
@@ -22,11 +23,14 @@ class MongoEngine:
     name = "mongodb"
     id_suffix = "02"
 
+    def __init__(self, ambient: Ambient | None = None) -> None:
+        self._ambient = ambient or Machine()
+
     def probe(self, target: Target) -> Probe:
         """See `Engine.probe`. The size is that of the documents before the server's compression."""
-        with connected(target) as client:
+        with connected(target, socket_seconds=_PROBE_SECONDS) as client:
             server = require_source(client)
-            return Probe(server.version, "ReplicaSet", _size(client), _warnings(client))
+            return Probe(server.version, "ReplicaSet", _size(client, self._ambient), _warnings(client))
 
     def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
         """See `Engine.capture`."""
@@ -41,25 +45,25 @@ class MongoEngine:
         restore.recover(target)
 
 
-def _size(client: Client) -> int:
+def _size(client: Client, ambient: Ambient) -> int:
     """Sum over the collections; where there are too many to ask in time, what they take on disk where that is more."""
-    deadline = time.monotonic() + _SIZING_SECONDS
+    deadline = ambient.monotonic() + _SIZING_SECONDS
     databases = client.admin.command("listDatabases")["databases"]
     on_disk = sum(int(item["sizeOnDisk"]) for item in databases if item["name"] not in ("local", "config"))
     size = 0
     for item in databases:
         for entry in client[item["name"]].list_collections():
-            if entry["type"] == "view" or not (belongs(item["name"], entry["name"]) or _buckets(entry["name"])):
+            if entry["type"] != "collection" or not _counts(item["name"], entry["name"]):
                 continue
-            if time.monotonic() > deadline:
+            if ambient.monotonic() > deadline:
                 return max(size, on_disk)
-            if entry["type"] == "collection":
-                size += average_and_size(client, item["name"], entry["name"])[1]
+            size += average_and_size(client, item["name"], entry["name"])[1]
     return size
 
 
-def _buckets(name: str) -> bool:
-    return name.startswith("system.buckets.")
+def _counts(database: str, name: str) -> bool:
+    """A time series' documents are in its buckets."""
+    return belongs(database, name.removeprefix("system.buckets."))
 
 
 def _warnings(client: Client) -> list[str]:

@@ -21,7 +21,7 @@ from strongroom.engines.base import CaptureBroken, Control, EngineError, EngineU
 from strongroom.engines.mongodb.connection import Client, as_number, as_timestamp, translated
 from strongroom.engines.mongodb.documents import UNDEFINED, decode, id_of, key_of
 from strongroom.engines.mongodb.names import split_namespace
-from strongroom.engines.mongodb.reading import Batch, raw_batches
+from strongroom.engines.mongodb.reading import raw_batches
 from strongroom.engines.mongodb.touched import TouchedIds
 
 _CAPPED_POSITION_LOST = 136
@@ -254,10 +254,10 @@ class OplogTail:
         if not oldest or as_number(oldest[0]["ts"]) > self._start:
             raise CaptureBroken(ROLLED_OVER)
 
-    def _take(self, session: ClientSession, batch: Batch) -> None:
+    def _take(self, session: ClientSession, batch: list[bytes]) -> None:
         rows: dict[tuple[str, bytes], tuple[str, bytes, bytes, int]] = {}
         reached = self._reached
-        for document in batch.documents:
+        for document in batch:
             entry = decode(document)
             time = as_number(entry["ts"])
             if time <= self._start:
@@ -294,6 +294,6 @@ class OplogTail:
     def _entry_at(self, session: ClientSession, time: Timestamp) -> RawBSONDocument:
         command = {"find": "oplog.rs", "filter": {"ts": time}, "limit": 1}
         for batch in raw_batches(self._client, session, "local", command):
-            if batch.documents:
-                return decode(batch.documents[0])
+            if batch:
+                return decode(batch[0])
         raise CaptureBroken(ROLLED_OVER)

@@ -16,12 +16,13 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
 from strongroom.engines.base import Control
+from strongroom.engines.mongodb.capped import CappedReader, Unsettled
 from strongroom.engines.mongodb.catalogue import Collection
 from strongroom.engines.mongodb.connection import Client, note_time
 from strongroom.engines.mongodb.documents import frames, id_of, in_filter, key_of
 from strongroom.engines.mongodb.names import split_namespace
 from strongroom.engines.mongodb.oplog import OplogTail
-from strongroom.engines.mongodb.reading import at_time, average_and_size, batch_size, raw_batches
+from strongroom.engines.mongodb.reading import at_time, average_and_size, batch_size, pieces_of, raw_batches
 from strongroom.engines.mongodb.touched import TouchedIds
 
 LOOSE_ROUNDS = 4
@@ -29,10 +30,6 @@ EXACT_AT_MOST = 20_000  # changed documents that are left to the snapshot withou
 
 _SNAPSHOT_LOST = frozenset({239, 246})  # SnapshotTooOld, SnapshotUnavailable
 _GONE = frozenset({26, 175})  # NamespaceNotFound, QueryPlanKilled
-
-
-class Unsettled(Exception):
-    """The state at the chosen time cannot be read any more: choose a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +55,6 @@ class _Loose:
     paths: dict[str, str] = field(default_factory=dict)
 
 
-def pieces_of(path: str, size: int = 1024 * 1024) -> Iterator[bytes]:
-    """A file in pieces."""
-    with open(path, "rb") as file:
-        while piece := file.read(size):
-            yield piece
-
-
 class PatchReader:
     """Reads patches into files in `scratch`."""
 
@@ -85,6 +75,7 @@ class PatchReader:
         self._control = control
         self._rounds: list[_Loose] = []
         self._files = 0
+        self._capped = CappedReader(client, session, tail, control, self._new_file)
 
     def loosen(self, start: int) -> None:
         """Reads changed documents without a snapshot, again and again, until few enough are left."""
@@ -98,6 +89,10 @@ class PatchReader:
                     self._read_changed(namespace, self._since(start), None, file)
             self._rounds.append(made)
 
+    def prepare(self, whole: Sequence[Collection]) -> None:
+        """To be called just before the time for `exact` is chosen: capped collections need a copy from before."""
+        self._capped.prepare(item for item in whole if item.capped)
+
     def exact(
         self, time: int, whole: Sequence[Collection], changed: Sequence[Collection]
     ) -> tuple[list[Patch], dict[str, Patch]]:
@@ -106,6 +101,9 @@ class PatchReader:
         The touched ids must be frozen. Raises Unsettled if something was dropped or renamed before it was read."""
         patches, accounts = [], {}
         for collection in whole:
+            if collection.capped:
+                patches.append(self._spooled(collection, self._capped.documents_at(collection, time)))
+                continue
             patches.append(self._whole(collection.database, collection.stored_as, time, {}))
         for name in ("system.users", "system.roles"):
             accounts[name] = self._whole("admin", name, time, {"sort": {"_id": 1}})
@@ -135,6 +133,14 @@ class PatchReader:
                 file.write(b"".join(found))
                 documents += len(found)
         return Patch(database, collection, True, documents, path)
+
+    def _spooled(self, collection: Collection, batches: Iterator[list[bytes]]) -> Patch:
+        path, documents = self._new_file(), 0
+        with open(path, "wb") as file:
+            for batch in batches:
+                file.write(b"".join(batch))
+                documents += len(batch)
+        return Patch(collection.database, collection.stored_as, True, documents, path)
 
     def _changed(self, collection: Collection, time: int) -> Patch:
         path, documents = self._new_file(), 0
@@ -180,7 +186,7 @@ class PatchReader:
             for batch in raw_batches(self._client, self._session, database, command, size=size):
                 self._control.check()
                 self._tail.check()
-                yield batch.documents
+                yield batch
         except OperationFailure as error:
             if error.code in _GONE and missing:
                 return

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bson.int64 import Int64
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
-from strongroom.engines.mongodb.connection import Client, as_number, as_timestamp
+from strongroom.engines.mongodb.connection import Client, as_timestamp
 from strongroom.engines.mongodb.documents import RAW, NotBson, elements, split_array
 
 BATCH_BYTES = 4 * 1024 * 1024
 _MOST_DOCUMENTS = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Whole documents of one reply, and the time up to which the server had applied writes when it answered."""
-
-    documents: list[bytes]
-    time: int
 
 
 def batch_size(average: int) -> int:
@@ -38,7 +29,7 @@ def raw_batches(
     *,
     size: int = 1000,
     more: Mapping[str, Any] | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[list[bytes]]:
     """Runs a command that opens a cursor and reads it to its end. `more` are extra fields of getMore (tailing cursors).
 
     The end is the server's word that the cursor is finished (id 0). An abandoned cursor ends with its session.
@@ -48,7 +39,7 @@ def raw_batches(
     cursor = reply["cursor"]
     collection = str(cursor["ns"]).partition(".")[2]
     while True:
-        yield Batch(_documents(bytes(cursor.raw)), as_number(reply["operationTime"]) if "operationTime" in reply else 0)
+        yield _documents(bytes(cursor.raw))
         cursor_id = cursor["id"]
         if not cursor_id:
             return
@@ -78,3 +69,10 @@ def average_and_size(client: Client, database: str, collection: str) -> tuple[in
             return 1024, 0
         raise
     return int(stats.get("avgObjSize", 1024) or 1024), int(stats.get("size", 0))
+
+
+def pieces_of(path: str, size: int = 1024 * 1024) -> Iterator[bytes]:
+    """A file in pieces."""
+    with open(path, "rb") as file:
+        while piece := file.read(size):
+            yield piece

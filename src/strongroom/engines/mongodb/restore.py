@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError, OperationFailure
-from pymongo.write_concern import WriteConcern
+from pymongo.errors import OperationFailure
 
 from strongroom.engines.base import (
     Control,
@@ -44,7 +43,6 @@ from strongroom.engines.mongodb.connection import (
     connected,
     inspect,
     release_of,
-    require_rights,
     translated,
 )
 from strongroom.engines.mongodb.documents import RAW, NotBson, frames, id_of, key_of
@@ -119,9 +117,8 @@ def recover(target: Target) -> None:
 
 def require_target(client: Client, facts: Mapping[str, Any]) -> None:
     """A primary that can be written to, at least as new as the backup, with the rights for all that follows."""
-    server = inspect(client)
+    server = inspect(client, RESTORE_RIGHTS, "restore")
     require_version(server.version, server.feature_version, facts)
-    require_rights(client, RESTORE_RIGHTS, "restore")
 
 
 def require_version(version: str, feature_version: str, facts: Mapping[str, Any]) -> None:
@@ -292,29 +289,29 @@ class _Restore:
 
     def _insert(self, item: Collection, documents: list[bytes]) -> None:
         self._control.check()
-        # One writer in order keeps the natural order; the last step waits for the majority.
-        collection = self._client[item.database].get_collection(item.stored_as, write_concern=WriteConcern(w=1))
-        try:
-            collection.insert_many(
-                [RawBSONDocument(document, RAW) for document in documents],
-                ordered=False,
-                bypass_document_validation=True,
-            )
-        except BulkWriteError as error:
-            self._judge(item, error)
+        # One writer in order keeps the natural order; the last step waits for the majority. A command, not the driver's
+        # own insert, since that refuses names that the server takes (two dots in a row).
+        reply = self._client[item.database].command(
+            {
+                "insert": item.stored_as,
+                "documents": [RawBSONDocument(document, RAW) for document in documents],
+                "ordered": False,
+                "bypassDocumentValidation": True,
+                "writeConcern": {"w": 1},
+            }
+        )
+        if "writeErrors" in reply or reply["n"] != len(documents):
+            self._judge(item, len(documents) - int(reply["n"]), reply.get("writeErrors", []))
         self._written += sum(map(len, documents))
         self._control.progress("data", self._written, max(self._plan.bytes, self._written))
 
-    def _judge(self, item: Collection, error: BulkWriteError) -> None:
+    def _judge(self, item: Collection, refused: int, errors: Sequence[Mapping[str, Any]]) -> None:
         """Refused documents break the restore, but for stored functions that are there already: no role may remove them."""
-        refused = (error.details or {}).get("writeErrors", [])
-        codes = {int(one["code"]) for one in refused}
+        codes = {int(error["code"]) for error in errors}
         if item.name == "system.js" and codes == {_DUPLICATE}:
-            self._warnings.append(
-                f"{len(refused)} stored functions of {item.namespace} were there already and are left as they were"
-            )
+            self._warnings.append(f"{refused} stored functions of {item.namespace} were there already and are left as they were")
             return
-        raise EngineError(f"MongoDB refused {len(refused)} documents of {item.namespace} (codes {sorted(codes)})") from None
+        raise EngineError(f"MongoDB refused {refused} documents of {item.namespace} (codes {sorted(codes)})")
 
     def _build_indexes(self, item: Collection) -> None:
         indexes = [

@@ -48,7 +48,10 @@ class TouchedIds:
         """Makes visible what was added since `freeze`."""
         with self._lock:
             self._db.execute("BEGIN")
-            self._db.execute("INSERT INTO touched SELECT * FROM later WHERE true " + _ON_CONFLICT)
+            self._db.execute(
+                "INSERT INTO touched SELECT * FROM later WHERE true "
+                "ON CONFLICT (ns, key) DO UPDATE SET last = max(last, excluded.last)"
+            )
             self._db.execute("DELETE FROM later")
             self._db.execute("COMMIT")
             self._frozen = False
@@ -91,8 +94,7 @@ class TouchedIds:
         return found
 
 
-_ON_CONFLICT = "ON CONFLICT (ns, key) DO UPDATE SET last = max(last, excluded.last)"
 _UPSERT = {
-    "touched": "INSERT INTO touched VALUES (?, ?, ?, ?) " + _ON_CONFLICT,
-    "later": "INSERT INTO later VALUES (?, ?, ?, ?) " + _ON_CONFLICT,
+    "touched": "INSERT INTO touched VALUES (?, ?, ?, ?) ON CONFLICT (ns, key) DO UPDATE SET last = max(last, excluded.last)",
+    "later": "INSERT INTO later VALUES (?, ?, ?, ?) ON CONFLICT (ns, key) DO UPDATE SET last = max(last, excluded.last)",
 }
