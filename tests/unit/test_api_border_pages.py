@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from fastapi import APIRouter
@@ -83,7 +84,7 @@ def test_what_a_handler_asks_for_is_what_the_app_was_given(house: House) -> None
     asking = APIRouter()
 
     @asking.get("/asked")
-    def asked(number=given(int)) -> int:  # type: ignore[no-untyped-def]
+    def asked(number: Annotated[int, given(int)]) -> int:
         return number
 
     house.app = build_app(house.services, [asking], objects={int: 7})
