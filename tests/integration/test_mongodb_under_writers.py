@@ -379,7 +379,7 @@ def test_ids_equal_but_of_another_type_or_letter_case_are_one_document(source: M
 
 
 def test_many_changes_during_the_capture_cost_little_memory(source: MongoServer) -> None:
-    """Half a million changed documents stay on disk: the capture's own memory does not grow with them."""
+    """A hundred thousand changed documents stay on disk: the capture's own memory does not grow with them."""
     import tracemalloc
 
     with source.client() as client:
