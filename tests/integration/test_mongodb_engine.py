@@ -22,7 +22,8 @@ from strongroom.engines.base import (
     RestoreBroken,
     Target,
 )
-from strongroom.engines.mongodb import MongoEngine
+from strongroom.engines.mongodb import MongoEngine, capture
+from strongroom.engines.mongodb.connection import snapshot_time
 from support.mongodb_fakes import Cancelled, Kept, QuietControl, captured, restored
 from support.mongodb_samples import ODD_NAMES, description, fill, first, put, without_standing_users
 from support.mongodb_server import ROLES, MongoServer, find_mongod, running, shared
@@ -252,11 +253,8 @@ def test_an_oplog_that_rolled_over_breaks_the_capture_with_advice() -> None:
 @contextlib.contextmanager
 def _slow_tail() -> Iterator[None]:
     """The tail begins so far back that the oplog cannot reach there, as if it had lost its oldest entries."""
-    from strongroom.engines.mongodb import capture
-
-    genuine = capture.snapshot_time
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "snapshot_time", lambda client: genuine(client) - (3600 << 32))
+        patch.setattr(capture, "snapshot_time", lambda client: snapshot_time(client) - (3600 << 32))
         yield
 
 

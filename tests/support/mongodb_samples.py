@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import bson
@@ -124,7 +125,7 @@ def _indexes(database: Database[Any], name: str) -> list[dict[str, Any]]:
     return list(database.command({"listIndexes": name})["cursor"]["firstBatch"])
 
 
-def _ordered(entry: dict[str, Any]) -> bool:
+def _ordered(entry: Mapping[str, Any]) -> bool:
     return bool(entry["options"].get("capped"))
 
 

@@ -141,7 +141,7 @@ def test_different_values_have_different_keys(one: Any, other: Any) -> None:
 
 def _loosely_equal(one: Any, other: Any) -> bool:
     """Equal for the server: numbers by value, at any depth."""
-    return _plain(one) == _plain(other)
+    return bool(_plain(one) == _plain(other))
 
 
 def _plain(value: Any) -> Any:
@@ -158,7 +158,10 @@ def _plain(value: Any) -> Any:
 
 def test_special_numbers_have_keys_of_their_own() -> None:
     """NaN equals NaN, infinities equal by sign across types, -0.0 is 0, huge decimals compare by value."""
-    key = lambda value: key_of(value_of({"_id": value}))  # noqa: E731
+
+    def key(value: Any) -> bytes:
+        return key_of(value_of({"_id": value}))
+
     assert key(float("nan")) == key(bson.Decimal128("NaN"))
     assert key(float("inf")) == key(bson.Decimal128("Infinity")) != key(float("-inf"))
     assert key(-0.0) == key(0) == key(bson.Decimal128("-0E+3"))
