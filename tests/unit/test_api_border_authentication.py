@@ -143,6 +143,18 @@ def test_another_project_than_the_tokens_or_keys_is_refused(house: House) -> Non
     assert house.request("DELETE", url, headers=signed(house, url=url)).status_code == 202
 
 
+def test_a_key_is_for_the_projects_in_which_its_owner_has_a_policy(house: House) -> None:
+    """Another project of the same account is refused as any other."""
+    with house.services.catalog.write() as conn:
+        second = accounts.create_project(conn, house.clock, house.first.founded.account, "second")
+    user = house.new_user("ulla", "administrator", second)
+    with house.services.catalog.write() as conn:
+        key = accounts.create_access_key(conn, house.clock, house.services.sealer, user)
+    own, other = path(house, project=second), path(house)
+    assert house.request("DELETE", own, headers=signed(house, key, url=own)).status_code == 202
+    assert code(house.request("DELETE", other, headers=signed(house, key, url=other))) == (400, "DBS.200010")
+
+
 def test_a_token_for_the_account_is_for_no_project(house: House) -> None:
     """Its scope is IAM's own calls."""
     token = house.token(scope={"domain": {"name": "strongroom"}})

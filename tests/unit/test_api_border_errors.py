@@ -52,6 +52,11 @@ def instance(instance_id: InstanceId) -> str:
     return instance_id
 
 
+@router.get("/echo/{word}")
+def echo(word: str) -> str:
+    return word
+
+
 @router.get("/broken")
 def broken() -> None:
     raise RuntimeError("the secret is swordfish")
@@ -80,6 +85,12 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 def test_an_unknown_path_is_404_and_never_a_redirect(house: House, path: str) -> None:
     """Below 400 everything is success to clients."""
     assert code(house.request("GET", path)) == (404, "APIGW.0101")
+
+
+@pytest.mark.parametrize(("sent", "meant"), [("a%2Fb%20c", "a/b c"), ("a%252Fb", "a%2Fb"), ("%E6%97%A5+", "日+"), ("a%", "a%")])
+def test_a_path_parameter_arrives_as_it_was_meant(house: House, sent: str, meant: str) -> None:
+    """Decoded once, and its slashes are no steps of the path."""
+    assert house.request("GET", f"/echo/{sent}").json() == meant
 
 
 def test_a_wrong_method_is_405_and_says_which_there_are(house: House) -> None:
@@ -220,6 +231,8 @@ def test_who_asks_too_fast_is_told_when_to_come_back(tmp_path: Path) -> None:
     assert "address" in answer.json()["error_msg"]
     house.clock.sleep(2)
     assert [house.request("GET", "/rows").status_code for _ in range(2)] == [200, 429]
+    house.clock.sleep(3600)
+    assert [house.request("GET", "/rows").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_users_have_their_own_limit(tmp_path: Path) -> None:

@@ -234,3 +234,12 @@ def test_making_and_revoking_tokens_is_in_the_audit_trail(house: House) -> None:
         ("deleteToken", "admin", "192.0.2.7"),
     ]
     assert token["X-Auth-Token"] not in str(rows)
+
+
+def test_a_wrong_password_of_a_known_user_is_in_the_audit_trail(house: House) -> None:
+    """As refused; a name that nobody has belongs to no account and leaves no row."""
+    house.login(password="guess")
+    house.login("nobody")
+    with house.services.catalog.read() as conn:
+        rows = conn.execute(sa.select(t.audit.c.event, t.audit.c.outcome, t.audit.c.user_name)).all()
+    assert rows == [("createToken", "REFUSED", "admin")]

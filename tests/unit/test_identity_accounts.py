@@ -37,6 +37,20 @@ def test_the_first_start_founds_once_however_many_start(tmp_path: Path) -> None:
             assert conn.scalar(sa.select(sa.func.count()).select_from(table)) == 1
 
 
+def test_no_account_exists_whose_secret_nobody_was_told(tmp_path: Path) -> None:
+    """Telling comes before the commit: if it fails, the next start founds again."""
+    catalog, clock, sealer = new_catalog(tmp_path), Clock(), Sealer(ROOT_KEY)
+    told: list[accounts.FirstStart] = []
+
+    def fail(_: accounts.FirstStart) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        accounts.first_start(catalog, clock, sealer, password_hash=None, tell=fail)
+    assert accounts.first_start(catalog, clock, sealer, password_hash=None, tell=told.append) == told[0]
+    assert accounts.first_start(catalog, clock, sealer, password_hash=None, tell=fail) is None
+
+
 def test_names_are_unique_in_their_account(house: House) -> None:
     """Users, projects; and a built-in policy's name cannot be taken."""
     catalog, account = house.services.catalog, house.first.founded.account

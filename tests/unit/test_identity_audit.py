@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import sqlalchemy as sa
 
 from strongroom.catalog.database import Catalog
 from strongroom.identity import tables as t
-from strongroom.identity.audit import Entry, append, check_chain
+from strongroom.identity.audit import ChainBroken, Entry, append, check_chain
 from strongroom.identity.principal import Principal
 from support.border import Clock, House, build_house, new_catalog
 
@@ -77,23 +79,35 @@ def test_a_changed_row_shows(catalog: Catalog, column: str) -> None:
     assert broken_at(catalog) == 2
 
 
-@pytest.mark.parametrize(("removed", "shows_at"), [(1, 1), (2, 2), (3, 3)])
-def test_a_removed_row_shows(catalog: Catalog, removed: int, shows_at: int) -> None:
+@pytest.mark.parametrize(
+    ("removed", "broken"),
+    [
+        (1, ChainBroken(1, "a row is missing")),
+        (2, ChainBroken(2, "a row is missing")),
+        (3, ChainBroken(3, "the newest rows are missing")),
+    ],
+)
+def test_a_removed_row_shows(catalog: Catalog, removed: int, broken: ChainBroken) -> None:
     """The first, one in the middle, the newest."""
     for number in range(3):
         write(catalog, number)
     with catalog.write() as conn:
         conn.execute(sa.delete(t.audit).where(t.audit.c.sequence == removed))
-    assert broken_at(catalog) == shows_at
+    with catalog.read() as conn:
+        assert check_chain(conn, "a") == broken
 
 
-def test_a_row_with_its_own_digest_made_anew_shows_in_the_next(catalog: Catalog) -> None:
+def test_a_row_that_was_changed_together_with_its_digest_shows_in_the_next(catalog: Catalog) -> None:
     """Each digest covers the one before."""
     for number in range(3):
         write(catalog, number)
     with catalog.write() as conn:
-        conn.execute(sa.update(t.audit).where(t.audit.c.sequence == 1).values(digest="f" * 64))
-    assert broken_at(catalog) == 1
+        row = dict(conn.execute(sa.select(t.audit).where(t.audit.c.sequence == 1)).one()._mapping) | {"resource_id": "other"}
+        del row["digest"]
+        digest = hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        changed = sa.update(t.audit).where(t.audit.c.sequence == 1)
+        conn.execute(changed.values(resource_id="other", digest=digest))
+    assert broken_at(catalog) == 2
 
 
 def test_an_account_without_events_has_a_whole_chain(catalog: Catalog) -> None:

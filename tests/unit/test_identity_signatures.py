@@ -143,30 +143,44 @@ def test_a_signed_header_that_is_missing_or_doubled_is_refused() -> None:
             holds(changed(request, headers=headers))
 
 
-def test_an_unsigned_payload_is_no_way_around_the_body_of_a_json_request() -> None:
-    """The stand-in for the hash counts only for types that the service does not read."""
-    headers = {"Content-Type": "text/plain"}
-    request = signed(method="PUT", body="{}", headers=headers)
-    assert holds(changed(request, body=b"other"))
-    as_json = [(key, b"application/json" if key == b"content-type" else value) for key, value in request.headers]
-    assert not holds(changed(request, headers=as_json))
+def by_hand(headers: dict[str, str], names: str, query: str = "", payload: str | None = None, body: bytes = b"") -> Received:
+    """A request signed over the named headers only, its canonical form written out."""
+    values = {name.lower(): value for name, value in headers.items()} | {"x-sdk-date": date(NOON)}
+    lines = "".join(f"{name}:{values[name]}\n" for name in names.split(";"))
+    hashed = payload or hashlib.sha256(body).hexdigest()
+    canonical = f"DELETE\n{PATH}/\n{query}\n{lines}\n{names}\n{hashed}"
+    text = f"SDK-HMAC-SHA256\n{values['x-sdk-date']}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    digest = hmac.new(KEY.secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+    values["authorization"] = f"SDK-HMAC-SHA256 Access={KEY.id}, SignedHeaders={names}, Signature={digest}"
+    wire = [(name.encode(), value.encode()) for name, value in values.items()]
+    return Received("DELETE", PATH.encode(), query.encode(), wire, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted"),
+    [("text/plain", True), ("application/json", False), ("Application/JSON;charset=utf8", False), ("application/bson", False)],
+)
+def test_an_unsigned_payload_is_no_way_around_the_body_of_a_json_request(kind: str, accepted: bool) -> None:
+    """The stand-in for the hash counts only for types that the service does not read, whether the type is signed or not."""
+    headers = {"content-type": kind, "x-sdk-content-sha256": "UNSIGNED-PAYLOAD"}
+    request = by_hand(headers, "x-sdk-date", payload="UNSIGNED-PAYLOAD", body=b"{}")
+    assert holds(request) is accepted
+    without = [pair for pair in request.headers if pair[0] != b"content-type"]
+    assert not holds(changed(request, headers=without))
 
 
 def test_terraforms_signature_without_host_is_verified() -> None:
     """It signs accept, user-agent and x-sdk-date; the rest of the headers it leaves out."""
-    request = signed(headers={"Accept": "application/json", "User-Agent": "terraform-provider-iac golangsdk/2.0.0"})
-    full = proof(request)
-    assert "host" in full.headers
-    names = "accept;user-agent;x-sdk-date"
-    values = {key.decode(): value.decode() for key, value in request.headers}
-    lines = "".join(f"{name}:{values[name]}\n" for name in names.split(";"))
-    empty = hashlib.sha256(b"").hexdigest()
-    canonical = f"DELETE\n{PATH}/\n\n{lines}\n{names}\n{empty}"
-    text = f"SDK-HMAC-SHA256\n{values['x-sdk-date']}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    digest = hmac.new(KEY.secret.encode(), text.encode(), hashlib.sha256).hexdigest()
-    authorization = f"SDK-HMAC-SHA256 Access={KEY.id}, SignedHeaders={names}, Signature={digest}"
-    headers = [(k, v) for k, v in request.headers if k != b"authorization"] + [(b"authorization", authorization.encode())]
-    assert holds(changed(request, headers=headers))
+    headers = {"Accept": "application/json", "User-Agent": "terraform-provider-iac golangsdk/2.0.0", "Host": "strongroom"}
+    assert holds(by_hand(headers, "accept;user-agent;x-sdk-date"))
+
+
+def test_a_query_counts_by_its_meaning() -> None:
+    """A plus is a space, pairs come in any order, and an empty piece is none."""
+    request = by_hand({}, "x-sdk-date", query="a=x%20y&b=2")
+    assert holds(request)
+    assert holds(changed(request, raw_query=b"b=2&&a=x+y"))
+    assert not holds(changed(request, raw_query=b"b=2&a=x%2By"))
 
 
 @pytest.mark.parametrize(

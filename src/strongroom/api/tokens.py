@@ -15,7 +15,7 @@ from strongroom.api.authentication import Caller, authenticated_router, public_r
 from strongroom.api.contract import Text
 from strongroom.api.errors import NOT_FOUND, ApiError, ParameterError, TooManyRequests
 from strongroom.api.limiter import Limiter
-from strongroom.api.middleware import arrival_of
+from strongroom.api.middleware import Arrival, arrival_of
 from strongroom.api.services import Services, given
 from strongroom.identity import audit
 from strongroom.identity import tables as t
@@ -101,7 +101,7 @@ def create_token(
         logins: Limiter = request.app.state.logins
         if wait := logins.take(arrival.source):
             raise TooManyRequests("address", wait)
-        user = _by_password(services, proof.password)
+        user = _by_password(services, arrival, proof.password)
     else:
         user = _by_token(services, proof.token)
     with services.catalog.write() as conn:
@@ -109,12 +109,7 @@ def create_token(
         method = proof.methods[0]
         scoped = project.id if project else None
         issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at)
-        entry = audit.Entry(
-            "createToken", "token", user.id, user.name, account=user.account, project=scoped,
-            user=user.id, user_name=user.name, request_id=arrival.request_id, source=arrival.source,
-            detail={"method": method},
-        )  # fmt: skip
-        audit.append(conn, services.ambient, entry)
+        audit.append(conn, services.ambient, _event(user, arrival, scoped, {"method": method}))
     response.headers["X-Subject-Token"] = issued.text
     made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at)
     return _token_body(request, user, project, made, catalog=nocatalog is None)
@@ -141,22 +136,43 @@ def revoke_token(subject: SubjectToken, caller: Caller, services: Given) -> None
         audit.append(conn, services.ambient, audit.Entry.by(caller, "deleteToken", "token", user.id, user.name))
 
 
-def _by_password(services: Services, proof: PasswordProof | None) -> _User:
+def _by_password(services: Services, arrival: Arrival, proof: PasswordProof | None) -> _User:
     if proof is None or not (proof.user.id or proof.user.name):
         raise ParameterError("Parameter error: identity.password.user needs a password and an id or a name.")
-    asked, u = proof.user, t.user.c
+    password = proof.user.password.get_secret_value()
+    with services.catalog.read() as conn:
+        row = _named_user(conn, proof.user)
+    holds = services.passwords.holds(row.password if row else None, password)
+    if row is None:
+        raise Unauthenticated("the user name or password is wrong")
+    user = _User(row.id, row.name, row.account, row.account_name, row.administrator, row.epoch)
+    if not (holds and row.enabled):
+        with services.catalog.write() as conn:
+            refused = _event(user, arrival, None, {"method": "password"}, "REFUSED")
+            audit.append(conn, services.ambient, refused)
+        raise Unauthenticated("the user name or password is wrong")
+    return user
+
+
+def _named_user(conn: Connection, asked: UserProof) -> sa.Row[Any] | None:
+    """The user meant. A name alone may be in several accounts: then it is nobody's."""
+    u, a = t.user.c, t.account.c
     where = [u.id == asked.id] if asked.id else [u.name == asked.name]
     if asked.domain is not None and asked.domain.id:
-        where.append(t.account.c.id == asked.domain.id)
+        where.append(a.id == asked.domain.id)
     if asked.domain is not None and asked.domain.name:
-        where.append(t.account.c.name == asked.domain.name)
-    with services.catalog.read() as conn:
-        rows = conn.execute(_users().add_columns(u.password, u.enabled).where(*where).limit(2)).all()
-    row = rows[0] if len(rows) == 1 else None  # a name alone may be in several accounts: then it is nobody's
-    holds = services.passwords.holds(row.password if row else None, asked.password.get_secret_value())
-    if row is None or not holds or not row.enabled:
-        raise Unauthenticated("the user name or password is wrong")
-    return _User(row.id, row.name, row.account, row.account_name, row.administrator, row.epoch)
+        where.append(a.name == asked.domain.name)
+    rows = conn.execute(_users().add_columns(u.password, u.enabled).where(*where).limit(2)).all()
+    return rows[0] if len(rows) == 1 else None
+
+
+def _event(
+    user: _User, arrival: Arrival, project: str | None, detail: dict[str, str], outcome: audit.Outcome = "OK"
+) -> audit.Entry:
+    return audit.Entry(
+        "createToken", "token", user.id, user.name, outcome, account=user.account, project=project, user=user.id,
+        user_name=user.name, request_id=arrival.request_id, source=arrival.source, detail=detail,
+    )  # fmt: skip
 
 
 def _by_token(services: Services, proof: TokenProof | None) -> _User:

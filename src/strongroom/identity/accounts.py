@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -64,17 +64,21 @@ def first_start(
     account: str = "strongroom",
     project: str = "default",
     user: str = "admin",
+    tell: Callable[[FirstStart], None] = lambda _: None,
 ) -> FirstStart | None:
     """Founds the account with project, administrator and access key if the catalog has no account yet; None if it has.
 
-    Safe to call at every start and by several processes at once: one of them founds.
+    Safe to call at every start and by several processes at once: one of them founds. `tell` gets what was made before it is
+    committed, so that no account exists whose secret nobody was told; if it raises, nothing was made.
     """
     try:
         with catalog.write() as conn:
             if conn.scalar(sa.select(sa.func.count()).select_from(t.account)):
                 return None
             founded = found(conn, ambient, account, project, user, password_hash)
-            return FirstStart(founded, create_access_key(conn, ambient, sealer, founded.user))
+            made = FirstStart(founded, create_access_key(conn, ambient, sealer, founded.user))
+            tell(made)
+            return made
     except NameTaken:
         return None
 
