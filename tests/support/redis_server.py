@@ -77,7 +77,7 @@ class RedisServer:
     def start(self) -> None:
         """Starts the process and waits until it answers and has loaded."""
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self.binary, *self._arguments()], cwd=self.folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen([self.binary, self._write_config()], cwd=self.folder, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -89,19 +89,22 @@ class RedisServer:
                     raise RuntimeError(f"redis-server did not start: {self.log[-2000:]}") from None
                 time.sleep(0.02)
 
-    def _arguments(self) -> list[str]:
+    def _write_config(self) -> str:
         settings = {
             "port": str(self.port),
             "bind": "127.0.0.1",
             "dir": str(self.folder),
-            "save": "",
+            "save": '""',
             "appendonly": "no",
             "repl-diskless-sync-delay": "0",
             **({"enable-debug-command": "local"} if self.version >= (7,) else {}),
             **({"requirepass": self.password} if self.password else {}),
             **self.config,
         }
-        return [word for name, value in settings.items() for word in (f"--{name}", value)]
+        path = self.folder / "redis.conf"
+        path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        path.chmod(0o600)
+        return str(path)
 
     def alive(self) -> bool:
         """Whether the process runs."""

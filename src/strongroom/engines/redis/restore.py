@@ -36,6 +36,7 @@ from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed, place_of, scratch_errors
 
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
+SEND_SECONDS = 60.0  # how long the target may take nothing
 LOAD_SECONDS = 600.0  # silence while the target loads: it sends newlines unless it frees or swaps very much at once
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
@@ -48,7 +49,7 @@ class Checked:
     """What was found on the target before anything was changed there."""
 
     version: str
-    saves: bool  # it keeps dumps of its own
+    dumps: bool  # it keeps dumps of its own
 
 
 def restore(
@@ -60,14 +61,14 @@ def restore(
     2. the mark, then `repl-diskless-load swapdb`, then REPLICAOF us: it is read-only from here, old data still there;
     3. the full synchronisation: the target swaps to the new data once it has loaded all of it;
     4. REPLICAOF NO ONE, its own setting back, the mark away; also after any failure of 2 and 3;
-    5. BGSAVE, where the target saves dumps at all.
+    5. BGSAVE, where the target keeps dumps; and waiting until it has written what it keeps.
     """
     path = os.path.join(scratch, "restore.rdb")
     try:
         dump = _fetched(source, path, control, scratch)
         checked = check_target(target, dump, control, ambient)
         _replace(target, path, dump, control, ambient)
-        warnings = _saved(target, control, ambient) if checked.saves else []
+        warnings = _saved(target, checked.dumps, control, ambient)
         keys = _keys(target, ambient)
     finally:
         if os.path.exists(path):
@@ -118,7 +119,7 @@ def check_target(target: Target, dump: rdb.Dump, control: Control, ambient: Ambi
         if wire.setting("tls-replication") == "yes":
             raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
         _prove_rights(wire)
-        return Checked(version, saves=bool(wire.setting("save")))
+        return Checked(version, dumps=bool(wire.setting("save")))
 
 
 def _prove_rights(wire: Wire) -> None:
@@ -257,9 +258,11 @@ def _synchronise(link: Wire, path: str, dump: rdb.Dump, replid: str, control: Co
     link.send(b"+FULLRESYNC %s %d\r\n$%d\r\n" % (replid.encode(), _FIRST_OFFSET, dump.size))
     with scratch_errors(os.path.dirname(path)), open(path, "rb") as file:
         while piece := file.read(_PIECE):
-            link.send(piece)
+            link.send(piece, SEND_SECONDS)
             pace.advance(len(piece))
     pace.finish()
+    if pace.done != dump.size:
+        raise EngineError(f"the dump became shorter while it was sent: see who else uses {os.path.dirname(path)}")
     link.send(_ASK)
     while True:
         words = link.request(LOAD_SECONDS)
@@ -268,22 +271,36 @@ def _synchronise(link: Wire, path: str, dump: rdb.Dump, replid: str, control: Co
     control.progress("load", dump.size, dump.size)
 
 
-def _saved(target: Target, control: Control, ambient: Ambient) -> list[str]:
-    """Has the target write its new data to its own disk, and waits for it."""
+_BUSY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled", "loading")
+
+
+def _saved(target: Target, dumps: bool, control: Control, ambient: Ambient) -> list[str]:
+    """Waits until the target has its new data in its own files, as far as it keeps any; warnings if that failed.
+
+    An append-only file is rewritten by the server itself after a full synchronisation; a dump is asked for, if it `dumps`.
+    """
+    failed = "The target could not write its new data to its own disk: see its log, and run BGSAVE or BGREWRITEAOF there."
     try:
         with open_wire(target, ambient, control.check) as wire:
-            wire.command("BGSAVE", "SCHEDULE")
-            while True:
-                control.check()
-                info = wire.info()
-                if info.get("rdb_bgsave_in_progress") == "0" and info.get("aof_rewrite_in_progress", "0") == "0":
-                    break
-                ambient.sleep(0.2)
-        if info.get("rdb_last_bgsave_status") == "ok":
-            return []
-        return ["The target could not save its new data to its own disk: see its log, and save there by hand."]
+            info = _idle(wire, control, ambient)
+            if dumps:
+                wire.command("BGSAVE", "SCHEDULE")
+                info = _idle(wire, control, ambient)
     except EngineError as error:
-        return [f"The target was not made to save its new data to its own disk ({error}): run BGSAVE there."]
+        return [f"Whether the target has its new data on its own disk is not known ({error}): run BGSAVE there."]
+    rewritten = info.get("aof_enabled") != "1" or info.get("aof_last_bgrewrite_status") == "ok"
+    dumped = not dumps or info.get("rdb_last_bgsave_status") == "ok"
+    return [] if rewritten and dumped else [failed]
+
+
+def _idle(wire: Wire, control: Control, ambient: Ambient) -> dict[str, str]:
+    """Waits while the target writes to its disk."""
+    while True:
+        control.check()
+        info = wire.info()
+        if all(info.get(name, "0") == "0" for name in _BUSY):
+            return info
+        ambient.sleep(0.2)
 
 
 def _keys(target: Target, ambient: Ambient) -> dict[str, int]:

@@ -295,15 +295,16 @@ def open_wire(target: Target, ambient: Ambient, beat: Callable[[], None] = no_lo
     Raises EngineUnreachable, EngineDenied or EngineUnsupported.
     """
     place = place_of(target)
+    login: tuple[str, ...] = ()
+    if target.password is not None:
+        login = (target.password,) if place.user is None else (place.user, target.password)
+    elif place.user is not None:
+        raise EngineDenied(f"the address names user {place.user!r}, but no password is stored with the instance")
     wire = Wire(_connected(place, target), place.shown, ambient, beat, patience)
     try:
-        if place.user is not None:
-            wire.user = place.user
-        if target.password is not None:
-            user = () if place.user is None else (place.user,)
-            wire.command("AUTH", *user, target.password)
-        elif place.user is not None:
-            raise EngineDenied(f"the address names user {place.user!r}, but no password is stored with the instance")
+        wire.user = place.user or wire.user
+        if login:
+            wire.command("AUTH", *login)
     except BaseException:
         wire.close()
         raise
