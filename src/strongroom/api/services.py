@@ -57,17 +57,12 @@ class Services:
 def given(kind: type[T]) -> Any:
     """A dependency on the object that build_app was given for this type."""
 
-    def provide(request: Request) -> T:
+    async def look_up(request: Request) -> T:  # async: a look-up needs no hop to a thread
         provided: Mapping[type, Any] = request.app.state.provided
         found: T = provided[kind]
         return found
 
-    provide.__name__ = f"given_{kind.__name__}"
-
-    async def provide_here(request: Request) -> T:  # async: no hop to a thread for a look-up
-        return provide(request)
-
-    return Depends(provide_here)
+    return Depends(look_up)
 
 
 def provide(app: FastAPI, objects: Mapping[type, Any]) -> None:
