@@ -341,6 +341,29 @@ def test_a_restore_cancelled_past_the_point_tells_the_state_in_a_note(source: Mo
         assert "strongroom_restore" not in client["admin"].list_collection_names()
 
 
+def test_a_server_killed_in_mid_restore_leaves_a_state_that_is_told(source: MongoServer) -> None:
+    """The error says what the target holds; once it is back, recover() and a second restore put it right."""
+    with source.client() as client:
+        for number in range(5):
+            client["some"][f"c{number}"].insert_many([{"_id": one} for one in range(100)])
+    kept = captured(source.target("keeper"))
+    with running() as server:
+        control = QuietControl()
+
+        def kill(count: int) -> None:
+            if control.phases.get("data") and server.process is not None:
+                server.kill()
+
+        control.on_check = kill
+        with pytest.raises(RestoreBroken, match="former data is gone; of 5 collections"):
+            restored(server.target("filler"), kept, control)
+        server.start()
+        MongoEngine().recover(server.target("filler"))
+        restored(server.target("filler"), kept)
+        with server.client() as client:
+            assert [client["some"][f"c{number}"].count_documents({}) for number in range(5)] == [100] * 5
+
+
 def test_an_unknown_option_of_a_target_is_refused(source: MongoServer) -> None:
     """A typing error in an option must not silently mean the default."""
     with pytest.raises(EngineUnsupported, match="tlz"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import bson
 import pytest
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,8 @@ from strongroom.engines.base import EngineUnsupported
 from strongroom.engines.mongodb.capped import Events
 from strongroom.engines.mongodb.connection import as_number, as_timestamp
 from strongroom.engines.mongodb.documents import decode, id_of, key_of
-from strongroom.engines.mongodb.oplog import Change, Relisted, Reshaped, Reshapes, Touched, changes, earlier_part
+from strongroom.engines.mongodb.oplog import Change, OplogTail, Relisted, Reshaped, Reshapes, Touched, changes, earlier_part
+from strongroom.engines.mongodb.touched import TouchedIds
 
 
 def found(**entry: Any) -> list[Change]:
@@ -108,6 +111,35 @@ def test_a_part_of_a_transaction_names_the_one_before() -> None:
     write = {"op": "i", "ns": "d.c", "o": {"_id": 1}, "prevOpTime": link}
     first = {**part, "prevOpTime": {"ts": Timestamp(0, 0), "t": -1}}
     assert [earlier_part(decode(bson.encode(entry))) for entry in (part, write, first)] == [as_number(Timestamp(7, 1)), 0, 0]
+
+
+def test_a_transaction_that_began_before_the_start_is_noted_whole(tmp_path: Path) -> None:
+    """Its last part lies after T0 and makes all of it take effect; the earlier parts are looked up."""
+    parts = {number: _part(number) for number in (3, 4, 5)}
+    touched_ids = TouchedIds(str(tmp_path / "touched"))
+    tail = _TailOfParts(as_number(Timestamp(4, 1)), touched_ids, parts)
+    tail._take(None, [bson.encode(parts[5])])  # type: ignore[arg-type]
+    found = [key for key, _ in touched_ids.page("d.c")]
+    touched_ids.close()
+    assert found == [key_of(touched("d.c", number).value) for number in (3, 4, 5)]
+
+
+def _part(number: int) -> dict[str, Any]:
+    operation = {"op": "d", "ns": "d.c", "o": {"_id": number}}
+    command = {"applyOps": [operation], **({"partialTxn": True} if number < 5 else {})}
+    before = Timestamp(number - 1, 1) if number > 3 else Timestamp(0, 0)
+    return {"ts": Timestamp(number, 1), "op": "c", "ns": "admin.$cmd", "o": command, "prevOpTime": {"ts": before, "t": 1}}
+
+
+class _TailOfParts(OplogTail):
+    """Looks entries up in a dict."""
+
+    def __init__(self, start: int, ids: TouchedIds, parts: dict[int, dict[str, Any]]) -> None:
+        super().__init__(None, start, ids)  # type: ignore[arg-type]
+        self._parts = parts
+
+    def _entry_at(self, session: Any, time: Timestamp) -> RawBSONDocument:
+        return decode(bson.encode(self._parts[time.time]))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))

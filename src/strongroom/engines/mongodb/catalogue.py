@@ -108,21 +108,26 @@ class Catalogue:
         self._session = session
         self._reshapes = reshapes
         self._listings: dict[str, _Listing] = {}
+        self._previous = 0
         self.warnings: set[str] = set()
 
     def begin(self, time: int, control: Control) -> None:
         """Lists every database; `time` must lie before the call."""
+        self._previous = time
         for database in self._client.list_database_names():
             self._list(database, time, control)
 
     def refresh(self, time: int, control: Control) -> bool:
         """Lists again what changed since it was listed; everything up to `time` must be noted in the reshapes. False means
-        that nothing was listed again: then the catalogue is the one of `time`."""
+        that nothing was listed again: then the catalogue is the one of `time`.
+
+        A change is in the oplog a moment before a listing shows it, so each is listed twice, by two calls."""
         latest = self._reshapes.databases()
         known = {database: listing.since for database, listing in self._listings.items()}
         stale = [database for database, changed in latest.items() if changed > known.get(database, -1)]
         for database in sorted(stale):
-            self._list(database, time, control)
+            self._list(database, self._previous, control)
+        self._previous = time
         return bool(stale)
 
     def collections(self) -> list[Collection]:

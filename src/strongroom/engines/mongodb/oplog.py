@@ -185,7 +185,7 @@ class OplogTail:
         self._client = client
         self._start = start
         self._touched = touched
-        self._reached = start
+        self._reached = -1  # nothing is noted before the oplog is known to reach back to the start
         self._failure: EngineError | None = None
         self._stopping = False
         self._moved = threading.Condition()
@@ -256,7 +256,7 @@ class OplogTail:
 
     def _take(self, session: ClientSession, batch: list[bytes]) -> None:
         rows: dict[tuple[str, bytes], tuple[str, bytes, bytes, int]] = {}
-        reached = self._reached
+        reached = max(self._reached, self._start)
         for document in batch:
             entry = decode(document)
             time = as_number(entry["ts"])
