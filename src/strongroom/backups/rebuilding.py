@@ -1,0 +1,440 @@
+"""Making a catalog from the store alone, conservatively: in every doubt a chunk stays and a backup keeps what it may need.
+
+Backups are manifests without graves, in lineages that are not closed; of several manifests of a part the highest attempt counts.
+
+* An unreadable manifest stays in the chain as *damaged* and needs every chunk written up to it.
+* Lifespans are hulls: from the pack's part to the last part that names the chunk.
+* Numbers of a claimed pack that nobody names are gone. A pack that no manifest claims is reported and left, never condemned.
+* The same chunks in two objects: the first is current, the other is kept as a spare.
+* Everything comes back held ("recovered") until a person releases it; instances come back without their passwords.
+
+Order of effects: the next `owner/<k>` is put first, which stops workers of the old catalog; then rows only. Nothing is removed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from pyroaring import BitMap
+from sqlalchemy import Connection
+
+from strongroom.backups.context import Context
+from strongroom.catalog import tables as t
+from strongroom.identity import tables as identity
+from strongroom.repository import names
+from strongroom.repository.errors import RepositoryError
+from strongroom.repository.keys import LineageKeys, open_closed, open_grave, open_lineage_keys, seal_owner
+from strongroom.repository.manifest import Manifest, peek_header
+from strongroom.repository.pack import read_index
+from strongroom.storage.base import ObjectExists, ObjectMissing, Stat
+
+HELD = "recovered by a catalog rebuild"
+_AHEAD = 1_000  # a lineage's counter goes on this far above what was seen
+
+Report = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Pack:
+    """A pack as its objects tell of it."""
+
+    born: int
+    chunks: int
+    sizes: dict[int, int] = field(default_factory=dict)  # number → sealed bytes
+    objects: list[tuple[str, str, int, BitMap]] = field(default_factory=list)  # (id, name, bytes, numbers)
+
+
+@dataclass(slots=True)
+class _Part:
+    """A part that no grave buries. `named` None: damaged, it needs everything up to it."""
+
+    seq: int
+    attempt: int
+    object_id: str
+    name: str
+    size: int
+    header: dict[str, Any]
+    manifest: Manifest | None = None
+    named: dict[int, BitMap] | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a rebuild found."""
+
+    lineages: int = 0
+    closed: int = 0
+    backups: int = 0
+    damaged: int = 0
+    unknown: list[str] = field(default_factory=list)  # objects that nothing claims: reported, left
+
+
+class _Locator:
+    def __init__(self, packs: dict[int, _Pack]) -> None:
+        self._packs = packs
+
+    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
+        found = self._packs.get(pack)
+        return [] if found is None else [(key, name) for key, name, _, _ in found.objects]
+
+
+def rebuild(ctx: Context, report: Report) -> Rebuilt:
+    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError, StoreError."""
+    k = _take_store(ctx)
+    report(f"the store is owner {k}'s now; workers of an older catalog stop")
+    by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
+    result = Rebuilt()
+    for stat in ctx.store.list(""):
+        parsed = names.parse(stat.name)
+        if parsed is None:
+            result.unknown.append(stat.name)
+        elif parsed.lineage is not None:
+            by_lineage[parsed.lineage].append((stat, parsed))
+    for number, (lineage, objects) in enumerate(sorted(by_lineage.items()), 1):
+        report(f"lineage {number} of {len(by_lineage)}: {len(objects)} objects")
+        _Lineage(ctx, lineage, objects, result, report).rebuild()
+    report(
+        f"{result.backups} backups in {result.lineages} lineages, {result.damaged} of them damaged; {result.closed} lineages "
+        f"were closed; {len(result.unknown)} objects belong to nothing and were left"
+    )
+    return result
+
+
+def _take_store(ctx: Context) -> int:
+    k = 1
+    while ctx.store.stat(names.owner(k)) is not None:
+        k += 1
+    while True:
+        try:
+            size = ctx.store.put_new(names.owner(k), seal_owner(ctx.root_key, k))
+            break
+        except ObjectExists:
+            k += 1
+    with ctx.catalog.write() as conn:
+        conn.execute(t.installation.insert().values(id=1, owner=k, incarnation="", created_at=ctx.ambient.now()))
+        for older in range(1, k + 1):
+            there = size if older == k else _size(ctx, names.owner(older))
+            _object(conn, ctx.ambient.hex_id(), "", "owner", names.owner(older), there)
+    return k
+
+
+def _size(ctx: Context, name: str) -> int:
+    found = ctx.store.stat(name)
+    return 0 if found is None else found.size
+
+
+class _Lineage:
+    """One lineage's share of the rebuild."""
+
+    def __init__(
+        self, ctx: Context, lineage: str, objects: list[tuple[Stat, names.ParsedName]], result: Rebuilt, report: Report
+    ) -> None:
+        self._ctx, self._lineage, self._result, self._report = ctx, lineage, result, report
+        self._objects = objects
+        self._packs: dict[int, _Pack] = {}
+
+    def rebuild(self) -> None:
+        if self._is_closed():
+            self._result.closed += 1
+            return
+        keys, sealed = self._keys()
+        if keys is None or sealed is None:
+            self._report(f"lineage {self._lineage}: no copy of its keys opens; its objects are left as they are")
+            self._result.unknown.extend(stat.name for stat, _ in self._objects)
+            return
+        graves = self._graves(keys)
+        self._read_packs(keys)
+        parts = self._parts(keys, {seq for seq, _ in graves})
+        if not parts:
+            self._result.unknown.extend(stat.name for stat, parsed in self._objects if parsed.kind not in ("grave", "key"))
+        with self._ctx.catalog.write() as conn:
+            self._write(conn, sealed, parts, graves)
+
+    # ---- reading the store -------------------------------------------------------------------------------------------
+
+    def _of(self, *kinds: str) -> list[tuple[Stat, names.ParsedName]]:
+        return [(stat, parsed) for stat, parsed in self._objects if parsed.kind in kinds]
+
+    def _is_closed(self) -> bool:
+        for stat, _ in self._of("closed"):
+            try:
+                open_closed(self._ctx.root_key, self._lineage, self._ctx.store.get(stat.name))
+            except RepositoryError as error:
+                self._report(f"{stat.name}: {error}; the lineage counts as open")
+                return False
+            with self._ctx.catalog.write() as conn:
+                _lineage_row(conn, self._lineage, "", "", "CLOSED", 0, None)
+                _object(conn, self._ctx.ambient.hex_id(), self._lineage, "closed", stat.name, stat.size)
+            self._result.unknown.extend(other.name for other, parsed in self._objects if parsed.kind != "closed")
+            return True
+        return False
+
+    def _keys(self) -> tuple[LineageKeys | None, bytes | None]:
+        for stat, _ in self._of("key"):
+            try:
+                sealed = self._ctx.store.get(stat.name)
+                return open_lineage_keys(self._ctx.root_key, self._lineage, sealed), sealed
+            except (RepositoryError, ObjectMissing) as error:
+                self._report(f"{stat.name}: {error}")
+        return None, None
+
+    def _graves(self, keys: LineageKeys) -> list[tuple[int, Stat]]:
+        found = []
+        for stat, parsed in self._of("grave"):
+            try:
+                facts = open_grave(keys, self._ctx.store.get(stat.name))
+            except (RepositoryError, ObjectMissing) as error:
+                self._report(f"{stat.name}: {error}; it buries nothing")
+                continue
+            if facts.lineage == self._lineage and facts.seq == parsed.seq:
+                found.append((facts.seq, stat))
+        return found
+
+    def _read_packs(self, keys: LineageKeys) -> None:
+        for stat, parsed in sorted(self._of("pack", "rewrite"), key=lambda item: item[1].kind):
+            assert parsed.id is not None
+            try:
+                index = read_index(self._ctx.store, keys, self._lineage, parsed.id, stat.name)
+            except (RepositoryError, ObjectMissing) as error:
+                self._report(f"{stat.name}: {error}; left as it is")
+                self._result.unknown.append(stat.name)
+                continue
+            for held in index.packs.values():
+                pack = self._packs.setdefault(held.pack, _Pack(held.born, held.chunks))
+                sizes = dict(zip(held.numbers, held.sizes, strict=True))
+                pack.sizes |= sizes
+                pack.objects.append((parsed.id, stat.name, stat.size, BitMap(sizes)))
+
+    def _parts(self, keys: LineageKeys, buried: set[int]) -> list[_Part]:
+        newest: dict[int, tuple[Stat, names.ParsedName]] = {}
+        for stat, parsed in self._of("manifest"):
+            assert parsed.seq is not None
+            assert parsed.attempt is not None
+            known = newest.get(parsed.seq)
+            if parsed.seq in buried or (known is not None and (known[1].attempt or 0) > parsed.attempt):
+                self._result.unknown.append(stat.name)
+                continue
+            if known is not None:
+                self._result.unknown.append(known[0].name)
+            newest[parsed.seq] = (stat, parsed)
+        return [self._part(keys, stat, parsed) for _, (stat, parsed) in sorted(newest.items())]
+
+    def _part(self, keys: LineageKeys, stat: Stat, parsed: names.ParsedName) -> _Part:
+        assert parsed.seq is not None
+        assert parsed.attempt is not None
+        assert parsed.id is not None
+        part = _Part(parsed.seq, parsed.attempt, parsed.id, stat.name, stat.size, {})
+        try:
+            part.header = peek_header(self._ctx.store.get(stat.name))
+            manifest = Manifest.open(self._ctx.store, keys, self._lineage, stat.name, _Locator(self._packs))
+            named: dict[int, BitMap] = defaultdict(BitMap)
+            for pack, numbers in manifest.named_sets():
+                named[pack] |= numbers
+            part.manifest = manifest
+            missing = sum(len(numbers - BitMap(self._sizes(pack))) for pack, numbers in named.items())
+            if missing:
+                part.reason = f"{missing} of its chunks are in no object"
+            part.named = {pack: numbers for pack, numbers in named.items() if pack in self._packs}
+        except (RepositoryError, ObjectMissing) as error:
+            part.reason = f"its manifest cannot be read: {error}"
+        if part.reason is not None:
+            self._report(f"{stat.name}: damaged: {part.reason}")
+        return part
+
+    def _sizes(self, pack: int) -> Iterable[int]:
+        found = self._packs.get(pack)
+        return () if found is None else found.sizes
+
+    # ---- writing the catalog -----------------------------------------------------------------------------------------
+
+    def _write(self, conn: Connection, sealed: bytes, parts: list[_Part], graves: list[tuple[int, Stat]]) -> None:
+        highest = max(
+            [parsed.seq or 0 for _, parsed in self._objects] + [pack.born for pack in self._packs.values()], default=0
+        )
+        project, instance = _owner_of(parts)
+        chunk_average = max((part.manifest.chunk_average for part in parts if part.manifest is not None), default=0)
+        _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average)
+        self._result.lineages += 1
+        for stat, parsed in self._of("key"):
+            _object(conn, parsed.id or "", self._lineage, "key", stat.name, stat.size)
+        for seq, stat in graves:
+            _object(conn, self._ctx.ambient.hex_id(), self._lineage, "grave", stat.name, stat.size, seq)
+        for part in parts:
+            self._write_part(conn, part, project, instance)
+        self._write_packs(conn, parts)
+
+    def _write_part(self, conn: Connection, part: _Part, project: str, instance: str) -> None:
+        facts = {} if part.manifest is None else dict(part.manifest.facts)
+        backup = str(part.header.get("backup") or f"{self._ctx.ambient.hex_id()}br00")
+        now = self._ctx.ambient.now()
+        _ensure_project(conn, self._ctx, project)
+        _ensure_instance(conn, instance, project, facts, now)
+        totals = None if part.manifest is None else part.manifest.totals
+        conn.execute(
+            t.backup.insert().values(
+                id=backup, project=project, instance=instance, instance_name=facts.get("instance_name", "unknown"),
+                engine=facts.get("engine", "unknown"), engine_version=facts.get("engine_version", ""),
+                name=facts.get("name", f"recovered-{part.seq}"), description=facts.get("description", ""),
+                origin=facts.get("origin", "Manual"), scope="", state="COMPLETED" if part.reason is None else "FAILED",
+                version=0, begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
+                plain_bytes=0 if totals is None else totals.plain_bytes,
+                fail_reason=None if part.reason is None else f"damaged: {part.reason}", held=HELD,
+            )
+        )  # fmt: skip
+        _object(conn, part.object_id, self._lineage, "manifest", part.name, part.size, part.seq, part.attempt)
+        conn.execute(
+            t.part.insert().values(
+                lineage=self._lineage, seq=part.seq, backup=backup,
+                parent=0 if part.manifest is None else part.manifest.parent, attempt=part.attempt, committed=part.attempt,
+                state="COMPLETED", version=0, root=part.object_id,
+                entries=0 if totals is None else totals.entries, plain_bytes=0 if totals is None else totals.plain_bytes,
+                stored_bytes=0 if totals is None else totals.stored_bytes,
+                adopted_bytes=0 if totals is None else totals.adopted_bytes,
+            )
+        )  # fmt: skip
+        self._result.backups += 1
+        self._result.damaged += part.reason is not None
+
+    def _write_packs(self, conn: Connection, parts: list[_Part]) -> None:
+        """Lifespans from the newest part down: the first that names a number is the last that needs it."""
+        spans = _spans(parts, self._packs)
+        objects: dict[str, tuple[str, int]] = {}
+        live: dict[str, int] = defaultdict(int)
+        dead: dict[str, int] = defaultdict(int)
+        holdings: list[dict[str, Any]] = []
+        for key, pack in sorted(self._packs.items()):
+            needed = spans.get(key)
+            if needed is None:
+                self._result.unknown.extend(name for _, name, _, _ in pack.objects)
+                continue
+            gone = BitMap(range(pack.chunks)) - _union(needed.values())
+            _pack_row(conn, self._lineage, key, pack, gone)
+            _death_rows(conn, self._lineage, key, pack, needed, parts)
+            for place, (object_id, name, size, numbers) in enumerate(pack.objects):
+                objects[object_id] = (name, size)
+                spare = place > 0
+                if not spare:
+                    live[object_id] += len(numbers - gone)
+                    dead[object_id] += sum(pack.sizes[number] for number in numbers & gone)
+                holdings.append(
+                    {
+                        "object": object_id, "lineage": self._lineage, "pack": key, "spare": spare,
+                        "numbers": None if len(numbers) == pack.chunks else numbers.serialize(),
+                        "bytes": sum(pack.sizes[number] for number in numbers),
+                    }
+                )  # fmt: skip
+        for object_id, (name, size) in objects.items():
+            parsed = names.parse(name)
+            assert parsed is not None
+            _object(
+                conn, object_id, self._lineage, parsed.kind, name, size, parsed.seq or 0, parsed.attempt or 0,
+                live=live[object_id], dead=dead[object_id],
+            )  # fmt: skip
+        if holdings:
+            conn.execute(t.holding.insert(), holdings)
+
+
+def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, BitMap]]:
+    """For each claimed pack, last part → numbers that it is the last to need."""
+    spans: dict[int, dict[int, BitMap]] = {}
+    assigned: dict[int, BitMap] = defaultdict(BitMap)
+    for part in sorted(parts, key=lambda one: -one.seq):
+        wanted = part.named
+        if wanted is None:
+            wanted = {key: BitMap(pack.sizes) for key, pack in packs.items() if pack.born <= part.seq}
+        for key, numbers in wanted.items():
+            fresh = (numbers & BitMap(packs[key].sizes)) - assigned[key]
+            spans.setdefault(key, {})
+            if fresh:
+                spans[key][part.seq] = fresh
+                assigned[key] |= fresh
+    return spans
+
+
+def _death_rows(
+    conn: Connection, lineage: str, key: int, pack: _Pack, needed: dict[int, BitMap], parts: list[_Part]
+) -> None:
+    """What an older part is the last to need is closed by the part after it."""
+    after = {one.seq: following for one, following in zip(parts, parts[1:], strict=False)}
+    for last, numbers in needed.items():
+        closer = after.get(last)
+        if closer is None:
+            continue  # the head needs them: open
+        conn.execute(
+            t.death.insert().values(
+                lineage=lineage, pack=key, last=last, closer=closer.seq, attempt=closer.attempt, born=pack.born,
+                numbers=numbers.serialize(), bytes=sum(pack.sizes[number] for number in numbers),
+            )
+        )  # fmt: skip
+
+
+def _pack_row(conn: Connection, lineage: str, key: int, pack: _Pack, gone: BitMap) -> None:
+    conn.execute(
+        t.pack.insert().values(
+            lineage=lineage, id=key, born=pack.born, attempt=1, stored=True, chunks=pack.chunks,
+            bytes=sum(pack.sizes.values()), gone=gone.serialize() if gone else None,
+            gone_bytes=sum(pack.sizes.get(number, 0) for number in gone),
+        )
+    )  # fmt: skip
+
+
+def _lineage_row(
+    conn: Connection, key: str, project: str, instance: str, state: str, counter: int, sealed: bytes | None, average: int = 0
+) -> None:
+    conn.execute(
+        t.lineage.insert().values(
+            id=key, project=project, instance=instance, scope="", node="", state=state, counter=counter, version=0,
+            chunk_average=average, pack_target=16 << 20 if average else 0, sealed_keys=sealed,
+        )
+    )  # fmt: skip
+
+
+def _object(
+    conn: Connection, key: str, lineage: str, kind: str, name: str, size: int, seq: int = 0, attempt: int = 0, *,
+    live: int = 0, dead: int = 0,
+) -> None:  # fmt: skip
+    conn.execute(
+        t.object_.insert().values(
+            id=key, lineage=lineage, kind=kind, name=name, state="STORED", bytes=size, live=live, dead_bytes=dead, seq=seq,
+            attempt=attempt, late=False,
+        )
+    )  # fmt: skip
+
+
+def _owner_of(parts: list[_Part]) -> tuple[str, str]:
+    """(project, instance): from a manifest that opened, else from a header, which nobody vouches for."""
+    for part in [*(one for one in parts if one.manifest is not None), *parts]:
+        if part.header.get("project"):
+            return str(part.header["project"]), str(part.header["instance"])
+    return "0" * 32, "0" * 32 + "in00"
+
+
+def _ensure_project(conn: Connection, ctx: Context, project: str) -> None:
+    account = conn.execute(sa.select(identity.account.c.id)).scalar_one()
+    if conn.execute(sa.select(identity.project.c.id).where(identity.project.c.id == project)).first() is None:
+        conn.execute(
+            identity.project.insert().values(
+                id=project, account=account, name=f"recovered-{project[:8]}", created_at=ctx.ambient.now()
+            )
+        )
+
+
+def _ensure_instance(conn: Connection, instance: str, project: str, facts: dict[str, Any], now: float) -> None:
+    if conn.execute(sa.select(t.instance.c.id).where(t.instance.c.id == instance)).first() is None:
+        conn.execute(
+            t.instance.insert().values(
+                id=instance, project=project, name=facts.get("instance_name", f"recovered-{instance[:8]}"),
+                engine=facts.get("engine", "unknown"), address=facts.get("address", ""), secret=None,
+                mode=facts.get("mode", ""), version=facts.get("engine_version", ""), state="REGISTERED", labels="{}",
+                created_at=now, updated_at=now,
+            )
+        )  # fmt: skip
+
+
+def _union(sets: Iterable[BitMap]) -> BitMap:
+    return BitMap.union(*sets) if (sets := list(sets)) else BitMap()
