@@ -73,6 +73,7 @@ _TABLE = (
     Action("strongroom:deletion:get", Level.READ),
     Action("strongroom:deletion:list", Level.LIST),
     Action("strongroom:backup:preview", Level.READ),
+    Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:audit:list", Level.LIST),
 )
 ACTIONS: Mapping[str, Action] = {action.name: action for action in _TABLE}
