@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import Target
+from strongroom.engines.base import EngineError, Target
 from strongroom.engines.redis.wire import NotNow, Wire, no_look, open_wire
 
-RELEASE_SECONDS = 60.0  # a target that is just giving up a load refuses commands for a while
+# A target that gives up a load refuses commands for a while; one whose sender is paused answers nothing before its own
+# repl-timeout (60 s unless changed) is over.
+RELEASE_SECONDS = 90.0
 _PREFIX = "strongroom-restore"
 
 
@@ -43,23 +45,30 @@ def read_mark(text: str | None) -> Mark | None:
 
 
 def begin(wire: Wire, host: str, port: int) -> None:
-    """Marks the target, has it keep its old data until new data is loaded, and makes it a replica of host:port."""
-    mark = Mark(host, port, wire.setting("repl-diskless-load") or "disabled", wire.setting("masteruser") or "")
+    """Marks the target, has it keep its old data until new data is loaded, and makes it a replica of host:port.
+
+    Raises EngineError and changes nothing if the target carries the mark of another restore.
+    """
+    user = wire.setting("masteruser") or ""
+    if read_mark(user) is not None:
+        raise EngineError("another restore is at work on the target: wait until it has ended, and try again")
+    mark = Mark(host, port, wire.setting("repl-diskless-load") or "disabled", user)
     wire.set("masteruser", str(mark))
     wire.set("repl-diskless-load", "swapdb")
     wire.command("REPLICAOF", host, str(port))
 
 
-def release(target: Target, ambient: Ambient, beat: Callable[[], None] = no_look) -> None:
+def release(target: Target, ambient: Ambient, beat: Callable[[], None] = no_look, only: tuple[str, int] | None = None) -> None:
     """Ends an unfinished restore on the target, if it carries a mark; idempotent.
 
+    `only` names the one master whose mark counts: a restore that was paused and replaced must not end its successor.
     A target that meanwhile follows another master keeps it. One that is giving up a load is waited for.
     """
     deadline = ambient.monotonic() + RELEASE_SECONDS
     while True:
         try:
-            with open_wire(target, ambient, beat) as wire:
-                _release(wire)
+            with open_wire(target, ambient, beat, RELEASE_SECONDS) as wire:
+                _release(wire, only)
             return
         except NotNow:
             if ambient.monotonic() > deadline:
@@ -68,9 +77,9 @@ def release(target: Target, ambient: Ambient, beat: Callable[[], None] = no_look
         ambient.sleep(0.2)
 
 
-def _release(wire: Wire) -> None:
+def _release(wire: Wire, only: tuple[str, int] | None) -> None:
     mark = read_mark(wire.setting("masteruser"))
-    if mark is None:
+    if mark is None or (only is not None and only != (mark.host, mark.port)):
         return
     info = wire.info()
     if info.get("role") == "slave" and (info.get("master_host"), info.get("master_port")) == (

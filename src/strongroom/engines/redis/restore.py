@@ -143,37 +143,37 @@ def newest_rdb(version: str) -> int:
 
 
 def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> None:
-    """Steps 2 to 4: past this function's start the target is changed."""
+    """Steps 2 to 4. Whatever ends it, the target is a master again, or carries the mark that `recover` looks for."""
     replid = (ambient.hex_id() + ambient.hex_id())[:40]
     synchronising = False
-    try:
-        with _Door(target, ambient, control) as door:
+    with _Door(target, ambient, control) as door:
+        try:
             door.invite()
             with closing(door.admit()) as link:
                 synchronising = True
                 _synchronise(link, path, dump, replid, control)
-                release(target, ambient, control.check)
-    except EngineError as error:
-        raise _failed(target, ambient, error, replid, synchronising) from error
-    except BaseException:
-        with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
-            release(target, ambient)
-        raise
+                release(target, ambient, control.check, door.place)
+        except EngineError as error:
+            raise _failed(target, ambient, error, door.place, replid if synchronising else None) from error
+        except BaseException:
+            with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
+                release(target, ambient, only=door.place)
+            raise
     if not _holds_ours(target, ambient, replid):
         raise RestoreBroken("the target does not show that it took the backup", "unknown: look at its data and its log")
 
 
-def _failed(target: Target, ambient: Ambient, error: EngineError, replid: str, synchronising: bool) -> EngineError:
-    """Ends the restore on the target after an error, and finds out what it holds now."""
+def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[str, int], replid: str | None) -> EngineError:
+    """Ends the restore on the target after an error, and finds out what it holds now; no `replid`, nothing was sent."""
     try:
-        release(target, ambient)
-        loaded = _holds_ours(target, ambient, replid)
+        release(target, ambient, only=place)
+        loaded = replid is not None and _holds_ours(target, ambient, replid)
     except EngineError as worse:
         state = f"unknown, for it does not answer ({worse}); if it had to be started again it holds what it last saved"
         return RestoreBroken(str(error), state)
     if loaded:
         return RestoreBroken(str(error), "the data of the backup, as a master")
-    if synchronising:
+    if replid is not None:
         return RestoreBroken(str(error), "its old data, as a master")
     return type(error)(f"{error}; the target still holds its old data")
 
@@ -196,6 +196,7 @@ class _Door:
             self._peer = wire.peer_host
             self._listener = socket.create_server((self._host, 0), family=wire.family, backlog=8)
         self._listener.settimeout(0.5)
+        self.place = (self._host, int(self._listener.getsockname()[1]))  # as the target's master
         self._strangers: set[str] = set()
 
     def __enter__(self) -> _Door:
@@ -206,9 +207,9 @@ class _Door:
 
     def invite(self) -> None:
         """Marks the target and makes it our replica."""
-        port = int(self._listener.getsockname()[1])
         with open_wire(self._target, self._ambient, self._control.check) as wire:
-            begin(wire, self._host, port)
+            self._control.check()
+            begin(wire, *self.place)
 
     def admit(self) -> Wire:
         """The target's connection, at the point where it waits for the dump. Nobody is let in afterwards."""
