@@ -13,7 +13,8 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import recognise, take_possession
+from strongroom.backups.rebuilding import rebuild
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -92,7 +94,7 @@ def serve(settings: Settings) -> None:
         try:
             config = uvicorn.Config(
                 house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
-                timeout_graceful_shutdown=5, proxy_headers=False,
+                timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
             )  # fmt: skip
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
@@ -145,29 +147,69 @@ def _is_new(catalog: Catalog) -> bool:
         return conn.execute(sa.select(t.installation.c.id)).first() is None
 
 
-def _found(house: House, endpoint: str) -> None:
-    """The first start makes an account and writes its credentials before the account is committed: no account without them."""
+def _found(house: House, endpoint: str, project: str | None = None) -> None:
+    """The first start makes an account and writes its credentials before that is committed: no account without them."""
     ctx, file = house.context, house.settings.credentials_file
-    password = secrets.token_urlsafe(18)
-    hashed: str | None = None
     with ctx.catalog.read() as conn:
         founded = conn.execute(sa.select(identity.account.c.id)).first() is not None
-    if not founded:
-        hashed = Passwords().hash(password)
-        with ctx.catalog.write() as conn:
-            made = accounts.found(conn, ctx.ambient, "strongroom", "default", "admin", hashed)
-            key = accounts.create_access_key(conn, ctx.ambient, ctx.sealer, made.user)
-            _write_private(
-                file,
-                {
-                    "domain": "strongroom", "user": "admin", "password": password, "project_id": made.project,
-                    "access_key": key.id, "secret_key": key.secret, "endpoint": endpoint,
-                },
-            )  # fmt: skip
-    elif file.exists():
-        told = json.loads(file.read_text("utf-8"))
-        if told.get("endpoint") != endpoint:
-            _write_private(file, {**told, "endpoint": endpoint})
+    if founded:
+        if file.exists():
+            told = json.loads(file.read_text("utf-8"))
+            changed = told | {"endpoint": endpoint} | ({} if project is None else {"project_id": project})
+            if changed != told:
+                _write_private(file, changed)
+        return
+    password = secrets.token_urlsafe(18)
+
+    def tell(made: accounts.FirstStart) -> None:
+        _write_private(
+            file,
+            {
+                "domain": "strongroom", "user": "admin", "password": password, "project_id": made.founded.project,
+                "access_key": made.key.id, "secret_key": made.key.secret, "endpoint": endpoint,
+            },
+        )  # fmt: skip
+
+    accounts.first_start(ctx.catalog, ctx.ambient, ctx.sealer, password_hash=Passwords().hash(password), tell=tell)
+
+
+def rebuild_catalog(settings: Settings, report: Callable[[str], None]) -> None:
+    """Makes a new catalog from the store alone; an SQLite catalog that is there is moved aside first. Raises RebuildRefused."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_data_folder(settings.data_dir):
+        settings.root_key()  # without it nothing can be read: say so before anything is moved
+        _move_aside(settings, report)
+        with opened(settings) as house:
+            ctx = house.context
+            if not _is_new(ctx.catalog):
+                raise RebuildRefused("the catalog is not empty: give an empty database in STRONGROOM_CATALOG_URL")
+            endpoint = f"http://{settings.host}:{settings.port}"
+            _found(house, endpoint)
+            rebuild(ctx, report)
+            with ctx.catalog.read() as conn:
+                most = conn.execute(
+                    sa.select(t.backup.c.project).group_by(t.backup.c.project).order_by(sa.func.count().desc()).limit(1)
+                ).scalar()
+            _found(house, endpoint, most)
+            (settings.data_dir / "incarnation").unlink(missing_ok=True)
+            report(f"new credentials are in {settings.credentials_file}; every backup is held: release what you have checked")
+
+
+class RebuildRefused(Exception):
+    """A rebuild needs an empty catalog."""
+
+
+def _move_aside(settings: Settings, report: Callable[[str], None]) -> None:
+    url = sa.make_url(settings.catalog_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    word = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    for suffix in ("", "-wal", "-shm"):
+        old = Path(url.database + suffix)
+        if old.exists():
+            aside = old.with_name(f"{Path(url.database).name}.before-{word}{suffix}")
+            old.rename(aside)
+            report(f"the old catalog is kept as {aside}")
 
 
 def _write_private(file: Path, content: Mapping[str, Any]) -> None:
