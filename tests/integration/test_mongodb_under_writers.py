@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from strongroom.engines.base import CaptureBroken, EngineUnreachable
-from strongroom.engines.mongodb import capture, patch
+from strongroom.engines.mongodb import capped, capture, patch
 from strongroom.engines.mongodb.connection import note_time
 from support.mongodb_fakes import Kept, captured, restored
 from support.mongodb_server import MongoServer, find_mongod, running, shared
@@ -356,6 +356,31 @@ def test_a_drop_between_the_chosen_time_and_its_read_moves_the_time(
 
 def _touch(client: MongoClient[Any]) -> None:
     client["d"]["a"].update_one({"_id": 1}, {"$set": {"x": 1}})
+
+
+def test_a_capped_collection_is_brought_to_its_time_by_the_oplog(
+    source: MongoServer, other: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overflow, inserts and updates between the rough copy and T1 are all in the backup, in the order of insertion."""
+    with source.client() as old, other.client() as new:
+        ring = old["d"].create_collection("ring", capped=True, size=8192, max=5)
+        ring.insert_many([{"_id": number, "n": 0} for number in range(5)])
+        genuine = capped.CappedReader.prepare
+
+        def prepare_and_write(self: Any, collections: Any) -> None:
+            genuine(self, collections)
+            ring.insert_many([{"_id": number, "n": 0} for number in (10, 11, 12)])
+            ring.update_one({"_id": 4}, {"$set": {"n": 1}})
+            ring.update_one({"_id": 11}, {"$set": {"n": 2}})
+
+        monkeypatch.setattr(capped.CappedReader, "prepare", prepare_and_write)
+        touch = iter([lambda: ring.update_one({"_id": 3}, {"$set": {"n": 9}})])
+        kept = captured(source.target("keeper"), on_write=lambda: next(touch, lambda: None)())
+        assert kept.facts["patch/d/ring"] == {"whole": True, "documents": 5}
+        restored(other.target("filler"), kept)
+        expected = [(3, 9), (4, 1), (10, 0), (11, 2), (12, 0)]
+        assert [(one["_id"], one["n"]) for one in new["d"]["ring"].find()] == expected
+        assert [(one["_id"], one["n"]) for one in ring.find()] == expected
 
 
 def test_ids_equal_but_of_another_type_or_letter_case_are_one_document(source: MongoServer, other: MongoServer) -> None:

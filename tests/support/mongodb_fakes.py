@@ -52,7 +52,7 @@ class _Writer:
 class Kept:
     """A backup in memory: sink while it is captured, source while it is restored."""
 
-    def __init__(self, on_write: Callable[[], None] | None = None) -> None:
+    def __init__(self, on_write: Callable[[], object] | None = None) -> None:
         self.blobs: dict[str, bytes] = {}
         self.facts: dict[str, Mapping[str, Any]] = {}
         self.summary = Summary(0, 0)
@@ -77,7 +77,7 @@ class Kept:
         return (blob[start : start + 1_000_003] for start in range(0, len(blob), 1_000_003))
 
 
-def captured(target: Target, control: QuietControl | None = None, on_write: Callable[[], None] | None = None) -> Kept:
+def captured(target: Target, control: QuietControl | None = None, on_write: Callable[[], object] | None = None) -> Kept:
     """A capture of the target."""
     kept = Kept(on_write)
     with tempfile.TemporaryDirectory() as scratch:
