@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -94,7 +95,7 @@ def fill(server: RedisServer) -> None:
                 pipe.pfadd(f"hyperloglog:{size}", *words)
                 for number, word in enumerate(words):
                     pipe.xadd(f"stream:{size}", {"n": str(number), "w": word})
-            pipe.zadd("infinite", {"low": "-inf", "high": "inf", "small": 5e-324})  # type: ignore[dict-item]
+            pipe.zadd("infinite", {"low": "-inf", "high": "inf", "small": 5e-324})
             pipe.geoadd("places", (13.361389, 38.115556, "Palermo"))
             pipe.setbit("bits", 100_000, 1)
             pipe.set("number", -123456789012345)
@@ -114,7 +115,7 @@ def streams_with_readers(client: redis.Redis) -> None:
     """Groups, two consumers, entries pending and acknowledged, entries deleted."""
     client.xgroup_create("stream:3000", "first", "0")
     client.xgroup_create("stream:3000", "second", "$")
-    read = client.xreadgroup("first", "ann", {"stream:3000": ">"}, count=50)
+    read: Any = client.xreadgroup("first", "ann", {"stream:3000": ">"}, count=50)
     client.xreadgroup("first", "bob", {"stream:3000": ">"}, count=20)
     ids = [entry for entry, _ in read[0][1]]
     client.xack("stream:3000", "first", *ids[:30])

@@ -174,6 +174,8 @@ def test_a_failing_scratch_folder_is_named(server: RedisServer, tmp_path: Path) 
     """It is our disk that fails, and the text says so."""
     with pytest.raises(EngineError, match="scratch folder"):
         ENGINE.capture(Target(server.address), MemoryBackup(), Quiet(), str(tmp_path / "missing"))
+    with pytest.raises(EngineError, match="scratch folder"):
+        ENGINE.restore(Target(server.address), small_backup(), {}, Quiet(), str(tmp_path / "missing"))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -69,9 +70,9 @@ class RedisServer:
         """All that the server has written."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def client(self, **options: object) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         """A client of the default user; the caller closes it."""
-        settings = {"port": self.port, "password": self.password, "socket_timeout": 30, **options}
+        settings: dict[str, Any] = {"port": self.port, "password": self.password, "socket_timeout": 30, **options}
         return redis.Redis(host="127.0.0.1", **settings)
 
     def start(self) -> None:

@@ -6,7 +6,9 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,25 +32,25 @@ instances = st.dictionaries(st.integers(0, 20), keyed.filter(bool), max_size=4)
 def encoded(data: dict[int, dict[bytes, tuple[Value, int | None]]], shuffle: random.Random, stamp: bytes) -> bytes:
     """The instance as a server with this hash seed and at this time would dump it."""
 
-    def mixed(items: object) -> list[object]:
-        listed = list(items)  # type: ignore[call-overload]
+    def mixed(items: Iterable[Any]) -> list[Any]:
+        listed = list(items)
         shuffle.shuffle(listed)
         return listed
 
-    def value_bytes(kind: int, value: object) -> bytes:
+    def value_bytes(kind: int, value: Any) -> bytes:
         if kind == 0:
-            return string(value)  # type: ignore[arg-type]
+            return string(value)
         if kind == 1:
-            return strings(*value)  # type: ignore[misc]
+            return strings(*value)
         if kind == 2:
-            return strings(*mixed(value))  # type: ignore[arg-type]
-        return pairs(dict(mixed(value.items())))  # type: ignore[attr-defined, call-overload]
+            return strings(*mixed(value))
+        return pairs(dict(mixed(value.items())))
 
     parts = [aux(b"redis-ver", b"7.0.15"), aux(b"ctime", stamp), aux(b"used-mem", stamp), aux(b"repl-id", stamp)]
-    parts += mixed([library(b"#!lua name=one"), library(b"#!lua name=two")])  # type: ignore[arg-type]
+    parts += mixed([library(b"#!lua name=one"), library(b"#!lua name=two")])
     for db in sorted(data):
         parts.append(select(db, len(data[db]), 0))
-        for key, ((kind, value), expires) in mixed(data[db].items()):  # type: ignore[misc]
+        for key, ((kind, value), expires) in mixed(data[db].items()):
             hints = b"\xf9" + bytes([shuffle.randrange(256)])
             parts.append(record(key, kind, value_bytes(kind, value), expires=expires, hints=hints))
     return dump(*parts)
@@ -102,12 +104,13 @@ def decoded(raw: bytes) -> dict[int, dict[bytes, tuple[Value, int | None]]]:
         while at < part.end:
             texts.append(rdb.text(raw, at, 1000))
             at = rdb.skip_string(raw, at)
-        value: object = {
-            0: lambda t: t[0],
+        shapes: dict[int, Callable[[list[bytes]], object]] = {
+            0: lambda items: items[0],
             1: list,
             2: set,
-            4: lambda t: dict(zip(t[::2], t[1::2], strict=True)),
-        }[kind](texts)  # type: ignore[operator]
+            4: lambda items: dict(zip(items[::2], items[1::2], strict=True)),
+        }
+        value = shapes[kind](texts)
         assert len(texts) == count * (2 if kind == 4 else 1)
         expires = int.from_bytes(part.expiry[1:], "little", signed=True) if part.expiry else None
         found.setdefault(part.db, {})[key] = ((kind, value), expires)

@@ -67,9 +67,8 @@ def restore(
     try:
         dump = _fetched(source, path, control, scratch)
         checked = check_target(target, dump, control, ambient)
-        _replace(target, path, dump, control, ambient)
+        keys = _replace(target, path, dump, control, ambient)
         warnings = _saved(target, checked.dumps, control, ambient)
-        keys = _keys(target, ambient)
     finally:
         if os.path.exists(path):
             os.unlink(path)
@@ -83,13 +82,14 @@ def _fetched(source: RestoreSource, path: str, control: Control, scratch: str) -
     if ENTRY not in entries:
         raise EngineUnsupported("this backup holds no Redis dump; nothing was sent to the target")
     pace = Pace(control, "fetch", entries[ENTRY].size)
-    with open(path, "xb") as file:
+    with scratch_errors(scratch):
+        file = open(path, "xb")  # noqa: SIM115 (closed below: only our own writes may be blamed on the folder)
+    with file:
         for piece in source.read(ENTRY):
             with scratch_errors(scratch):
                 file.write(piece)
+                file.flush()
             pace.advance(len(piece))
-        with scratch_errors(scratch):
-            file.flush()
     pace.finish()
     try:
         dump = rdb.verify(path, Pace(control, "check", os.path.getsize(path)).advance)
@@ -142,8 +142,11 @@ def newest_rdb(version: str) -> int:
     return next((newest for major, minor, newest in _NEWEST_RDB if have >= (major, minor)), 8)
 
 
-def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> None:
-    """Steps 2 to 4. Whatever ends it, the target is a master again, or carries the mark that `recover` looks for."""
+def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> dict[str, int]:
+    """Steps 2 to 4; returns the keys then there, by database.
+
+    Whatever ends it, the target is a master again, or carries the mark that `recover` looks for.
+    """
     replid = (ambient.hex_id() + ambient.hex_id())[:40]
     synchronising = False
     with _Door(target, ambient, control) as door:
@@ -159,8 +162,17 @@ def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambien
             with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
                 release(target, ambient, only=door.place)
             raise
-    if not _holds_ours(target, ambient, replid):
-        raise RestoreBroken("the target does not show that it took the backup", "unknown: look at its data and its log")
+    return _proved(target, ambient, replid)
+
+
+def _proved(target: Target, ambient: Ambient, replid: str) -> dict[str, int]:
+    """How many keys the target now shows in each database, once it shows that it took the backup."""
+    try:
+        if not _holds_ours(target, ambient, replid):
+            raise RestoreBroken("the target does not show that it took the backup", "unknown: look at its data and its log")
+        return _keys(target, ambient)
+    except EngineUnreachable as error:
+        raise RestoreBroken(str(error), "it took the backup and was lost right afterwards: see what it holds") from error
 
 
 def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[str, int], replid: str | None) -> EngineError:

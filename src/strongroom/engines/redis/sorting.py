@@ -164,6 +164,9 @@ class _Out:
 
     def copy(self, data: rdb.Buffer, start: int, end: int) -> None:
         """Appends the buffer's [start, end)."""
+        if end - start <= _COPY:  # nearly always
+            self.put(data[start:end])
+            return
         for at in range(start, end, _COPY):
             self.put(data[at : min(at + _COPY, end)])
 
