@@ -1,0 +1,278 @@
+"""The commands against canned answers: what they ask, what they say, how they end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from support.cli_server import OWN, PROJECT, FakeServer, refusal
+
+CACHE = {
+    "id": "1" * 32 + "in14",
+    "name": "cache",
+    "engine": "redis",
+    "version": "7.0",
+    "state": "NORMAL",
+    "backups": 0,
+    "stored_bytes": 0,
+}
+OTHER = {**CACHE, "id": "2" * 32 + "in14", "name": "other"}
+INSTANCES = {f"GET {OWN}/instances": {"instances": [CACHE, OTHER]}}
+BACKUP = "3" * 32 + "br14"
+SECOND = "4" * 32 + "br14"
+JOB = "11111111-2222-3333-4444-555555555555"
+AMOUNTS = {"owned": 5 * 1024 * 1024, "freed": 3 * 1024 * 1024, "waiting": 2 * 1024 * 1024, "undecided": 0, "objects": 4}
+PREVIEW = {
+    "version": "v9", **AMOUNTS,
+    "backups": [{"id": BACKUP, "name": "second", "instance_name": "cache", "refusal": None, **AMOUNTS}],
+}  # fmt: skip
+DELETION = {
+    "backup_id": BACKUP, "backup_name": "second", "instance_name": "cache", "job_id": JOB, "state": "done", "promised": AMOUNTS,
+    "receipt": {**AMOUNTS, "removed_objects": 4, "reclaimed": {"read": 0, "written": 0, "dropped": 0, "net": 0}},
+}  # fmt: skip
+CREATE = f"POST /v3/{PROJECT}/instances/{CACHE['id']}/backups"
+
+
+def job(status: str, **more: object) -> dict[str, object]:
+    return {"id": JOB, "kind": "backup", "name": "BackupInstance", "status": status, "progress": None, "fail_reason": "", **more}
+
+
+def running(done: int) -> dict[str, object]:
+    return job("Running", progress={"phase": "reading", "done": done, "total": 200})
+
+
+def test_a_new_instance_is_added_with_the_password_of_standard_input() -> None:
+    """The password travels from standard input to the body, and the answer has the id."""
+    server = FakeServer({f"POST {OWN}/instances": (201, CACHE)})
+    address = "redis://app@127.0.0.1:6379"
+    arguments = ("instance", "add", "cache", "--engine", "redis", "--address", address, "--password-stdin", "--json")
+    result = server.run(*arguments, stdin="pass word \n")
+    assert json.loads(result.stdout)["id"] == CACHE["id"]
+    assert server.bodies() == [{"name": "cache", "engine": "redis", "address": address, "password": "pass word "}]
+
+
+def test_a_password_in_an_address_is_refused_before_anything_is_sent() -> None:
+    """Arguments can be read by other users, so a password there is wrong use, and it is not repeated."""
+    server = FakeServer({})
+    result = server.run("instance", "add", "cache", "--engine", "redis", "--address", "redis://:hunter2@127.0.0.1")
+    assert (result.exit_code, server.requests) == (2, [])
+    assert "--password-stdin" in result.stderr
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("name", ["cache", CACHE["id"]])
+def test_an_instance_is_named_by_its_name_or_its_id(name: str) -> None:
+    """Both lead to the same backup call."""
+    server = FakeServer({**INSTANCES, CREATE: (202, {"job_id": JOB, "backup_id": BACKUP})})
+    result = server.run("backup", "create", name, "first", "--description", "d", "--json")
+    assert json.loads(result.stdout) == {"job_id": JOB, "backup_id": BACKUP}
+    assert server.bodies() == [{"name": "first", "description": "d"}]
+
+
+def test_an_id_goes_before_a_name_that_looks_the_same() -> None:
+    """A name chosen to look like another instance's id never stands in for it."""
+    posing = {**OTHER, "name": CACHE["id"]}
+    server = FakeServer(
+        {f"GET {OWN}/instances": {"instances": [posing, CACHE]}, CREATE: (202, {"job_id": JOB, "backup_id": BACKUP})}
+    )
+    assert server.run("backup", "create", CACHE["id"], "first").exit_code == 0
+
+
+def test_an_unknown_instance_is_refused_with_where_to_look() -> None:
+    """Exit status 1 and the command that lists them."""
+    result = FakeServer(INSTANCES).run("backup", "create", "nobody", "first")
+    assert result.exit_code == 1
+    assert "instance list" in result.stderr
+
+
+def test_waiting_follows_the_job_and_shows_progress_in_plain_lines() -> None:
+    """Not on a terminal there is one line for a phase; the backup is shown at the end."""
+    shown = {"id": BACKUP, "name": "first", "state": "COMPLETED", "owned_bytes": 1536}
+    answers = {
+        **INSTANCES, CREATE: (202, {"job_id": JOB, "backup_id": BACKUP}),
+        f"GET {OWN}/jobs/{JOB}": [running(50), running(51), job("Completed")], f"GET {OWN}/backups/{BACKUP}": shown,
+    }  # fmt: skip
+    server = FakeServer(answers)
+    result = server.run("backup", "create", "cache", "first", "--wait")
+    assert (result.exit_code, result.stderr) == (0, "reading: 25 %\n")
+    assert "COMPLETED" in result.stdout
+    assert "1.5 KiB" in result.stdout
+
+
+def test_waiting_for_a_job_that_fails_is_status_1_with_its_reason() -> None:
+    """In JSON the job is on standard output all the same."""
+    answers = {
+        **INSTANCES, CREATE: (202, {"job_id": JOB, "backup_id": BACKUP}),
+        f"GET {OWN}/jobs/{JOB}": job("Failed", fail_reason="the disk is full"),
+    }  # fmt: skip
+    result = FakeServer(answers).run("backup", "create", "cache", "first", "--wait", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["job"]["status"] == "Failed"
+    assert "the disk is full" in result.stderr
+
+
+def test_a_wait_outlives_a_restart_of_the_server_and_its_request_limit() -> None:
+    """Refused connections, a 500 and a 429 are waited out, the last as long as it says."""
+    away = httpx.ConnectError("connection refused")
+    limit = httpx.Response(429, json={"error_code": "DBS.280443", "error_msg": "slow"}, headers={"Retry-After": "9"})
+    trouble = refusal(500, "DBS.280005", "Server error.")
+    server = FakeServer({f"GET {OWN}/jobs/{JOB}": [away, away, limit, trouble, job("Completed")]})
+    assert server.run("job", "watch", JOB).exit_code == 0
+    assert 9.0 in server.ambient.slept
+
+
+def test_a_wait_ends_when_the_server_stays_away() -> None:
+    """After a minute without an answer the wait gives up with status 1."""
+    server = FakeServer({f"GET {OWN}/jobs/{JOB}": [httpx.ConnectError("connection refused")]})
+    result = server.run("job", "watch", JOB)
+    assert result.exit_code == 1
+    assert 60 <= sum(server.ambient.slept) < 70
+
+
+def test_a_wait_for_an_unknown_job_ends_at_once() -> None:
+    """A refusal that does not pass is not waited out."""
+    server = FakeServer({f"GET {OWN}/jobs/{JOB}": refusal(404, "DBS.280016", "Resource not found.")})
+    assert server.run("job", "watch", JOB).exit_code == 1
+    assert server.ambient.slept == []
+
+
+def test_deleting_without_yes_where_nobody_can_be_asked_deletes_nothing() -> None:
+    """Wrong use, before anything is sent."""
+    server = FakeServer({})
+    result = server.run("backup", "delete", BACKUP)
+    assert (result.exit_code, server.requests) == (2, [])
+    assert "--yes" in result.stderr
+
+
+def test_one_delete_with_a_version_sends_if_match_and_shows_the_receipt() -> None:
+    """The version goes out quoted, and promise and receipt stand beside one another."""
+    delete = f"DELETE /v3/{PROJECT}/backups/{BACKUP}"
+    answers = {
+        delete: (202, {"job_id": JOB}), f"GET {OWN}/jobs/{JOB}": job("Completed"), f"GET {OWN}/deletions/{BACKUP}": DELETION,
+    }  # fmt: skip
+    server = FakeServer(answers)
+    result = server.run("backup", "delete", BACKUP, "--if-match", "v9", "--yes", "--wait")
+    assert result.exit_code == 0
+    assert server.requests[0].headers["If-Match"] == '"v9"'
+    assert result.stdout.count("3.0 MiB (3,145,728)") == 2
+
+
+def test_a_moved_preview_is_refused_with_what_to_do() -> None:
+    """412 tells to preview again."""
+    server = FakeServer({f"DELETE /v3/{PROJECT}/backups/{BACKUP}": refusal(412, "DBS.212003", "the version has moved")})
+    result = server.run("backup", "delete", BACKUP, "--if-match", "old", "--yes")
+    assert result.exit_code == 1
+    assert "preview again" in result.stderr
+
+
+def test_several_are_deleted_by_one_call() -> None:
+    """All or none: one batch call, a repeated id once; the jobs come from the deletions."""
+    answers = {
+        f"DELETE /v3/{PROJECT}/instances/backups": httpx.Response(200),
+        f"GET {OWN}/deletions/{BACKUP}": DELETION, f"GET {OWN}/deletions/{SECOND}": {**DELETION, "backup_id": SECOND},
+    }  # fmt: skip
+    server = FakeServer(answers)
+    result = server.run("backup", "delete", BACKUP, SECOND, BACKUP, "--yes", "--json")
+    assert server.bodies() == [{"backup_ids": [BACKUP, SECOND]}]
+    assert [one["backup_id"] for one in json.loads(result.stdout)["jobs"]] == [BACKUP, SECOND]
+
+
+@pytest.mark.parametrize("more", [("--if-match", "v9"), tuple(str(n) for n in range(10))])
+def test_what_one_call_cannot_do_is_wrong_use(more: tuple[str, ...]) -> None:
+    """A version for several backups, or more than ten of them: nothing is sent."""
+    server = FakeServer({})
+    assert server.run("backup", "delete", BACKUP, SECOND, *more, "--yes").exit_code == 2
+    assert server.requests == []
+
+
+def test_a_preview_shows_amounts_refusals_and_the_version() -> None:
+    """Bytes in binary units, why a backup may not go, and the version for --if-match."""
+    refused = {**PREVIEW["backups"][0], "id": SECOND, "refusal": {"code": "DBS.212003", "message": "held: audit"}}
+    server = FakeServer({f"POST {OWN}/backups/preview": {**PREVIEW, "backups": [*PREVIEW["backups"], refused]}})
+    result = server.run("backup", "preview", BACKUP, SECOND)
+    for text in ("5.0 MiB", "held: audit", "v9"):
+        assert text in result.stdout
+
+
+def test_a_restore_goes_into_the_named_instance() -> None:
+    """--into is resolved, and the job is followed."""
+    server = FakeServer({
+        **INSTANCES, f"POST /v3/{PROJECT}/instances/{OTHER['id']}/recovery": (202, {"job_id": JOB}),
+        f"GET {OWN}/jobs/{JOB}": job("Completed"),
+    })  # fmt: skip
+    assert server.run("backup", "restore", BACKUP, "--into", "other", "--wait").exit_code == 0
+    assert server.bodies() == [{"backup_id": BACKUP}]
+
+
+def test_lists_show_ids_whole_where_no_terminal_limits_them() -> None:
+    """A script may cut the first column."""
+    listed = {
+        "id": BACKUP, "name": "first", "instance_name": "cache", "datastore": {"type": "redis", "version": "7.0"},
+        "type": "Manual", "status": "COMPLETED", "size": 2048.0, "begin_time": "2026-01-01T00:00:00+0000", "end_time": "2026-01-01T00:00:07+0000",
+    }  # fmt: skip
+    result = FakeServer({f"GET /v4/{PROJECT}/backups": {"backups": [listed]}}).run("backup", "list")
+    assert f"{BACKUP} " in result.stdout
+    assert "2.0 MiB" in result.stdout
+    assert "2026-01-01 00:00:07" in result.stdout
+
+
+def test_text_of_the_server_is_shown_as_it_is() -> None:
+    """Markup in a name is text."""
+    posing = {**CACHE, "name": "[bold]x[/bold]"}
+    assert "[bold]x[/bold]" in FakeServer({f"GET {OWN}/instances": {"instances": [posing]}}).run("instance", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked", "body"),
+    [
+        (("backup", "stop", BACKUP), f"PUT /v3/{PROJECT}/backups/{BACKUP}", {"action": "stop"}),
+        (("backup", "hold", BACKUP, "--reason", "audit"), f"PUT {OWN}/backups/{BACKUP}/hold", {"reason": "audit"}),
+        (("backup", "release", BACKUP), f"DELETE {OWN}/backups/{BACKUP}/hold", None),
+        (("job", "cancel", JOB), f"POST {OWN}/jobs/{JOB}/cancel", {}),
+        (("backup", "show", "a/../b"), f"GET {OWN}/backups/a%2F..%2Fb", None),
+    ],
+)
+def test_each_small_command_is_one_call(arguments: tuple[str, ...], asked: str, body: object) -> None:
+    """Method, path and body are the API's; a strange id stays one segment of the path."""
+    server = FakeServer({asked.replace("%2F", "/"): {}})
+    assert server.run(*arguments, "--json").exit_code == 0
+    assert (server.asked(), server.bodies()) == ([asked], [] if body is None else [body])
+
+
+def test_removing_an_instance_needs_a_yes() -> None:
+    """Without one nothing is removed; with one its id is in the call."""
+    server = FakeServer({**INSTANCES, f"DELETE {OWN}/instances/{CACHE['id']}": {}})
+    assert server.run("instance", "remove", "cache").exit_code == 2
+    assert server.run("instance", "remove", "cache", "--yes", "--json").exit_code == 0
+    assert [one for one in server.asked() if one.startswith("DELETE")] == [f"DELETE {OWN}/instances/{CACHE['id']}"]
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("catalog", "rebuild")])
+def test_work_on_a_data_folder_needs_its_name(arguments: tuple[str, ...]) -> None:
+    """The folder is never guessed."""
+    result = FakeServer({}).run(*arguments)
+    assert result.exit_code == 2
+    assert "--data DIR" in result.stderr
+
+
+def test_a_bad_setting_is_wrong_use(tmp_path: object) -> None:
+    """The setting is named."""
+    result = FakeServer({}, environ={"STRONGROOM_RECLAIM_BUDGET": "lots"}).run("serve", "--data", str(tmp_path))
+    assert result.exit_code == 2
+    assert "STRONGROOM_RECLAIM_BUDGET" in result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes a start slow is imported by the commands that need it."""
+    heavy = ("httpx", "rich", "sqlalchemy", "fastapi", "pymongo", "cryptography", "asyncio", "numpy")
+    code = (
+        "import sys; from click.testing import CliRunner; from strongroom.cli.main import strongroom as s;"
+        "assert CliRunner().invoke(s, ['backup', 'delete', '--help']).exit_code == 0;"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
