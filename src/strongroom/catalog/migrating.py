@@ -1,0 +1,61 @@
+"""Bringing the catalog's schema to what this version of Strongroom needs, and refusing to work on any other.
+
+Migrations are part of the package (`migrations/versions`) and run in one transaction on both databases: a start that dies in
+the middle leaves the schema as it was. Of several processes that start at once, one migrates and the others wait for it.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from strongroom.catalog.database import Catalog, CatalogBehind
+
+_FOLDER = Path(__file__).parent / "migrations"
+_LOCK = 0x5354524F4E47  # an advisory lock's key: one process at a time migrates
+
+
+def migrate(catalog: Catalog) -> None:
+    """Upgrades the schema to this version's, from nothing if need be. Raises CatalogBehind if a newer version made it."""
+    with catalog.write() as conn:
+        if catalog.postgres:
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        config = _config()
+        _revisions(conn, config)
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+
+
+def check_current(catalog: Catalog) -> None:
+    """Raises CatalogBehind unless the schema is exactly this version's."""
+    config = _config()
+    with catalog.read() as conn:
+        found = _revisions(conn, config)
+    if found != set(ScriptDirectory.from_config(config).get_heads()):
+        raise CatalogBehind(f"the catalog's schema is at {_name(found)}, this version needs another: migrate it first")
+
+
+def _config() -> Config:
+    config = Config(stdout=io.StringIO())
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return config
+
+
+def _revisions(conn: Connection, config: Config) -> set[str]:
+    """What the database says it is at; raises CatalogBehind for what this version does not know."""
+    found = set(MigrationContext.configure(conn).get_current_heads())
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if not found <= known:
+        raise CatalogBehind(f"the catalog's schema is at {_name(found)}, made by a newer version of Strongroom: use that one")
+    return found
+
+
+def _name(revisions: set[str]) -> str:
+    return ", ".join(sorted(revisions)) or "nothing yet"

@@ -1,0 +1,99 @@
+"""The migrated schema is the one that the code is written against, on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from strongroom.catalog.database import Catalog, CatalogBehind, open_catalog
+from strongroom.catalog.migrating import check_current, migrate
+from strongroom.catalog.tables import metadata
+from strongroom.identity import tables as _identity  # noqa: F401
+from support.postgres import PostgresServer
+
+
+def shape(catalog: Catalog) -> dict[str, Any]:
+    """All that the database itself knows of its tables, names of constraints and partial indexes included."""
+    inspector = sa.inspect(catalog.engine)
+    found = {}
+    for name in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        found[name] = {
+            "columns": [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(name)],
+            "key": inspector.get_pk_constraint(name),
+            "foreign": sorted(inspector.get_foreign_keys(name), key=str),
+            "unique": sorted(inspector.get_unique_constraints(name), key=str),
+            "checks": sorted(inspector.get_check_constraints(name), key=str),
+            "indexes": sorted(map(_plain, inspector.get_indexes(name)), key=lambda index: str(index["name"])),
+        }
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A partial index's condition comes as a clause of its own: its text."""
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else str(value)
+
+
+def test_migrations_make_the_tables_that_the_code_names(catalog: Catalog) -> None:
+    """Alembic finds no difference, so no query meets a column or index that the migrations forgot."""
+    with catalog.read() as conn:
+        context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrated_and_created_schemas_are_the_same_on_sqlite(tmp_path: Path, sqlite_url: str) -> None:
+    """Checks, partial indexes and names too, which Alembic does not compare."""
+    _compare(sqlite_url, f"sqlite:///{tmp_path}/created.db")
+
+
+def test_migrated_and_created_schemas_are_the_same_on_postgres(postgres: PostgresServer, postgres_url: str) -> None:
+    """As on SQLite."""
+    name = postgres.create_database()
+    try:
+        _compare(postgres_url, postgres.url(name))
+    finally:
+        postgres.drop_database(name)
+
+
+def _compare(migrated_url: str, created_url: str) -> None:
+    migrated, created = open_catalog(migrated_url), open_catalog(created_url)
+    metadata.create_all(created.engine)
+    try:
+        wanted = shape(created)
+        assert wanted
+        assert shape(migrated) == wanted
+    finally:
+        migrated.close()
+        created.close()
+
+
+def test_migrating_twice_changes_nothing(catalog: Catalog, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every start migrates; a current schema stays as it is, and nothing is printed."""
+    before = shape(catalog)
+    migrate(catalog)
+    check_current(catalog)
+    assert shape(catalog) == before
+    assert capfd.readouterr().out == ""
+
+
+def test_another_versions_schema_is_refused(catalog: Catalog) -> None:
+    """A revision that this version does not know was made by a newer one: neither used nor touched."""
+    with catalog.write() as conn:
+        conn.execute(sa.text("UPDATE alembic_version SET version_num = 'of-the-future'"))
+    for call in (migrate, check_current):
+        with pytest.raises(CatalogBehind, match="newer"):
+            call(catalog)
+
+
+def test_an_empty_database_is_behind(tmp_path: Path) -> None:
+    """Where nothing has migrated yet, nothing may be read."""
+    catalog = open_catalog(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(CatalogBehind, match="nothing yet"):
+        check_current(catalog)
+    migrate(catalog)
+    check_current(catalog)
+    catalog.close()
