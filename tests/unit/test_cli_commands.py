@@ -210,10 +210,8 @@ def test_a_restore_goes_into_the_named_instance() -> None:
 
 def test_lists_show_ids_whole_where_no_terminal_limits_them() -> None:
     """A script may cut the first column."""
-    listed = {
-        "id": BACKUP, "name": "first", "instance_name": "cache", "datastore": {"type": "redis", "version": "7.0"},
-        "type": "Manual", "status": "COMPLETED", "size": 2048.0, "begin_time": "2026-01-01T00:00:00+0000", "end_time": "2026-01-01T00:00:07+0000",
-    }  # fmt: skip
+    times = {"begin_time": "2026-01-01T00:00:00+0000", "end_time": "2026-01-01T00:00:07+0000"}
+    listed = {"id": BACKUP, "name": "first", "datastore": {"type": "redis"}, "status": "COMPLETED", "size": 2048.0, **times}
     result = FakeServer({f"GET /v4/{PROJECT}/backups": {"backups": [listed]}}).run("backup", "list")
     assert f"{BACKUP} " in result.stdout
     assert "2.0 MiB" in result.stdout
