@@ -430,6 +430,18 @@ def test_a_restore_that_was_paused_and_replaced_harms_nobody(server: RedisServer
         assert client.config_get("masteruser") == {"masteruser": ""}
 
 
+def test_a_restore_ends_only_what_bears_its_own_mark(server: RedisServer) -> None:
+    """What `recover` may end, a restore that finds another one's mark at its end leaves alone."""
+    with server.client() as client:
+        place = ("127.0.0.1", free_port())
+        with open_wire(Target(server.address), Machine()) as wire:
+            marks.begin(wire, *place)
+        marks.release(Target(server.address), Machine(), only=("127.0.0.1", place[1] + 1))
+        assert client.info("replication")["role"] == "slave"
+        marks.release(Target(server.address), Machine(), only=place)
+    assert_untouched(server)
+
+
 def test_two_restores_at_once_are_refused(server: RedisServer, tmp_path: Path, scratch: str) -> None:
     """The target's mark is seen by whoever would begin beside it."""
     with server.client() as client:
