@@ -67,7 +67,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 class RestoreJob:
-    """The job `restore`. Its order: leftovers of an earlier try ended, the target probed, everything readable, then the target changed."""
+    """The job `restore`: leftovers of an earlier try ended → the target probed → everything read once → the target changed."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -92,11 +92,11 @@ class RestoreJob:
             engine.recover(target)
             if not error.permanent and job.attempts < ATTEMPTS:
                 raise TryAgain(str(error)) from error
-            raise JobFailed(f"the store failed: {error}") from error
+            raise JobFailed(f"the store failed: {_told(error)}") from error
         except (EngineError, RepositoryError, OSError) as error:
             with suppress(EngineError):
                 engine.recover(target)
-            raise JobFailed(str(error)) from error
+            raise JobFailed(_told(error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {"backup": backup.id, "entries": summary.entries, "bytes": summary.bytes, "warnings": list(summary.warnings)}
@@ -116,3 +116,8 @@ class RestoreJob:
         _, instance, _ = self._rows(job)
         with suppress(EngineError):
             self._ctx.engines[instance.engine].recover(self._ctx.target(instance))
+
+
+def _told(error: Exception) -> str:
+    """The error with what the adapter noted on it: what state the target is in."""
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
