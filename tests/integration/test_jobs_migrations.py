@@ -17,10 +17,10 @@ from strongroom.identity import tables as _identity  # noqa: F401
 from support.postgres import PostgresServer
 
 
-def shape(catalog: Catalog) -> dict[str, Any]:
+def shape(catalog: Catalog) -> dict[str, dict[str, Any]]:
     """All that the database itself knows of its tables, names of constraints and partial indexes included."""
     inspector = sa.inspect(catalog.engine)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
         found[name] = {
             "columns": [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(name)],

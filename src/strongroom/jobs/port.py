@@ -104,7 +104,9 @@ class Jobs(Protocol):
         time (DuplicateJob else); `project` None: internal, in no list. Lower `priority` first; `timeout` in seconds."""
 
     def cancel(self, conn: Connection, id: str) -> None:
-        """A queued job ends as CANCELLED at once (its handler's give_up is called by a worker); a running one is asked to."""
+        """A queued job shows as CANCELLED from this commit on, and a worker calls its handler's give_up as soon as no job of
+        its serial key runs; a running one is asked to end and may still end otherwise. An ended one stays as it is. Locks the
+        job's row, so it comes before backups and lineages are locked."""
 
     def get(self, conn: Connection, id: str) -> JobView | None:
         """One job, whatever its age."""
@@ -115,8 +117,8 @@ class Running(Protocol):
 
     id: str
     args: Mapping[str, Any]
-    epoch: int
-    attempts: int  # 1 at the first run
+    epoch: int  # raised by each claim: 1 at the first, and above 1 if anybody may have worked on this before
+    attempts: int  # 1 at the first run; runs that ended by draining or a database outage do not count
 
     def guard(self, conn: Connection) -> None:
         """Locks the job's row and proves that it is still ours; raises JobLost. First statement of every transaction."""
@@ -141,6 +143,7 @@ class Handler(Protocol):
         """Does the work; see the module's head for how it may end."""
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """Called with the job still owned, before it ends as `outcome` FAILED or CANCELLED other than by its own `fail`: the place
-        to decide what becomes of the job's subject (in a guarded transaction, which may call job.fail). It is called again
-        after a crash, so it is idempotent too."""
+        """Called with the job still owned, before it ends as `outcome` FAILED or CANCELLED other than by its own `fail`: the
+        place to decide what becomes of the job's subject (in a guarded transaction, which may call job.fail). After a crash
+        or an error in here the job is claimed again and `run` or this is called again, so it is idempotent too. `check`
+        raises nothing but JobLost in here."""
