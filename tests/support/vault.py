@@ -171,8 +171,16 @@ class Vault:
         return restoration.restore(self.ctx, self.project, key, self.target, lambda conn: None)
 
     def run(self) -> None:
-        """Runs jobs until none is due."""
-        self.worker.run_until_idle()
+        """Runs jobs until none is active; those that pause are waited for, some seconds at most."""
+        end = self.ambient.monotonic() + 20
+        while self.ambient.monotonic() < end:
+            if self.worker.step() is not None:
+                continue
+            with self.catalog.read() as conn:
+                if conn.execute(sa.select(t.job.c.id).where(t.job.c.state.in_(("QUEUED", "RUNNING")))).first() is None:
+                    return
+            self.ambient.sleep(0.05)
+        raise AssertionError("a job is stuck")
 
     # ---- what is so ---------------------------------------------------------------------------------------------------
 

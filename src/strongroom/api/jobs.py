@@ -44,9 +44,10 @@ def list_jobs(
     check_span(filters.start_time, filters.end_time, LONGEST_JOB_SPAN)
     kinds = [kind for kind, name in NAMES.items() if name == filters.name] if filters.name is not None else None
     with ctx.catalog.read() as conn:
-        total, jobs = listing.list_jobs(
-            ctx.jobs, conn, caller.required_project(), filters.first_row, filters.limit, key=filters.id, kinds=kinds,
-            states=_STATES[filters.status] if filters.status else None, begin=filters.start_time, end=filters.end_time,
+        total, jobs = ctx.jobs.list(
+            conn, caller.required_project(), id=filters.id, kinds=kinds,
+            states=_STATES[filters.status] if filters.status else None, created_from=filters.start_time,
+            created_to=filters.end_time, limit=filters.limit, offset=filters.first_row,
         )  # fmt: skip
         shown = [_contract_fields(conn, job) for job in jobs]
     return {"jobs": shown, "total_count": total}

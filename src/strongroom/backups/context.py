@@ -13,7 +13,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
 from strongroom.engines.base import Engine, Target
 from strongroom.identity.secrets import Sealer
-from strongroom.jobs.port import Jobs
+from strongroom.jobs.leases import LeasedJobs
 from strongroom.repository.keys import LineageKeys, RootKey, open_lineage_keys
 from strongroom.storage.base import Store
 
@@ -35,7 +35,7 @@ class Context:
 
     catalog: Catalog
     store: Store
-    jobs: Jobs
+    jobs: LeasedJobs
     engines: Mapping[str, Engine]
     root_key: RootKey
     sealer: Sealer

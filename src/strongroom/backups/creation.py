@@ -126,18 +126,19 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
         lineages = _lineages(conn, backup)
     for lineage in lineages:
         sweeping.finish(ctx.catalog, lineage)
-    with ctx.catalog.decide(backups=[backup], lineages=lineages) as conn:
+    with ctx.catalog.decide(lambda conn: _cancel_build(ctx, conn, backup), backups=[backup], lineages=lineages) as conn:
         job = fail(ctx, conn, backup, "stopped by a user")
         if job is None:
             raise errors.BackupNotBuilding(f"backup {backup} is not being built")
-        for building in conn.execute(
-            sa.select(t.job.c.id).where(
-                t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING"))
-            )
-        ).all():
-            ctx.jobs.cancel(conn, building.id)
         note(conn)
     return job
+
+
+def _cancel_build(ctx: Context, conn: Connection, backup: str) -> None:
+    """Jobs are locked before backups and lineages."""
+    building = sa.and_(t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING")))
+    for row in conn.execute(sa.select(t.job.c.id).where(building)).all():
+        ctx.jobs.cancel(conn, row.id)
 
 
 def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None:

@@ -16,7 +16,6 @@ from strongroom.backups import errors
 from strongroom.backups.deletion import receipt
 from strongroom.backups.restoration import version_key
 from strongroom.catalog import tables as t
-from strongroom.jobs.port import Jobs, JobView
 
 VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
 
@@ -160,35 +159,6 @@ def _page(
     total = conn.execute(sa.select(sa.func.count()).select_from(table).where(*clauses)).scalar_one()
     rows = conn.execute(sa.select(table).where(*clauses).order_by(*order).offset(first).limit(limit)).all()
     return Page(int(total), rows)
-
-
-def list_jobs(
-    jobs: Jobs,
-    conn: Connection,
-    project: str,
-    first: int,
-    limit: int,
-    *,
-    key: str | None = None,
-    kinds: Sequence[str] | None = None,
-    states: Sequence[str] | None = None,
-    begin: float | None = None,
-    end: float | None = None,
-) -> tuple[int, list[JobView]]:
-    """The project's jobs, newest first, by when they were submitted; with how many there are in all."""
-    j = t.job.c
-    clauses = [j.project == project]
-    if key is not None:
-        clauses.append(j.id == key)
-    if kinds is not None:
-        clauses.append(j.kind.in_(kinds))
-    if states is not None:
-        clauses.append(j.state.in_(states))
-    if begin is not None and end is not None:
-        clauses.append(j.created_at.between(begin, end))
-    page = _page(conn, t.job, clauses, (j.created_at.desc(), j.id), first, limit)
-    views = [jobs.get(conn, row.id) for row in page.rows]
-    return page.total, [view for view in views if view is not None]
 
 
 def instance_name(conn: Connection, instance: str | None) -> str:

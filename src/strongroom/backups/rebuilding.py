@@ -205,8 +205,9 @@ class _Lineage:
                 self._result.unknown.append(stat.name)
                 continue
             for held in index.packs.values():
-                pack = self._packs.setdefault(held.pack, _Pack(held.born, held.chunks))
-                sizes = dict(zip(held.numbers, held.sizes, strict=True))
+                sizes = dict(zip(held.numbers.tolist(), held.lengths.tolist(), strict=True))
+                pack = self._packs.setdefault(held.pack, _Pack(held.born, 0))
+                pack.chunks = max(pack.chunks, held.total or 0, max(sizes, default=-1) + 1)
                 pack.sizes |= sizes
                 pack.objects.append((parsed.id, stat.name, stat.size, BitMap(sizes)))
 
