@@ -62,11 +62,11 @@ def list_(instance: str | None, engine: str | None, type_: str | None) -> None:
     rows = [
         (
             word(one.get("id")), word(one.get("name")), word(one.get("instance_name")), _datastore(one), word(one.get("type")),
-            word(one.get("status")), size(_bytes(one)), moment(one.get("begin_time")), moment(one.get("end_time")),
+            word(one.get("status")), size(_bytes(one)), moment(one.get("end_time")),
         )
         for one in found
     ]  # fmt: skip
-    columns = ("ID", "NAME", "INSTANCE", "DATABASE", "TYPE", "STATUS", ">SIZE", "BEGUN", "ENDED")
+    columns = ("ID", "NAME", "INSTANCE", "DATABASE", "TYPE", "STATUS", ">SIZE", "ENDED")
     say({"total_count": len(found), "backups": found}, lambda console: table(console, columns, rows, "No backups."))
 
 

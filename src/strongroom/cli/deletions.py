@@ -67,8 +67,9 @@ def show_deletion(console: Console, one: Answer) -> None:
     rows = [(what, _both(promised.get(name)), _both(receipt.get(name))) for what, name in _AMOUNTS]
     rows.append(("objects", word(promised.get("objects")), word(receipt.get("removed_objects"))))
     table(console, ("", ">PROMISED", ">RECEIPT"), rows, "")
-    if receipt:
-        facts(console, _aside(receipt))
+    aside = {name: value for name, value in _aside(receipt).items() if value != NOTHING}
+    if aside:
+        facts(console, aside)
 
 
 _AMOUNTS = (

@@ -42,7 +42,10 @@ def word(value: Any) -> str:
 def table(
     console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], nothing: str, total: Sequence[str] = ()
 ) -> None:
-    """Prints a table; a column whose name begins with ">" is set right, a state gets its colour. `nothing` stands for no rows."""
+    """Prints a table; a column whose name begins with ">" is set right, a state gets its colour. `nothing` stands for no rows.
+
+    On a narrow terminal the first column, an id that people copy, and numbers stay whole; the others fold.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -53,9 +56,10 @@ def table(
         return
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_footer=bool(total), footer_style="bold")
     feet = total or [""] * len(columns)
-    for name, foot in zip(columns, feet, strict=True):
+    for place, (name, foot) in enumerate(zip(columns, feet, strict=True)):
         right = name.startswith(">")
-        drawn.add_column(name.lstrip(">"), footer=foot, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        whole = right or place == 0
+        drawn.add_column(name.lstrip(">"), footer=foot, justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in listed:
         drawn.add_row(*(Text(cell, style=_STATES.get(cell, "")) for cell in row))
     console.print(drawn)

@@ -16,7 +16,7 @@ from strongroom.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsEr
 @click.option("--port", type=click.IntRange(0, 65535), help=f"Else STRONGROOM_PORT, else {DEFAULT_PORT}; 0 takes a free one.")
 @shared
 def serve(host: str | None, port: int | None) -> None:
-    """Run the server on the data folder --data DIR until it is told to stop."""
+    """Run the server on the folder --data DIR."""
     settings = _settings(host, port)
     from strongroom.server import serve as run
 
