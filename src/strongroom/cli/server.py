@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
 from strongroom.cli.context import data_folder, outside, say_line, shared, wants_json
+from strongroom.cli.errors import CommandError
 from strongroom.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsError
 
 
@@ -20,7 +22,7 @@ def serve(host: str | None, port: int | None) -> None:
     settings = _settings(host, port)
     from strongroom.server import serve as run
 
-    with _usable():
+    with _sentences():
         run(settings)
 
 
@@ -47,7 +49,7 @@ def rebuild() -> None:
         if not wants_json():
             click.echo(line)
 
-    with _usable():
+    with _sentences():
         rebuild_catalog(settings, report)
     say_line({"report": lines}, "The catalog is rebuilt.")
 
@@ -64,3 +66,32 @@ def _usable() -> Iterator[None]:
         yield
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Ends the command with the sentence of an error that an operator can do something about; a defect keeps its traceback."""
+    from sqlalchemy.exc import OperationalError
+
+    from strongroom.backups.staleness import CatalogOutdated
+    from strongroom.catalog.database import CatalogError
+    from strongroom.jobs.embedded import DataFolderInUse
+    from strongroom.repository.errors import RepositoryError
+    from strongroom.server import RebuildRefused
+    from strongroom.storage.base import StoreError
+
+    try:
+        with _usable():
+            yield
+    except OperationalError as error:
+        raise CommandError(f"the catalog cannot be used: {error.orig}") from error
+    except OSError as error:
+        raise CommandError(_told(error)) from error
+    except (CatalogOutdated, CatalogError, DataFolderInUse, RepositoryError, RebuildRefused, StoreError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _told(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken: is this server running already? --port chooses another"
+    return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
