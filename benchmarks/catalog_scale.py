@@ -10,6 +10,7 @@ For each synthetic catalog (synthetic.py) and for its oldest, middle and newest 
     sweep       strongroom.catalog.sweeping.finish: the removal job's first step
     swept       the longest of the sweep's transactions
     begin       sweeping.finish_and_reopen: what the next backup has to do first after this delete
+    grew        memory that all of this took, at its peak
 
 Afterwards the promise is compared with what the tables say was done. The files lie in the page cache (they were just copied).
 """
@@ -46,7 +47,7 @@ from strongroom.storage.memory import MemoryStore
 
 COLUMNS = (
     "database", "catalog", "victim", "packs", "deaths", "db_mib", "preview_s", "decide_s", "locked_s", "sweep_s", "swept_s",
-    "begin_s", "freed_mib", "waiting_mib", "peak_mib",
+    "begin_s", "freed_mib", "waiting_mib", "grew_mib",
 )  # fmt: skip
 
 _ROOT = bytes(32)
@@ -140,15 +141,13 @@ def measure(url: str, built: Built, victim: str, scratch: Path) -> dict[str, Any
     catalog, clock = open_catalog(url), Clock()
     clock.watch(catalog)
     ambient = Machine()
-    ctx = Context(
-        catalog, MemoryStore(), LeasedJobs(catalog, ambient), {}, RootKey(_ROOT), Sealer(_ROOT), ambient, scratch
-    )
+    ctx = Context(catalog, MemoryStore(), LeasedJobs(catalog, ambient), {}, RootKey(_ROOT), Sealer(_ROOT), ambient, scratch)
 
     def note(conn: Connection, backup: str, name: str) -> None:
         audit.append(conn, ambient, audit.Entry("NoSQLDeleteBackup", "backup", backup, name, project=built.project))
 
     seconds: dict[str, float] = {}
-    reset_peak_memory()
+    resident = reset_peak_memory()
     try:
         with timed(seconds, "preview_s"):
             promised = deletion.preview(ctx, built.project, [victim]).total
@@ -168,7 +167,7 @@ def measure(url: str, built: Built, victim: str, scratch: Path) -> dict[str, Any
     return {
         **{name: round(value, 4) for name, value in seconds.items()},
         "freed_mib": round(promised.freed / (1 << 20), 1), "waiting_mib": round(promised.waiting / (1 << 20), 1),
-        "objects": promised.objects, "peak_mib": round(peak_memory() / (1 << 20)),
+        "objects": promised.objects, "grew_mib": round((peak_memory() - resident) / (1 << 20)),
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Real databases for synthetic catalogs: loading them fast, and giving every measurement a fresh copy.
 
-    SqliteFiles         loaded with durability off, copied as files
-    PostgresServer      databases of one server: loaded with COPY, copied as templates
+SqliteFiles         loaded with durability off, copied as files
+PostgresServer      databases of one server: loaded with COPY, copied as templates
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Loader(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
 class Databases(Protocol):
@@ -112,9 +110,7 @@ class _SqliteLoader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._conn.execute("COMMIT")
         self._conn.execute("PRAGMA journal_mode=WAL")
         self._conn.close()
@@ -178,9 +174,7 @@ class _PostgresLoader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._conn.commit()
         self._conn.close()
         with psycopg.connect(self._dsn, autocommit=True) as conn:

@@ -1,21 +1,24 @@
-"""Measuring from outside: commands' time, processor time and peak memory, and what folders hold."""
+"""Measuring the process that one is in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def reset_peak_memory() -> None:
-    """Begins a new peak for this process (Linux; elsewhere the peak is that of the whole life)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-    except OSError:
-        return
+def reset_peak_memory() -> int:
+    """Begins a new peak and returns the resident size now, in bytes. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
+    return _status("VmRSS")
 
 
 def peak_memory() -> int:
     """The largest resident size of this process since `reset_peak_memory`, in bytes."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    return 0
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) << 10
+    raise LookupError(f"the system does not tell {field}")
