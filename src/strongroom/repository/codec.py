@@ -1,6 +1,6 @@
 """Compression in a frame: what is inside everything that is sealed, so that codec and plain length are sealed too.
 
-    codec u8 (0 as it is, 1 zstd) │ plain length u32 big-endian │ payload
+codec u8 (0 as it is, 1 zstd) │ plain length u32 big-endian │ payload
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """What can go wrong between bytes and the store.
 
-    RepositoryError             what a caller may catch; StoreErrors of the store pass through as they are
-    ├── Damaged                 stored bytes are not what was written
-    │   ├── MissingChunk        no object holds the chunk
-    │   └── MissingObject       the object that must hold it is gone, and nothing took its place
-    ├── WrongKey                sealed under another root key
-    ├── UnknownFormat           written by a newer version
-    └── Misuse                  the caller broke the order of calls, or a name is not what it must be (a defect)
+RepositoryError             what a caller may catch; StoreErrors of the store pass through as they are
+├── Damaged                 stored bytes are not what was written
+│   ├── MissingChunk        no object holds the chunk
+│   └── MissingObject       the object that must hold it is gone, and nothing took its place
+├── WrongKey                sealed under another root key
+├── UnknownFormat           written by a newer version
+└── Misuse                  the caller broke the order of calls, or a name is not what it must be (a defect)
 """
 
 from __future__ import annotations

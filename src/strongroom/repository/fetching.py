@@ -110,7 +110,9 @@ class ChunkFetcher:
             self._forget(pack)
             if fresh and not any(key in missing for key, _ in known):
                 number = int(numbers[rest[0]])
-                text = f"chunk {number} of pack {pack} is in none of the {len(known)} objects that hold the pack: {HEAL}"
+                text = (
+                    f"chunk {number} of pack {pack} is in none of the {len(known)} objects that hold the pack: {HEAL}"
+                )
                 raise MissingChunk(text, object_name=known[0][1] if known else None, pack=pack, number=number)
 
     def _among(
@@ -137,7 +139,9 @@ class ChunkFetcher:
     def _note_missing(self, key: str, name: str, missing: set[str], error: ObjectMissing) -> None:
         self._drop(key)
         if key in missing:
-            raise MissingObject(f"{name} is missing, and nothing has taken its place: {HEAL}", object_name=name) from error
+            raise MissingObject(
+                f"{name} is missing, and nothing has taken its place: {HEAL}", object_name=name
+            ) from error
         missing.add(key)
 
     # What is remembered

@@ -1,9 +1,9 @@
 """Keys, and the small objects that are sealed by them alone.
 
-    root key      seals each lineage's keys, the mark of a closed lineage, and owner marks
-    lineage key   by derived subkeys: wraps the keys of packs and indexes, seals manifests and graves
-    dedup key     hashes chunks; its own, so that it survives a rotation of the others
-    pack key      random per pack, in the pack's index only
+root key      seals each lineage's keys, the mark of a closed lineage, and owner marks
+lineage key   by derived subkeys: wraps the keys of packs and indexes, seals manifests and graves
+dedup key     hashes chunks; its own, so that it survives a rotation of the others
+pack key      random per pack, in the pack's index only
 """
 
 from __future__ import annotations

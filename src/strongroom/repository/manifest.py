@@ -1,7 +1,8 @@
 """Manifests: the sealed list of what a part contains, complete in itself.
 
-The root object is a sealed document. Its header in clear says whose it is; its content holds the plan, the backup's facts and the
-top of the tree of entry pages. A page of entries holds entries, each with the top of its tree of chunk records. All pages are chunks.
+The root object is a sealed document. Its header in clear says whose it is; its content holds the plan, the backup's facts and
+the top of the tree of entry pages. A page of entries holds entries, each with the top of its tree of chunk records. All pages
+are chunks.
 """
 
 from __future__ import annotations
@@ -235,7 +236,9 @@ def _open_root(keys: LineageKeys, lineage: str, name: str, data: bytes) -> tuple
     said = names.parse(name)
     mine = ("manifest", header.lineage, header.seq, header.attempt)
     if said is None or (said.kind, said.lineage, said.seq, said.attempt) != mine:
-        raise Damaged(f"{name} holds the manifest of part {header.seq} of {header.lineage}: it was swapped", object_name=name)
+        raise Damaged(
+            f"{name} holds the manifest of part {header.seq} of {header.lineage}: it was swapped", object_name=name
+        )
     if header.lineage != lineage:
         raise Damaged(f"{name} belongs to lineage {header.lineage}, not {lineage}", object_name=name)
     try:

@@ -1,9 +1,9 @@
 """Names of objects: what each kind is called, and what a name says.
 
-    <lineage>/pack/<seq>.<attempt>/<id>         <lineage>/grave/<seq>
-    <lineage>/manifest/<seq>.<attempt>/<id>     <lineage>/closed
-    <lineage>/rewrite/<id>                      owner/<k>
-    <lineage>/key/<id>
+<lineage>/pack/<seq>.<attempt>/<id>         <lineage>/grave/<seq>
+<lineage>/manifest/<seq>.<attempt>/<id>     <lineage>/closed
+<lineage>/rewrite/<id>                      owner/<k>
+<lineage>/key/<id>
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ class ObjectIndex:
             try:
                 key = unwrap_pack_key(self._keys, self._lineage, pack, self.packs[pack].wrapped_key)
             except InvalidTag:
-                raise Damaged(f"{self.name}: the key of pack {pack} is damaged", object_name=self.name, pack=pack) from None
+                raise Damaged(
+                    f"{self.name}: the key of pack {pack} is damaged", object_name=self.name, pack=pack
+                ) from None
             found = self._ciphers[pack] = ChunkCipher(self._lineage, pack, key)
         return found
 
@@ -139,7 +141,7 @@ class PackBuilder:
         self._wrapped = wrap_pack_key(keys, lineage, pack, key)
         self._index_key = ambient.key()
         self._seal = ChunkCipher(lineage, pack, key).seal
-        self._pieces: list[Piece] = [_header()]
+        self._pieces: list[Piece] = [object_header()]
         self._spool = None if spool is None else tempfile.TemporaryFile(dir=spool)  # noqa: SIM115  lives as long as the pack is filled
         self._unspooled = 0
         self._finished = False
@@ -231,16 +233,15 @@ def read_index(store: Store, keys: LineageKeys, lineage: str, object_id: str, na
 def check_header(store: Store, name: str) -> None:
     """Raises Damaged or UnknownFormat unless the object begins as ours do."""
     head = store.get(name, 0, HEADER_BYTES)
-    if head == _header():
+    if head == object_header():
         return
-    if head[:4] == _MAGIC and len(head) == HEADER_BYTES and head[4:6] != _header()[4:6]:
+    if head[:4] == _MAGIC and len(head) == HEADER_BYTES and head[4:6] != object_header()[4:6]:
         raise UnknownFormat(f"{name} has format {int.from_bytes(head[4:6], 'big')}; this version reads format {FORMAT}")
     raise Damaged(f"{name} is damaged: it begins with {head!r}", object_name=name)
 
 
-
-
-def _header() -> bytes:
+def object_header() -> bytes:
+    """How an object of chunks begins."""
     return _MAGIC + FORMAT.to_bytes(2, "big") + bytes(2)
 
 

@@ -7,7 +7,7 @@ ends is decided by the hashes of its own records, so that what has not changed h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,7 +188,7 @@ def by_pack(packs: U64, numbers: U32) -> Iterator[tuple[int, U32, NDArray[np.int
         yield int(ordered[start]), numbers[where], where
 
 
-def without(records: Records, excluded: dict[int, BitMap]) -> Records:
+def without(records: Records, excluded: Mapping[int, BitMap]) -> Records:
     """The records whose chunk is not excluded."""
     if not excluded:
         return records
@@ -206,7 +206,7 @@ class Named:
     def __init__(self) -> None:
         self.numbers: dict[int, BitMap] = {}
 
-    def add(self, records: Records, but: dict[int, BitMap] | None = None) -> Iterable[tuple[int, BitMap, int]]:
+    def add(self, records: Records, but: Mapping[int, BitMap] | None = None) -> Iterable[tuple[int, BitMap, int]]:
         """Adds what is not named yet (nor in `but`); gives (pack, new numbers, their sealed bytes) for each pack."""
         for pack, numbers, where in by_pack(records.packs, records.numbers):
             fresh = BitMap(numbers)

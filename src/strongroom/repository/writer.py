@@ -1,7 +1,7 @@
 """Writing a part: entries come in as streams, packs go out, and at the end there is a manifest's root.
 
-    caller ──blocks──▶ cutting ──batches──▶ compressing ×2 ──in order──▶ sealing ──packs──▶ putting ×2
-                       cut, hash, look up                               number, seal, pages
+    caller → blocks → cutting → batches → compressing (2) → in order → sealing → packs → putting (2)
+                      cut, hash, look up                               number, seal, pages
 
 Every arrow is bounded, so memory is too, and a slow store slows the engine down. The first error of any stage stops all of them and
 is raised in the caller. Stream order is kept: packs hold chunks as they came. Pages go into packs of their own, so that a manifest
@@ -616,7 +616,11 @@ class _Sealing:
             self._log.append(*self._data.add(self._frames(batch.frames)))
         places = self._log.get(batch.ordinals)
         own = ~batch.is_shared
-        packs, numbers, sealeds = (np.empty(len(own), kind) for kind in (np.uint64, np.uint32, np.uint32))
+        packs, numbers, sealeds = (
+            np.empty(len(own), np.uint64),
+            np.empty(len(own), np.uint32),
+            np.empty(len(own), np.uint32),
+        )
         packs[own], numbers[own], sealeds[own] = places["pack"], places["number"], places["sealed"]
         shared = batch.shared
         packs[~own], numbers[~own], sealeds[~own] = shared.packs, shared.numbers, shared.sealeds
