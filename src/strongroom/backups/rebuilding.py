@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +30,7 @@ from strongroom.repository.errors import RepositoryError
 from strongroom.repository.keys import LineageKeys, open_closed, open_grave, open_lineage_keys, seal_owner
 from strongroom.repository.manifest import Manifest, peek_header
 from strongroom.repository.pack import read_index
+from strongroom.repository.records import Named
 from strongroom.storage.base import ObjectExists, ObjectMissing, Stat
 
 HELD = "recovered by a catalog rebuild"
@@ -233,14 +234,15 @@ class _Lineage:
         try:
             part.header = peek_header(self._ctx.store.get(stat.name))
             manifest = Manifest.open(self._ctx.store, keys, self._lineage, stat.name, _Locator(self._packs))
-            named: dict[int, BitMap] = defaultdict(BitMap)
-            for pack, numbers in manifest.named_sets():
-                named[pack] |= numbers
-            part.manifest = manifest
-            missing = sum(len(numbers - BitMap(self._sizes(pack))) for pack, numbers in named.items())
+            named = Named()
+            for _, records in manifest.everything():
+                for _ in named.add(records):
+                    pass
+            part.manifest, part.header = manifest, asdict(manifest.header)
+            missing = sum(len(numbers - BitMap(self._sizes(pack))) for pack, numbers in named.numbers.items())
             if missing:
                 part.reason = f"{missing} of its chunks are in no object"
-            part.named = {pack: numbers for pack, numbers in named.items() if pack in self._packs}
+            part.named = {pack: numbers for pack, numbers in named.numbers.items() if pack in self._packs}
         except (RepositoryError, ObjectMissing) as error:
             part.reason = f"its manifest cannot be read: {error}"
         if part.reason is not None:

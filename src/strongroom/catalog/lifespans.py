@@ -17,8 +17,9 @@ whose earlier gaps are swept (catalog/sweeping.py): beginning on an unswept line
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from pyroaring import BitMap
@@ -328,21 +329,34 @@ def whole_packs(conn: Connection, lineage: str, gap: Gap, limit: int | None = No
 
 
 def take_rows(conn: Connection, lineage: str, gap: Gap, limit: int) -> list[Dying]:
-    """Takes up to `limit` death rows that the gap kills out of the table: the sweep's step from lifespans to `gone`."""
+    """Takes death rows that the gap kills out of the table: the sweep's step from lifespans to `gone`.
+
+    All rows of a pack come together, so that what a batch does to an object is what the whole gap does to it; the limit is
+    passed by the rows of some packs at most.
+    """
     taken: list[Dying] = []
     for born in _births(conn, lineage, gap.before, gap.seq):
-        keys = (t.death.c.pack, t.death.c.last, t.death.c.closer, t.death.c.attempt)
-        query = sa.select(*keys, t.death.c.numbers, t.death.c.bytes).where(
-            t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, _LIVE
-        )
-        if gap.after is not None:
-            query = query.where(t.death.c.last < gap.after)
-        rows = conn.execute(query.limit(limit - len(taken))).all()
-        forget(conn, lineage, ((row.pack, row.last, row.closer, row.attempt) for row in rows))
-        taken.extend(Dying(row.pack, born, numbers_of(row.numbers), row.bytes) for row in rows)
-        if len(taken) >= limit:
-            break
+        while len(taken) < limit:
+            rows = _rows_of_some_packs(conn, lineage, gap, born, min(_SOME_PACKS, limit - len(taken)))
+            if not rows:
+                break
+            forget(conn, lineage, ((row.pack, row.last, row.closer, row.attempt) for row in rows))
+            taken.extend(Dying(row.pack, born, numbers_of(row.numbers), row.bytes) for row in rows)
     return taken
+
+
+_SOME_PACKS = 500
+
+
+def _rows_of_some_packs(conn: Connection, lineage: str, gap: Gap, born: int, packs: int) -> Sequence[Any]:
+    """Every row that the gap kills of the first `packs` packs that have one."""
+    window = [t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, _LIVE]
+    if gap.after is not None:
+        window.append(t.death.c.last < gap.after)
+    some = conn.execute(sa.select(t.death.c.pack).where(*window).distinct().order_by(t.death.c.pack).limit(packs))
+    keys = (t.death.c.pack, t.death.c.last, t.death.c.closer, t.death.c.attempt)
+    query = sa.select(*keys, t.death.c.numbers, t.death.c.bytes)
+    return conn.execute(query.where(*window, t.death.c.pack.in_([row.pack for row in some]))).all()
 
 
 def open_bytes(conn: Connection, lineage: str, before: int, upto: int) -> int:

@@ -23,6 +23,10 @@ BATCH = 5_000
 """Death rows or packs that one transaction turns over: with the rows that hang on them some 10,000 rows."""
 
 
+_ROWS_OF_A_PACK = 16
+"""Death rows that a pack which goes whole takes with it, more or less."""
+
+
 def record(conn: Connection, lineage: str, cause: str, backup: str, gap: Gap, removal: str, undecided: int = 0) -> int:
     """Writes the decision that this gap opened and sweeps it here and now if it is small. Returns the decision's id."""
     if gap.after is not None and undecided == 0 and cause == "DELETE":
@@ -62,9 +66,10 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
     if decision is None:
         return None
     gap = Gap(decision.seq, decision.before, decision.after)
-    dead: list[Dying] = lifespans.take_rows(conn, lineage, gap, limit)
-    if not dead and gap.after is None:
-        dead = lifespans.whole_packs(conn, lineage, gap, limit)
+    if gap.after is None:
+        dead = lifespans.whole_packs(conn, lineage, gap, max(1, limit // _ROWS_OF_A_PACK))
+    else:
+        dead = lifespans.take_rows(conn, lineage, gap, limit)
     if dead:
         _bury(conn, decision, dead)
         return len(dead)

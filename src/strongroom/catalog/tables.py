@@ -169,7 +169,7 @@ death = Table(
     Column("bytes", BigInteger, nullable=False),
     sa.ForeignKeyConstraint(["lineage", "pack"], ["pack.lineage", "pack.id"]),
 )
-Index("ix_death_lifespan", death.c.lineage, death.c.born, death.c.last)
+Index("ix_death_lifespan", death.c.lineage, death.c.born, death.c.last, death.c.pack)
 
 # A gap that opened in a chain: what lived from after `before` over `seq` to before `after` is dead. Swept in order of id.
 decision = Table(
