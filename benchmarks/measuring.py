@@ -16,6 +16,13 @@ def peak_memory() -> int:
     return _status("VmHWM")
 
 
+def moved_bytes() -> tuple[int, int]:
+    """Bytes that this process has read and written through system calls."""
+    lines = Path("/proc/self/io").read_text("ascii").splitlines()
+    told = {name: int(value) for name, value in (line.split(": ") for line in lines)}
+    return told["rchar"], told["wchar"]
+
+
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
         name, _, value = line.partition(":")

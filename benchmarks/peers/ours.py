@@ -21,7 +21,7 @@ _COMMAND = (sys.executable, "-m", "benchmarks.strongroom_tool")
 
 
 class Strongroom(Tool):
-    """Deleting frees by itself: there is no second step."""
+    """A delete frees by itself: there is no second step to ask for."""
 
     name = "strongroom"
     modes = ("default",)
@@ -32,8 +32,8 @@ class Strongroom(Tool):
     def backup(self, tree: Path, tag: str) -> Argv:
         return self._words("backup", str(tree), tag)
 
-    def backup_stream(self, tag: str) -> Argv:
-        return self._words("backup-stream", tag)
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        return self._words("backup-stream", str(tree), tag)
 
     def id_of(self, cost: Cost, tag: str) -> str:
         del tag
@@ -66,9 +66,6 @@ class StrongroomOpen(Strongroom):
         self._process: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        if not (self.state / "data").exists():
-            cost = self._commands.run([*_COMMAND, str(self.root), "init"], self.env)
-            assert cost.code == 0, cost.err
         self._process = subprocess.Popen([*_COMMAND, str(self.root), "serve"])
         deadline = time.monotonic() + 60
         while not self._socket.exists():
@@ -86,13 +83,17 @@ class StrongroomOpen(Strongroom):
     def init(self) -> list[Argv]:
         return []
 
+    def free(self, mode: str) -> list[Argv]:
+        del mode
+        return [self._words("wait")]
+
     def run(self, words: Argv) -> Cost:
         with self._ask(words) as sock:
             return _answer(sock)
 
-    def stream(self, tag: str, work: Path) -> Stream:
+    def stream(self, tree: Path, tag: str, work: Path) -> Stream:
         del work
-        return _OpenStream(self._ask(self.backup_stream(tag)))
+        return _OpenStream(self._ask(self.backup_stream(tree, tag)))
 
     def _words(self, *words: str) -> Argv:
         return list(words)

@@ -6,6 +6,7 @@ that the classes were written for: restic 0.19, rustic 0.11, borg 1.4, kopia 0.2
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -40,10 +41,8 @@ class Stream:
         """Ends the stream and waits for the backup; only its code and texts are filled in."""
         pipe = self._process.stdin
         assert pipe is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             pipe.close()
-        except BrokenPipeError:
-            pass
         code = self._process.wait()
         return Cost(code, 0.0, 0.0, 0, 0, 0, _text(self._out), _text(self._err)[-2000:])
 
@@ -76,9 +75,9 @@ class Tool:
         """Runs one command to its end."""
         return self._commands.run(words, self.env)
 
-    def stream(self, tag: str, work: Path) -> Stream:
+    def stream(self, tree: Path, tag: str, work: Path) -> Stream:
         """Begins a backup of what will be written to it."""
-        return Stream(self.backup_stream(tag), self.env, work)
+        return Stream(self.backup_stream(tree, tag), self.env, work)
 
     def init(self) -> list[Argv]:
         """Makes the repository."""
@@ -88,8 +87,8 @@ class Tool:
         """Backs a tree up."""
         raise NotImplementedError
 
-    def backup_stream(self, tag: str) -> Argv:
-        """Backs standard input up."""
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        """Backs standard input up; where a tool keeps a history by source, it is the tree's."""
         raise NotImplementedError
 
     def id_of(self, cost: Cost, tag: str) -> str:
@@ -126,7 +125,7 @@ class Tool:
 
 class Restic(Tool):
     name = "restic"
-    modes = ("default", "exact")
+    modes: Sequence[str] = ("default", "exact")
     binary = "restic"
     prefix = "RESTIC"
 
@@ -143,7 +142,8 @@ class Restic(Tool):
     def backup(self, tree: Path, tag: str) -> Argv:
         return [self.binary, "backup", "--json", "-q", "--tag", tag, str(tree)]
 
-    def backup_stream(self, tag: str) -> Argv:
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        del tree
         return [self.binary, "backup", "--json", "-q", "--tag", tag, "--stdin", "--stdin-filename", "stream"]
 
     def id_of(self, cost: Cost, tag: str) -> str:
@@ -182,7 +182,8 @@ class Rustic(Restic):
     def backup(self, tree: Path, tag: str) -> Argv:
         return [self.binary, "backup", "--json", "--tag", tag, str(tree)]
 
-    def backup_stream(self, tag: str) -> Argv:
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        del tree
         return [self.binary, "backup", "--json", "--tag", tag, "--stdin-filename", "stream", "-"]
 
     def id_of(self, cost: Cost, tag: str) -> str:
@@ -230,7 +231,8 @@ class Borg(Tool):
     def backup(self, tree: Path, tag: str) -> Argv:
         return ["borg", "create", "-C", self.compression, f"::{tag}", str(tree)]
 
-    def backup_stream(self, tag: str) -> Argv:
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        del tree
         return ["borg", "create", "-C", self.compression, "--stdin-name", "stream", f"::{tag}", "-"]
 
     def delete(self, backup: str) -> Argv:
@@ -280,7 +282,8 @@ class Kopia(Tool):
         del tag
         return self._words("snapshot", "create", "--json", str(tree))
 
-    def backup_stream(self, tag: str) -> Argv:
+    def backup_stream(self, tree: Path, tag: str) -> Argv:
+        del tree
         return self._words("snapshot", "create", "--json", "--stdin-file", "stream", f"/stream-{tag}")
 
     def id_of(self, cost: Cost, tag: str) -> str:

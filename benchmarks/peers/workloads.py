@@ -101,8 +101,9 @@ def _one_of_many(bench: Bench, name: str, opening: Opening, workload: str, tree:
     with_all = _series(bench, session, tree, backups, leave_out=None)
     owned = with_all.size - without.size
     bench.results.add(
-        benchmark=workload, tool=name, what="built", size=with_all.size, owned=owned, first_s=with_all.walls[0],
-        later_s=statistics.median(with_all.walls[1:]),
+        benchmark=workload, tool=name, what="built", size=with_all.size, owned=owned,
+        beside=folders.on_disk(folders.listing(session.tool.state)),
+        first_s=with_all.walls[0], later_s=statistics.median(with_all.walls[1:]),
     )  # fmt: skip
     session.save()
     for mode in session.tool.modes:
@@ -223,7 +224,7 @@ def _delete_while_building(bench: Bench, name: str, session: Session, mode: str,
         data.write(bench.tree / "own.db", noise(16 * MiB, 60 + day))
         ids.append(session.backup(bench.tree, f"day-{day}").id)
     pieces = [noise(16 * MiB, 60 + victim), noise(24 * MiB, 99), noise(8 * MiB, 98)]
-    stream = session.tool.stream("live", bench.work)
+    stream = session.tool.stream(bench.tree, "live", bench.work)
     stream.write(pieces[0])
     stream.write(pieces[1])
     time.sleep(3)  # it has taken all of that in
