@@ -77,7 +77,7 @@ class Demo:
 
     def title(self, text: str) -> None:
         self.console.print()
-        self.console.rule(f"[bold]{text}[/]", align="left", style="dim")
+        self.console.print(f"[bold]── {text} ──[/]")
 
     def command(self, *arguments: str, stdin: str | None = None, shown: bool = False) -> Any:
         """Runs `strongroom` with these arguments; its answer, or None where it speaks to the reader itself."""
@@ -251,7 +251,7 @@ def main() -> int:
     """Runs the demo."""
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, end)
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-demo-", ignore_cleanup_errors=True)))

@@ -1,0 +1,156 @@
+"""The command line against a real server and a real Redis."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.redis_server import RedisServer, binaries, redis_server
+from support.server import ServerProcess
+
+pytestmark = pytest.mark.skipif(not binaries(), reason="no redis-server here")
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis with a password and some data."""
+    with redis_server(tmp_path, password="secret-word") as server:
+        with server.client() as client:
+            client.mset({f"key:{number:04}": os.urandom(1000) for number in range(2000)})
+        yield server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A Strongroom on a data folder of its own."""
+    with ServerProcess(tmp_path / "data") as running:
+        yield running
+
+
+def digest(redis: RedisServer) -> str:
+    with redis.client() as client:
+        return str(client.execute_command("DEBUG", "DIGEST"))
+
+
+def add(server: ServerProcess, redis: RedisServer) -> str:
+    words = ("instance", "add", "cache", "--engine", "redis", "--address", redis.address, "--password-stdin")
+    return str(server.cli(*words, stdin="secret-word\n")["id"])
+
+
+def back_up(server: ServerProcess, name: str) -> str:
+    return str(server.cli("backup", "create", "cache", name, "--wait")["backup_id"])
+
+
+def test_a_database_is_backed_up_deleted_from_and_restored_by_commands_alone(server: ServerProcess, redis: RedisServer) -> None:
+    """Every step answers JSON; the middle delete's receipt is its preview; the last backup restores the digest it had."""
+    instance = add(server, redis)
+    back_up(server, "first")
+    with redis.client() as client:
+        client.mset({f"more:{number:04}": os.urandom(1000) for number in range(2000)})
+    middle = back_up(server, "second")
+    with redis.client() as client:
+        client.delete(*(f"more:{number:04}" for number in range(2000)))
+    last, wanted = back_up(server, "third"), digest(redis)
+    preview = server.cli("backup", "preview", middle)
+    assert preview["owned"] > 0
+    deleted = server.cli("backup", "delete", middle, "--if-match", preview["version"], "--yes", "--wait")
+    (deletion,) = deleted["deletions"]
+    for name in ("freed", "waiting", "undecided"):
+        assert deletion["receipt"][name] == deletion["promised"][name] == preview[name]
+    assert [one["name"] for one in server.cli("backup", "list", "--instance", instance)["backups"]] == ["third", "first"]
+    with redis.client() as client:
+        client.flushall()
+    assert server.cli("backup", "restore", last, "--into", "cache", "--wait")["job"]["status"] == "Completed"
+    assert digest(redis) == wanted
+    assert server.cli("deletion", "list")["deletions"][0]["backup_id"] == middle
+    assert server.cli("job", "list", "--status", "Completed")["jobs"]
+
+
+def test_what_the_api_refuses_is_status_1_and_changes_nothing(server: ServerProcess, redis: RedisServer) -> None:
+    """A held backup and one of a moved version stay; released, it goes."""
+    add(server, redis)
+    backup = back_up(server, "first")
+    server.cli("backup", "hold", backup, "--reason", "audit of May")
+    server.cli("backup", "delete", backup, "--yes", status=1)
+    assert server.cli("backup", "preview", backup)["backups"][0]["refusal"]["code"] == "DBS.212003"
+    server.cli("backup", "release", backup)
+    old = server.cli("backup", "preview", backup)["version"]
+    back_up(server, "second")
+    server.cli("backup", "delete", backup, "--if-match", old, "--yes", status=1)
+    assert server.cli("backup", "show", backup)["state"] == "COMPLETED"
+    server.cli("backup", "delete", backup, "--yes", "--wait")
+    server.cli("backup", "show", backup, status=1)
+    server.cli("backup", "create", "nobody", "third", status=1)
+
+
+def test_a_wrong_password_registers_nothing(server: ServerProcess, redis: RedisServer) -> None:
+    """The server enters a database before it registers it."""
+    words = ("instance", "add", "cache", "--engine", "redis", "--address", redis.address, "--password-stdin")
+    server.cli(*words, stdin="wrong\n", status=1)
+    assert server.cli("instance", "list")["instances"] == []
+
+
+def test_an_instance_is_removed_and_its_manual_backups_stay(server: ServerProcess, redis: RedisServer) -> None:
+    """It is gone from the register, its backup from nowhere."""
+    add(server, redis)
+    backup = back_up(server, "first")
+    server.cli("instance", "remove", "cache", "--yes")
+    server.cli("instance", "show", "cache", status=1)
+    assert [one["id"] for one in server.cli("backup", "list")["backups"]] == [backup]
+
+
+@pytest.mark.parametrize(("reply", "left"), [("n", 1), ("y", 0)])
+def test_on_a_terminal_the_preview_comes_before_the_question(
+    server: ServerProcess, redis: RedisServer, reply: str, left: int
+) -> None:
+    """A no deletes nothing; a yes deletes what was shown."""
+    add(server, redis)
+    backup = back_up(server, "first")
+    shown, status = on_terminal(server, reply, "backup", "delete", backup, "--wait")
+    assert shown.index("OWNED") < shown.index("Delete this backup for ever?")
+    assert (status, len(server.cli("backup", "list")["backups"])) == (left, left)
+    assert ("RECEIPT" in shown) == (reply == "y")
+
+
+def test_a_catalog_is_rebuilt_by_one_command(server: ServerProcess, redis: RedisServer) -> None:
+    """With the catalog's files gone the command brings the backup back, held, under its own id."""
+    add(server, redis)
+    backup = back_up(server, "first")
+    server.stop()
+    for file in server.folder.glob("catalog.db*"):
+        file.unlink()
+    assert server.cli("catalog", "rebuild")["report"]
+    server.start()
+    assert server.cli("backup", "show", backup)["held"]
+
+
+def on_terminal(server: ServerProcess, reply: str, *words: str) -> tuple[str, int]:
+    """Runs a command on a terminal of its own, replies to its question, and returns what was shown and the status."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "strongroom", *words, "--data", str(server.folder)]
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
+    os.close(theirs)
+    shown, end = "", time.monotonic() + 60
+    try:
+        while time.monotonic() < end:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end is closed: the command has ended
+                break
+            asked = "for ever?" in shown
+            shown += piece.decode()
+            if "for ever?" in shown and not asked:
+                os.write(ours, f"{reply}\n".encode())
+        return shown, process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
