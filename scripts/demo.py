@@ -35,6 +35,8 @@ from strongroom.cli.errors import CommandError
 NAMES = ("first", "second", "third")
 AMOUNTS = ("owned", "freed", "waiting", "undecided")
 _JOB_SECONDS = 120.0
+FAILURES = (CommandError, RuntimeError, subprocess.CalledProcessError)
+"""What may go wrong on the way, as opposed to a proof that does not hold."""
 
 
 @dataclass
@@ -228,7 +230,7 @@ def server(folder: Path) -> Iterator[Path]:
         demo_engines.until(lambda: answers(data), process, "the server", log)
         try:
             yield data
-        except BaseException:
+        except FAILURES:
             sys.stderr.write(f"The end of the server's log:\n{log.read_text(errors='replace')[-3000:]}\n")
             raise
 
@@ -272,7 +274,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (CommandError, RuntimeError, subprocess.CalledProcessError) as error:
+    except FAILURES as error:
         sys.exit(f"The demo failed: {getattr(error, 'message', None) or error}")
     except KeyboardInterrupt:
         sys.exit("The demo was stopped.")
