@@ -1,4 +1,4 @@
-"""Workers that die, stand still and lose their database: real processes, real signals. Every job ends, no two owners interleave."""
+"""Workers that die, stand still and lose their database, by real signals. Every job ends, and no two owners interleave."""
 
 from __future__ import annotations
 

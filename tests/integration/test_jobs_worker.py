@@ -273,6 +273,33 @@ def test_a_hung_handler_is_reported_and_loses_its_lease(house: House, caplog: py
     assert lost.wait(10)
 
 
+def test_a_long_transaction_costs_no_job_its_lease(postgres_url: str) -> None:
+    """A guarded transaction that outlives the lease holds the row: it is not taken over and not lost, and the heartbeat of the
+    other jobs does not wait for it."""
+    runs: list[str] = []
+    with ExitStack() as stack:
+        house = House(postgres_url, stack)
+
+        def body(job: Running) -> None:
+            runs.append(job.id)
+            if job.id == "long":
+                with house.catalog.write(job.guard):
+                    time.sleep(4)
+            else:
+                for _ in range(60):
+                    job.check()
+                    time.sleep(0.1)
+            job.check()
+
+        house.start(Work(body))
+        for key in ("long", "other"):
+            house.wait(house.submit(id=key), "RUNNING")
+        house.start(Work(body), apart=True)
+        for key in ("long", "other"):
+            house.wait(key, "DONE")
+        assert sorted(runs) == ["long", "other"]
+
+
 def test_one_of_two_submitters_of_a_unique_key_is_told_of_the_other(catalog: Catalog) -> None:
     """While the first has not committed the second waits, and then gets the first's id."""
     jobs = LeasedJobs(catalog, Machine())

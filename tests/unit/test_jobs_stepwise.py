@@ -220,6 +220,18 @@ def test_a_lease_that_runs_out_is_taken_over_and_fences_the_first(house: House) 
     assert (house.get(key).state, house.get(key).error) == ("DONE", None)
 
 
+def test_a_worker_is_fenced_from_its_own_earlier_claim(house: House) -> None:
+    """The same process may take its own lapsed job over: the claim's epoch decides, not the owner's name."""
+    house.submit()
+    old = house.claimed(house.one)
+    house.clock.seconds += TTL + 1
+    new = house.claimed(house.one)
+    with pytest.raises(JobLost), house.catalog.write(old.guard):
+        pass
+    with house.catalog.write(new.guard):
+        pass
+
+
 @pytest.mark.parametrize("ends", ["finish", "fail"])
 def test_an_old_owner_cannot_end_a_job(house: House, ends: str) -> None:
     """Its last transaction is refused as a whole."""
@@ -477,6 +489,21 @@ def test_a_queued_job_shows_as_cancelled_at_once_and_is_given_up_after(house: Ho
     assert (house.work.runs, house.work.given_up) == ([], [(key, "CANCELLED", "cancelled by a user")])
     assert house.one.step() is None
     house.submit(unique_key="k")
+
+
+def test_what_was_shown_as_cancelled_stays_cancelled(house: House) -> None:
+    """Even if give_up ends it by fail; the sentence is kept."""
+
+    def ending(job: Running) -> None:
+        with house.catalog.write(job.guard) as conn:
+            job.fail(conn, "said by give_up")
+
+    house.work.ending = ending
+    key = house.submit()
+    house.cancel(key)
+    house.one.step()
+    assert (house.get(key).state, house.get(key).error) == ("CANCELLED", "said by give_up")
+    assert house.one.step() is None
 
 
 def test_giving_up_a_cancelled_job_waits_for_its_serial_key(house: House) -> None:
