@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,8 @@ def serve(settings: Settings) -> None:
                 house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
                 timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
             )  # fmt: skip
+            for ending in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(ending, lambda _number, _frame: None)  # the API server repeats it when it has ended: the jobs come next
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:
