@@ -98,7 +98,9 @@ def serve(settings: Settings) -> None:
                 timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(ending, lambda _number, _frame: None)  # the API server repeats it when it has ended: the jobs come next
+                signal.signal(
+                    ending, lambda _number, _frame: None
+                )  # the API server repeats it when it has ended: the jobs come next
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:

@@ -19,17 +19,17 @@ from huaweicloudsdkgaussdbfornosql.v3 import (
     RestoreExistingInstanceRequest,
     RestoreRequestBody,
 )
-from support.redis_server import redis_server
-from support.server import ServerProcess
 
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
+from support.redis_server import redis_server
+from support.server import ServerProcess
 
 ROUNDS = 14
 
 
 def contents(client: redis.Redis) -> dict[bytes, bytes | None]:
-    return {key: client.get(key) for key in client.keys()}
+    return {key: client.get(key) for key in client.scan_iter()}
 
 
 def idle(server: ServerProcess) -> None:

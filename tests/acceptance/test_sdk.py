@@ -29,6 +29,7 @@ from huaweicloudsdkgaussdbfornosql.v3 import (
     StopBackupRequest,
     StopBackupRequestBody,
 )
+
 from support.mongodb_server import MongoServer, running
 from support.redis_server import RedisServer, redis_server
 from support.server import ServerProcess
@@ -98,7 +99,7 @@ def test_a_redis_is_backed_up_listed_restored_and_its_middle_backup_deleted_exac
                 if turn == 0 or number % 50 == turn:
                     client.set(f"key:{number}", f"{turn}:{number}:" + "x" * 200)
             keys.append(site.backup(site.redis_id, f"redis-{turn}"))
-            wanted.append({key: client.get(key) for key in client.keys()})
+            wanted.append({key: client.get(key) for key in client.scan_iter()})
     assert site.listed(site.redis_id)[:3] == keys[::-1]
     preview = site.server.cli("backup", "preview", keys[1])
     before = site.server.store_size()
@@ -115,7 +116,7 @@ def test_a_redis_is_backed_up_listed_restored_and_its_middle_backup_deleted_exac
         for turn in (0, 2):
             client.flushall()
             site.restore(keys[turn], site.redis_id)
-            assert {key: client.get(key) for key in client.keys()} == wanted[turn]
+            assert {key: client.get(key) for key in client.scan_iter()} == wanted[turn]
 
 
 def test_a_mongodb_is_backed_up_and_restored_by_the_sdk(site: Site) -> None:
@@ -151,7 +152,10 @@ def test_every_list_shows_the_same_backups_in_its_own_form(site: Site) -> None:
     past = site.sdk.list_backups(ListBackupsRequest(offset=1000))
     assert past.backups == []
     assert site.sdk.list_backups(ListBackupsRequest(backup_id=made[0], type="DatabaseTable")).backups == []
-    ids = [one.instance_id for one in site.sdk.show_restorable_list(ShowRestorableListRequest(backup_id=made[0])).restorable_instances]
+    ids = [
+        one.instance_id
+        for one in site.sdk.show_restorable_list(ShowRestorableListRequest(backup_id=made[0])).restorable_instances
+    ]
     assert ids == [site.redis_id]
     shown = site.sdk.list_instances(ListInstancesRequest(name="*ach")).instances
     assert [(one.id, one.status, one.actions) for one in shown] == [(site.redis_id, "normal", [])]

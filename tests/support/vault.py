@@ -1,8 +1,8 @@
 """A whole service without sockets: real use cases on a real catalog and store, with an engine whose databases are dictionaries.
 
-    vault = Vault(tmp_path)
-    first = vault.backup({"a": b"…"})
-    vault.delete(first); vault.check()
+vault = Vault(tmp_path)
+first = vault.backup({"a": b"…"})
+vault.delete(first); vault.check()
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class DictEngine:
                 entry.finish({"length": len(content)})
         return Summary(len(data), sum(len(v) for v in data.values()), {"count": len(data)})
 
-    def restore(
-        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
-    ) -> Summary:
+    def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
         assert len(found) == facts["count"]
         control.check()
@@ -221,9 +219,9 @@ class Vault:
             rows = conn.execute(sa.select(t.object_)).all()
             waiting = conn.execute(sa.select(t.decision.c.id).where(t.decision.c.swept.is_(False))).all()
             held = conn.execute(
-                sa.select(
-                    t.holding.c.object, sa.func.sum(t.holding.c.bytes).label("bytes")
-                ).where(t.holding.c.spare.is_(False)).group_by(t.holding.c.object)
+                sa.select(t.holding.c.object, sa.func.sum(t.holding.c.bytes).label("bytes"))
+                .where(t.holding.c.spare.is_(False))
+                .group_by(t.holding.c.object)
             ).all()
             active = conn.execute(sa.select(t.job.c.kind).where(t.job.c.state.in_(("QUEUED", "RUNNING")))).all()
         assert {row.name: row.bytes for row in rows if row.state == "STORED"} == there
@@ -233,7 +231,7 @@ class Vault:
         chunk_bytes = {row.object: row.bytes for row in held}
         for row in rows:
             if row.kind in ("pack", "rewrite") and row.state == "STORED":
-                assert 0 < row.live, f"{row.name} holds something living"
+                assert row.live > 0, f"{row.name} holds something living"
                 assert 0 <= row.dead_bytes < chunk_bytes[row.id]
         books = self._books()
         assert books["marked"] - books["given_back"] == sum(row.dead_bytes for row in rows if row.state == "STORED")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.vault import Vault, generations
 
 from strongroom.jobs.embedded import forget_leases
 from strongroom.storage.faults import Effect, Fail, FaultyStore
 from strongroom.storage.memory import MemoryStore
+from support.vault import Vault, generations
 
 
 class Died(BaseException):

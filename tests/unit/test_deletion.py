@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.vault import Vault, edited, generations, noise
 
 from strongroom.backups import creation, deletion, errors, holding
 from strongroom.backups.context import Options
+from support.vault import Vault, edited, generations, noise
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_what_is_built_restored_or_elsewhere_is_refused(vault: Vault) -> None:
 
 
 def test_deleting_the_parent_while_its_child_is_built_frees_exactly(vault: Vault) -> None:
-    """The parent goes in the middle of the child's capture: the child is whole, and what it did not adopt is settled and booked."""
+    """The parent goes in the middle of the child's capture: the child is whole, and the rest is settled and booked."""
     shared, lost = noise(100_000, 1), noise(70_000, 2)
     parent = vault.backup({"a": shared, "b": lost, "c": shared[:50_000]})
 

@@ -141,9 +141,7 @@ class World:
     def living_bytes(self) -> tuple[int, int]:
         """(bytes of stored objects, dead bytes inside them)."""
         with self.catalog.read() as conn:
-            rows = conn.execute(
-                sa.select(t.object_.c.bytes, t.object_.c.dead_bytes).where(t.object_.c.state == "STORED")
-            ).all()
+            rows = conn.execute(sa.select(t.object_.c.bytes, t.object_.c.dead_bytes).where(t.object_.c.state == "STORED")).all()
         return sum(r.bytes for r in rows), sum(r.dead_bytes for r in rows)
 
     def check(self) -> None:
@@ -162,9 +160,7 @@ class World:
                 assert row.bytes - row.dead_bytes == alive * CHUNK + INDEX
 
 
-def add_object(
-    conn: sa.Connection, key: str, seq: int, kind: str, packs: dict[int, BitMap | None], live: int, size: int
-) -> None:
+def add_object(conn: sa.Connection, key: str, seq: int, kind: str, packs: dict[int, BitMap | None], live: int, size: int) -> None:
     conn.execute(
         t.object_.insert().values(
             id=key, lineage=LINEAGE, kind=kind, name=key, state="STORED", bytes=size, live=live, dead_bytes=0, seq=seq, attempt=1,

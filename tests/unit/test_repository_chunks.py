@@ -35,7 +35,7 @@ def lengths_of(data: bytes, average: int, step: int) -> list[int]:
 @given(st.integers(0, 6 * MIB), st.integers(50_000, 3 * MIB), st.integers(0, 3), st.booleans())
 def test_cuts_do_not_depend_on_how_the_bytes_come_in(size: int, step: int, seed: int, zeros: bool) -> None:
     """Whatever the pieces, the chunks are the same, within their limits, and the whole is there."""
-    data = (noise(size // 2, seed) + bytes(size)) [:size] if zeros else noise(size, seed)
+    data = (noise(size // 2, seed) + bytes(size))[:size] if zeros else noise(size, seed)
     whole = lengths_of(data, 64 * KIB, max(size, 1))
     assert lengths_of(data, 64 * KIB, step) == whole
     assert all(16 * KIB <= length <= 512 * KIB for length in whole[:-1])
@@ -65,7 +65,10 @@ def test_chunk_and_pack_sizes_follow_what_was_measured() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(st.binary(max_size=300), st.integers(0, 40_000).map(noise), st.integers(0, 40_000).map(bytes)), st.sampled_from([0, 1, 3]))
+@given(
+    st.one_of(st.binary(max_size=300), st.integers(0, 40_000).map(noise), st.integers(0, 40_000).map(bytes)),
+    st.sampled_from([0, 1, 3]),
+)
 def test_a_frame_gives_back_its_bytes_and_never_grows(plain: bytes, level: int) -> None:
     """For any content and level; the frame adds five bytes at most."""
     frame = Encoder(level).encode(plain)
@@ -103,7 +106,9 @@ def test_columns_come_back(values: list[int]) -> None:
     column = np.array(values, np.uint32)
     assert undeltas(deltas(column)).tolist() == values
     assert from_planes(to_planes(column, 4), 4, len(values)).tolist() == values
-    assert from_planes(to_planes(column.astype(np.uint64) << np.uint64(31), 8), 8, len(values)).tolist() == [v << 31 for v in values]
+    assert from_planes(to_planes(column.astype(np.uint64) << np.uint64(31), 8), 8, len(values)).tolist() == [
+        v << 31 for v in values
+    ]
 
 
 def records(count: int, seed: int = 0) -> Records:

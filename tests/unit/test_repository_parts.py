@@ -113,18 +113,13 @@ def test_nothing_changed_stores_nothing(vault: Vault) -> None:
     assert second.sealed.stored_bytes == 0
     assert second.sealed.used == first.sealed.used
     assert unused(first.manifest, second.sealed.used) == {}
-    assert second.sealed.adopted_bytes == sum(map(sum, [Sized(vault, first).sizes]))
+    assert second.sealed.adopted_bytes == sealed_bytes(vault)
 
 
-class Sized:
-    """Sealed bytes of everything that a part names, by the indexes of its packs."""
-
-    def __init__(self, vault: Vault, part: object) -> None:
-        self.sizes = [
-            int(read_index(vault.store, vault.keys, LINEAGE, key, name).packs[pack].lengths.sum())
-            for pack, places in vault.places.items()
-            for key, name in places
-        ]
+def sealed_bytes(vault: Vault) -> int:
+    """Of everything that is stored, by the indexes of the packs."""
+    indexes = (read_index(vault.store, vault.keys, LINEAGE, *places[0]).packs[pack] for pack, places in vault.places.items())
+    return sum(int(held.lengths.sum()) for held in indexes)
 
 
 def test_an_insertion_stores_a_few_chunks_and_pages_near_it(vault: Vault) -> None:
@@ -250,7 +245,9 @@ def test_large_packs_wait_on_disk_and_read_back(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "plain").mkdir()
     plain = Vault(tmp_path / "plain", pack_target=300_000)
     plain.write(1, entries)
-    assert [(stat.name, stat.size) for stat in plain.store.list("")] == [(stat.name, stat.size) for stat in spooled.store.list("")]
+    assert [(stat.name, stat.size) for stat in plain.store.list("")] == [
+        (stat.name, stat.size) for stat in spooled.store.list("")
+    ]
 
 
 def test_the_same_input_and_randomness_give_the_same_store(tmp_path: Path) -> None:

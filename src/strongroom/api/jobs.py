@@ -81,7 +81,8 @@ def _find(ctx: Context, conn: Connection, caller: Principal, job_id: str) -> Job
 
 def _contract_fields(conn: Connection, job: JobView) -> dict[str, Any]:
     return {
-        "id": job.id, "name": NAMES.get(job.kind, job.kind), "status": _STATUS[job.state], "start_time": time_text(job.created_at),
+        "id": job.id, "name": NAMES.get(job.kind, job.kind), "status": _STATUS[job.state],
+        "start_time": time_text(job.created_at),
         "end_time": "" if job.finished_at is None else time_text(job.finished_at), "progress": _percent(job),
         "instance": {"id": job.instance or "", "name": listing.instance_name(conn, job.instance)},
         "fail_reason": _reason(job),

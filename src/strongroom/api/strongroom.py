@@ -97,9 +97,7 @@ def hold_backup(
 
 
 @router.delete("/strongroom/v1/{project_id}/backups/{backup_id}/hold")
-def release_backup(
-    backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:backup:hold")]
-) -> dict[str, Any]:
+def release_backup(backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:backup:hold")]) -> dict[str, Any]:
     """Releases a held backup."""
     return _hold(ctx, caller, backup_id, None, "StrongroomReleaseBackup")
 
@@ -119,9 +117,7 @@ def list_deletions(
 
 
 @router.get("/strongroom/v1/{project_id}/deletions/{backup_id}")
-def show_deletion(
-    backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:deletion:get")]
-) -> dict[str, Any]:
+def show_deletion(backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:deletion:get")]) -> dict[str, Any]:
     """The deletion of one backup: promise, progress and receipt."""
     with ctx.catalog.read() as conn:
         return _deletion(ctx, conn, listing.find_deletion(conn, caller.required_project(), backup_id))

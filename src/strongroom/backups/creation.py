@@ -118,7 +118,7 @@ def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: 
 
 
 def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
-    """Ends a build; returns the id of the job that removes what it wrote. Raises errors.NoSuchBackup, errors.BackupNotBuilding."""
+    """Ends a build; returns the id of the job that removes what it wrote. Raises NoSuchBackup, BackupNotBuilding."""
     with ctx.catalog.read() as conn:
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup, t.backup.c.project == project)).first()
         if row is None or row.state in ("DELETING", "DELETED"):
@@ -142,8 +142,8 @@ def _cancel_build(ctx: Context, conn: Connection, backup: str) -> None:
 
 
 def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None:
-    """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns nothing
-    from here on. Returns the removal's job; None if the backup is not being built (any more)."""
+    """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
+    nothing from here on. Returns the removal's job; None if the backup is not being built (any more)."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
     if row.state != "BUILDING":
         return None
@@ -162,9 +162,7 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None
         sweeping.record(conn, part.lineage, "FAIL", backup, gap, key)
         job = removal.submit(ctx, conn, part.lineage)
     conn.execute(
-        sa.update(t.backup)
-        .where(t.backup.c.id == backup)
-        .values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
+        sa.update(t.backup).where(t.backup.c.id == backup).values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
     )
     return job
 
@@ -246,9 +244,7 @@ class _Build:
                 control=self._job, compression=self._ctx.options.compression,
             )  # fmt: skip
             try:
-                summary = self._engine.capture(
-                    self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine")
-                )
+                summary = self._engine.capture(self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine"))
                 self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
@@ -319,13 +315,9 @@ class _Build:
         with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
             here = t.lineage.c.id == self._lineage
             conn.execute(
-                sa.update(t.lineage)
-                .where(here, t.lineage.c.chunk_average == 0)
-                .values(chunk_average=average, pack_target=target)
+                sa.update(t.lineage).where(here, t.lineage.c.chunk_average == 0).values(chunk_average=average, pack_target=target)
             )
-            conn.execute(
-                sa.update(t.backup).where(t.backup.c.id == self._backup.id).values(engine_version=probe.version)
-            )
+            conn.execute(sa.update(t.backup).where(t.backup.c.id == self._backup.id).values(engine_version=probe.version))
             row = conn.execute(sa.select(t.lineage.c.chunk_average, t.lineage.c.pack_target).where(here)).one()
         return int(row.chunk_average), int(row.pack_target)
 
@@ -401,7 +393,10 @@ class _Build:
                 sa.update(t.part)
                 .where(t.part.c.lineage == self._lineage, t.part.c.seq == self._seq)
                 .values(
-                    root=manifest, entries=sealed.entries, plain_bytes=sealed.plain_bytes, stored_bytes=sealed.stored_bytes,
+                    root=manifest,
+                    entries=sealed.entries,
+                    plain_bytes=sealed.plain_bytes,
+                    stored_bytes=sealed.stored_bytes,
                     adopted_bytes=sealed.adopted_bytes,
                 )
             )
@@ -462,7 +457,13 @@ class _CatalogSink:
             key, name = plan(conn, self._ctx, self._lineage, "pack", seq=self._seq, attempt=self._attempt)
             conn.execute(
                 t.pack.insert().values(
-                    lineage=self._lineage, id=pack, born=self._seq, attempt=self._attempt, stored=False, chunks=0, bytes=0,
+                    lineage=self._lineage,
+                    id=pack,
+                    born=self._seq,
+                    attempt=self._attempt,
+                    stored=False,
+                    chunks=0,
+                    bytes=0,
                     gone_bytes=0,
                 )
             )
@@ -500,7 +501,7 @@ def mark_stored(
     live: int,
     also: Callable[[Connection], None] = lambda _conn: None,
 ) -> None:
-    """STORED, in a transaction that proves job and attempt. A writer that has lost them removes what it put, if its row says so."""
+    """STORED, in a transaction that proves job and attempt. Who has lost them removes what they put, if its row says so."""
     try:
         with ctx.catalog.own(job.guard, lineage, seq) as conn:
             lifespans.require_attempt(conn, lineage, seq, attempt)
@@ -518,9 +519,7 @@ def _lineages(conn: Connection, backup: str) -> list[str]:
 
 
 def _own_objects(conn: Connection, lineage: str, seq: int, kinds: Sequence[str], state: str | None = None) -> list[str]:
-    query = sa.select(t.object_.c.id).where(
-        t.object_.c.lineage == lineage, t.object_.c.seq == seq, t.object_.c.kind.in_(kinds)
-    )
+    query = sa.select(t.object_.c.id).where(t.object_.c.lineage == lineage, t.object_.c.seq == seq, t.object_.c.kind.in_(kinds))
     if state is not None:
         query = query.where(t.object_.c.state == state)
     return [row.id for row in conn.execute(query)]
@@ -534,4 +533,3 @@ def _own_packs(conn: Connection, lineage: str, seq: int, attempt: int) -> dict[i
         )
     )
     return {row.id: row.chunks for row in rows}
-

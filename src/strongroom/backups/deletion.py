@@ -2,7 +2,7 @@
 
     preview     what would go and what would wait, at the lineages' version
     delete      one transaction decides everything: may it go, its parts leave their chains, the promise, the audit event, the job
-    DeleteJob   only removes: sweep → grave → manifests → condemned objects → rewrite within the budget → receipt and DELETED, last
+    DeleteJob   only removes: sweep → grave → manifests → condemned objects → rewrite in budget → receipt and DELETED, last
 
 Promise = result: preview and promise are one function on a read-only snapshot at version v; the transaction compares v under the
 lineages' locks and computes again if it moved, the third time inside. From the 202 on the backup is hidden from every list.
@@ -187,9 +187,7 @@ def _resume(ctx: Context, conn: Connection, backup: Row[Any]) -> str:
         conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
         unique_key=removal.of_delete(backup.id),
     )  # fmt: skip
-    conn.execute(
-        sa.update(t.deletion).where(t.deletion.c.backup == backup.id).values(job=job, state="RUNNING", fail_reason=None)
-    )
+    conn.execute(sa.update(t.deletion).where(t.deletion.c.backup == backup.id).values(job=job, state="RUNNING", fail_reason=None))
     return job
 
 
@@ -282,9 +280,7 @@ def _parts(conn: Connection, backup: str) -> list[tuple[str, int]]:
 
 def _manifests(conn: Connection, lineage: str, seq: int) -> list[str]:
     rows = conn.execute(
-        sa.select(t.object_.c.id).where(
-            t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq
-        )
+        sa.select(t.object_.c.id).where(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
     )
     return [row.id for row in rows]
 
@@ -351,9 +347,7 @@ class DeleteJob:
             if left is not None:
                 raise TryAgain("objects of this deletion were condemned while it ran", 0.0)
             now = ctx.ambient.now()
-            conn.execute(
-                sa.update(t.deletion).where(t.deletion.c.backup == backup).values(state="DONE", finished_at=now)
-            )
+            conn.execute(sa.update(t.deletion).where(t.deletion.c.backup == backup).values(state="DONE", finished_at=now))
             conn.execute(sa.update(t.backup).where(t.backup.c.id == backup).values(state="DELETED"))
             job.finish(conn, receipt(conn, backup))
 

@@ -1,18 +1,18 @@
-"""Why a use case refuses. Each class is mapped to the contract's status and code in api/errors.py; all are permanent for the call.
+"""Why a use case refuses. Each class is mapped to the contract's status and code in api/refusals.py.
 
-    Refused
-    ├── NoSuchInstance, NoSuchBackup, NoSuchJob     unknown here, or another project's: a caller must not learn whose
-    ├── InstanceBusy        something else runs on the instance
-    ├── InstanceNameTaken
-    ├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
-    ├── NotRestorable       the backup or the target does not fit
-    ├── BackupBuilding      stop it first
-    ├── BackupRestoring     a restore reads it
-    ├── BackupHeld          a hold names its reason
-    ├── BackupAutomated     its instance's policy is on
-    ├── BackupNotBuilding   only a backup that is being built can be stopped
-    ├── PreviewMoved        what the caller previewed is not what would happen now
-    └── BadBatch            a batch is 1 to 10 different ids
+Refused
+├── NoSuchInstance, NoSuchBackup, NoSuchJob     unknown here, or another project's: a caller must not learn whose
+├── InstanceBusy        something else runs on the instance
+├── InstanceNameTaken
+├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
+├── NotRestorable       the backup or the target does not fit
+├── BackupBuilding      stop it first
+├── BackupRestoring     a restore reads it
+├── BackupHeld          a hold names its reason
+├── BackupAutomated     its instance's policy is on
+├── BackupNotBuilding   only a backup that is being built can be stopped
+├── PreviewMoved        what the caller previewed is not what would happen now
+└── BadBatch            a batch is 1 to 10 different ids
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
             conn.execute(
                 t.instance.insert().values(
                     id=key, project=project, name=new.name, engine=new.engine, address=new.address, secret=secret,
-                    mode=probe.mode, version=probe.version, state="REGISTERED", labels=json.dumps(dict(new.labels), sort_keys=True),
+                    mode=probe.mode, version=probe.version, state="REGISTERED",
+                    labels=json.dumps(dict(new.labels), sort_keys=True),
                     created_at=now, updated_at=now,
                 )
             )  # fmt: skip
@@ -58,7 +59,7 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
 
 
 def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> None:
-    """Takes an instance off the register; its backups stay restorable elsewhere. Raises errors.InstanceBusy while a job uses it."""
+    """Takes an instance off the register; its backups stay restorable elsewhere. InstanceBusy while a job uses it."""
     with ctx.catalog.write() as conn:
         found = conn.execute(
             sa.update(t.instance)

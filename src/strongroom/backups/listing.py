@@ -140,9 +140,7 @@ def deletion_view(conn: Connection, row: Row[Any]) -> dict[str, Any]:
 
 def find_deletion(conn: Connection, project: str, backup: str) -> Row[Any]:
     """The deletion of a backup, whatever its age. Raises errors.NoSuchBackup."""
-    row = conn.execute(
-        sa.select(t.deletion).where(t.deletion.c.backup == backup, t.deletion.c.project == project)
-    ).first()
+    row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup, t.deletion.c.project == project)).first()
     if row is None:
         raise errors.NoSuchBackup(f"no deletion of a backup {backup} is known in this project")
     return row

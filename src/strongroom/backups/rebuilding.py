@@ -256,9 +256,7 @@ class _Lineage:
     # ---- writing the catalog -----------------------------------------------------------------------------------------
 
     def _write(self, conn: Connection, sealed: bytes, parts: list[_Part], graves: list[tuple[int, Stat]]) -> None:
-        highest = max(
-            [parsed.seq or 0 for _, parsed in self._objects] + [pack.born for pack in self._packs.values()], default=0
-        )
+        highest = max([parsed.seq or 0 for _, parsed in self._objects] + [pack.born for pack in self._packs.values()], default=0)
         project, instance = _owner_of(parts)
         chunk_average = max((part.manifest.chunk_average for part in parts if part.manifest is not None), default=0)
         _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average)
@@ -359,9 +357,7 @@ def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, B
     return spans
 
 
-def _death_rows(
-    conn: Connection, lineage: str, key: int, pack: _Pack, needed: dict[int, BitMap], parts: list[_Part]
-) -> None:
+def _death_rows(conn: Connection, lineage: str, key: int, pack: _Pack, needed: dict[int, BitMap], parts: list[_Part]) -> None:
     """What an older part is the last to need is closed by the part after it."""
     after = {one.seq: following for one, following in zip(parts, parts[1:], strict=False)}
     for last, numbers in needed.items():

@@ -1,8 +1,8 @@
 """Carrying out a decision: the only code that removes objects. It removes what a committed decision condemned, nothing else.
 
 Order of effects: sweep → graves and closing marks put → manifests removed → packs removed → a closed lineage's graves → its keys.
-Each batch: remove, look that each is gone, then one guarded transaction takes the rows away and counts the bytes. A crash between any
-two leaves rows that the next run goes on from; a missing object counts as removed. A deletion's counts come from rows, never from
+Each batch: remove, look that each is gone, then one guarded transaction takes the rows away and counts the bytes. A crash
+between any two leaves rows that the next run goes on from; a missing object counts as removed. A deletion's counts come from rows, never from
 the store's replies.
 """
 
@@ -107,7 +107,9 @@ def _remove(ctx: Context, job: Running, batch: list[Row[Any]], removal: str) -> 
     ctx.store.delete_many(wanted)
     left = [name for name in wanted if ctx.store.stat(name) is not None]
     if left:
-        raise StoreUnavailable(f"{len(left)} objects are still there after their removal, first {left[0]}: is the store read-only?")
+        raise StoreUnavailable(
+            f"{len(left)} objects are still there after their removal, first {left[0]}: is the store read-only?"
+        )
     with ctx.catalog.write(job.guard) as conn:
         _forget(ctx, conn, batch, removal)
 

@@ -45,9 +45,7 @@ def abandon(ctx: Context, job: Running, key: str) -> None:
     """Gives up what an earlier run of this deletion was rewriting: its planned objects are condemned, its choices let go."""
     mine = removal.of_rewrite(key.removeprefix("delete:"))
     with ctx.catalog.write(job.guard) as conn:
-        planned = conn.execute(
-            sa.select(t.object_.c.id).where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")
-        ).all()
+        planned = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
         condemn(conn, [row.id for row in planned], mine)
         conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
 
@@ -172,9 +170,7 @@ def _take_over(conn: Connection, chosen: _Chosen, sizes: dict[int, int]) -> None
     now = _living(conn, chosen.old)
     live = sum(len(numbers & chosen.living.get(pack, BitMap())) for pack, numbers in now.items())
     dead = sum(_dead_bytes(conn, chosen, pack, now.get(pack, BitMap()), sizes[pack]) for pack in sizes)
-    conn.execute(
-        sa.update(t.object_).where(t.object_.c.id == chosen.new).values(live=live, dead_bytes=dead, removal=None)
-    )
+    conn.execute(sa.update(t.object_).where(t.object_.c.id == chosen.new).values(live=live, dead_bytes=dead, removal=None))
     for pack, sealed in sizes.items():
         conn.execute(
             sa.update(t.holding)

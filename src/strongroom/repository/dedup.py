@@ -77,9 +77,7 @@ class _Runs:
             cuts = [int(part * (1 << 64) // count) for part in range(1, count)]
             bounds = [[0, *np.searchsorted(keys, np.array(cuts, np.uint64)).tolist(), len(keys)] for _, keys, _ in runs]
             for part in range(count):
-                yield _sorted(
-                    np.concatenate([rows[b[part] : b[part + 1]] for b, (_, _, rows) in zip(bounds, runs, strict=True)])
-                )
+                yield _sorted(np.concatenate([rows[b[part] : b[part + 1]] for b, (_, _, rows) in zip(bounds, runs, strict=True)]))
 
         merged = self._write(slices())
         for path, _, _ in runs:

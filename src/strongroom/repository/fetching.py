@@ -84,18 +84,14 @@ class ChunkFetcher:
 
     # Where the chunks are
 
-    def _resolve(
-        self, records: Records, pending: NDArray[np.intp], missing: set[str]
-    ) -> list[tuple[ObjectIndex, list[_Place]]]:
+    def _resolve(self, records: Records, pending: NDArray[np.intp], missing: set[str]) -> list[tuple[ObjectIndex, list[_Place]]]:
         found: dict[str, tuple[ObjectIndex, list[_Place]]] = {}
         for pack, _, at in by_pack(records.packs[pending], records.numbers[pending]):
             for index, place in self._find(pack, records.numbers, pending[at], missing):
                 found.setdefault(index.object_id, (index, []))[1].append(place)
         return list(found.values())
 
-    def _find(
-        self, pack: int, numbers: U32, where: NDArray[np.intp], missing: set[str]
-    ) -> list[tuple[ObjectIndex, _Place]]:
+    def _find(self, pack: int, numbers: U32, where: NDArray[np.intp], missing: set[str]) -> list[tuple[ObjectIndex, _Place]]:
         """Places for all of the numbers at `where`; asks anew where what is remembered does not have them all."""
         fresh = False
         while True:
@@ -110,9 +106,7 @@ class ChunkFetcher:
             self._forget(pack)
             if fresh and not any(key in missing for key, _ in known):
                 number = int(numbers[rest[0]])
-                text = (
-                    f"chunk {number} of pack {pack} is in none of the {len(known)} objects that hold the pack: {HEAL}"
-                )
+                text = f"chunk {number} of pack {pack} is in none of the {len(known)} objects that hold the pack: {HEAL}"
                 raise MissingChunk(text, object_name=known[0][1] if known else None, pack=pack, number=number)
 
     def _among(
@@ -139,9 +133,7 @@ class ChunkFetcher:
     def _note_missing(self, key: str, name: str, missing: set[str], error: ObjectMissing) -> None:
         self._drop(key)
         if key in missing:
-            raise MissingObject(
-                f"{name} is missing, and nothing has taken its place: {HEAL}", object_name=name
-            ) from error
+            raise MissingObject(f"{name} is missing, and nothing has taken its place: {HEAL}", object_name=name) from error
         missing.add(key)
 
     # What is remembered

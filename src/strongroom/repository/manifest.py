@@ -236,9 +236,7 @@ def _open_root(keys: LineageKeys, lineage: str, name: str, data: bytes) -> tuple
     said = names.parse(name)
     mine = ("manifest", header.lineage, header.seq, header.attempt)
     if said is None or (said.kind, said.lineage, said.seq, said.attempt) != mine:
-        raise Damaged(
-            f"{name} holds the manifest of part {header.seq} of {header.lineage}: it was swapped", object_name=name
-        )
+        raise Damaged(f"{name} holds the manifest of part {header.seq} of {header.lineage}: it was swapped", object_name=name)
     if header.lineage != lineage:
         raise Damaged(f"{name} belongs to lineage {header.lineage}, not {lineage}", object_name=name)
     try:
@@ -251,3 +249,8 @@ def _open_root(keys: LineageKeys, lineage: str, name: str, data: bytes) -> tuple
     except _UNREADABLE as error:
         raise Damaged(f"{name} is damaged: its content cannot be read", object_name=name) from error
     return header, content
+
+
+def peek_header(data: bytes) -> dict[str, Any]:
+    """A root object's header in clear, unproven: what can still be said of a manifest that does not open. Raises Damaged."""
+    return dict(read_header(_MAGIC, data, "a manifest"))

@@ -94,9 +94,7 @@ class ObjectIndex:
             try:
                 key = unwrap_pack_key(self._keys, self._lineage, pack, self.packs[pack].wrapped_key)
             except InvalidTag:
-                raise Damaged(
-                    f"{self.name}: the key of pack {pack} is damaged", object_name=self.name, pack=pack
-                ) from None
+                raise Damaged(f"{self.name}: the key of pack {pack} is damaged", object_name=self.name, pack=pack) from None
             found = self._ciphers[pack] = ChunkCipher(self._lineage, pack, key)
         return found
 
@@ -108,9 +106,7 @@ class ObjectIndex:
         wanted = np.array(numbers.to_array(), dtype=np.uint32)
         here, at = held.positions(wanted)
         chosen = at[here]
-        return list(
-            zip(wanted[here].tolist(), held.offsets[chosen].tolist(), held.lengths[chosen].tolist(), strict=True)
-        )
+        return list(zip(wanted[here].tolist(), held.offsets[chosen].tolist(), held.lengths[chosen].tolist(), strict=True))
 
 
 class PackBuilder:

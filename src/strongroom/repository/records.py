@@ -40,9 +40,7 @@ class Records:
         return len(self.packs)
 
     def __getitem__(self, chosen: slice | NDArray[Any]) -> Records:
-        return Records(
-            self.hashes[chosen], self.packs[chosen], self.numbers[chosen], self.plains[chosen], self.sealeds[chosen]
-        )
+        return Records(self.hashes[chosen], self.packs[chosen], self.numbers[chosen], self.plains[chosen], self.sealeds[chosen])
 
     @classmethod
     def none(cls) -> Records:

@@ -49,9 +49,7 @@ def _bad_numbers(store: Store, index: ObjectIndex, held: HeldPack) -> BitMap:
     cipher, bad = index.cipher(held.pack), BitMap()
     for chosen in ranges(held.offsets, held.lengths):
         first = int(held.offsets[chosen[0]])
-        data = memoryview(
-            store.get(index.name, first, int(held.offsets[chosen[-1]] + held.lengths[chosen[-1]]) - first)
-        )
+        data = memoryview(store.get(index.name, first, int(held.offsets[chosen[-1]] + held.lengths[chosen[-1]]) - first))
         for at in chosen.tolist():
             start, number = int(held.offsets[at]) - first, int(held.numbers[at])
             try:

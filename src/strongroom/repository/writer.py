@@ -102,9 +102,7 @@ class SealedPart:
         """The root object of the manifest; `facts` and `engine_facts` are small and CBOR-able."""
         header = Header(project, instance, self._lineage, self._seq, attempt, backup)
         totals = Totals(self.entries, self.plain_bytes, self.stored_bytes, self.adopted_bytes)
-        return self._make_root(
-            header, Content(parent, plan, facts, engine_facts, totals, self._average, self.packs, self._tree)
-        )
+        return self._make_root(header, Content(parent, plan, facts, engine_facts, totals, self._average, self.packs, self._tree))
 
 
 def unused(parent: Manifest, used: Mapping[int, BitMap]) -> dict[int, tuple[BitMap, int]]:
@@ -520,9 +518,7 @@ class _Putter:
 class _Packer:
     """Fills one pack after the other."""
 
-    def __init__(
-        self, sink: PackSink, builder: Callable[[PackSlot], PackBuilder], target: int, putter: _Putter
-    ) -> None:
+    def __init__(self, sink: PackSink, builder: Callable[[PackSlot], PackBuilder], target: int, putter: _Putter) -> None:
         self._sink, self._builder, self._target, self._putter = sink, builder, target, putter
         self._filling: tuple[PackSlot, PackBuilder] | None = None
 
