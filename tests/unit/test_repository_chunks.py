@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from support.repository import noise, rows
 
 from strongroom.repository._columns import deltas, from_planes, to_planes, undeltas
 from strongroom.repository.chunking import GIB, KIB, MIB, Cutter, choose_chunk_average, choose_pack_target
 from strongroom.repository.codec import Decoder, Encoder, FrameError
 from strongroom.repository.records import Named, Records, Tree, TreeBuilder, walk, without
+from support.repository import noise, rows
 
 
 def lengths_of(data: bytes, average: int, step: int) -> list[int]:
@@ -191,7 +191,7 @@ def test_sealed_bytes_are_counted_once_however_often_a_chunk_is_named() -> None:
     assert sum(size for _, size in first.values()) == int(records(10).sealeds.sum(dtype=np.uint64))
     assert list(named.add(records(10))) == []
     pack, (numbers, _) = next(iter(first.items()))
-    rest = dict((key, found) for key, found, _ in Named().add(twice, but={pack: numbers}))
+    rest = {key: found for key, found, _ in Named().add(twice, but={pack: numbers})}
     assert pack not in rest
     assert len(rest) == len(first) - 1
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from support.repository import LINEAGE, Seeded, Vault, Written, flipped, noise, rows
 
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged, MissingChunk, MissingObject, Misuse, RepositoryError, UnknownFormat
@@ -20,6 +19,7 @@ from strongroom.repository.pack import PackBuilder, read_index
 from strongroom.repository.rewriting import rewrite
 from strongroom.repository.verification import check_object
 from strongroom.repository.writer import PackSlot
+from support.repository import LINEAGE, Seeded, Vault, Written, flipped, noise, rows
 
 ENTRIES = {"noise": noise(60_000), "rows": rows(6000), "small": b"x"}
 

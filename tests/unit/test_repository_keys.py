@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.repository import LINEAGE, Seeded, flipped
 
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged, Misuse, RepositoryError, UnknownFormat, WrongKey
@@ -28,6 +27,7 @@ from strongroom.repository.keys import (
     seal_lineage_keys,
     seal_owner,
 )
+from support.repository import LINEAGE, Seeded, flipped
 
 ROOT, OTHER = RootKey(bytes(range(32))), RootKey(bytes(32))
 KEYS = LineageKeys.create(Seeded())
@@ -46,12 +46,12 @@ def test_lineage_keys_come_back_and_both_copies_are_equal() -> None:
     data = seal_lineage_keys(ROOT, LINEAGE, KEYS)
     assert open_lineage_keys(ROOT, LINEAGE, data) == KEYS
     assert data == seal_lineage_keys(ROOT, LINEAGE, KEYS)
-    assert KEYS != LineageKeys.create(Seeded(1))
+    assert LineageKeys.create(Seeded(1)) != KEYS
 
 
 def test_a_wrong_root_key_says_what_to_do() -> None:
     """WrongKey, which is permanent, names both keys by their ids and the remedy."""
-    with pytest.raises(WrongKey, match=f"{ROOT.id}.*{OTHER.id}.*start with the root key") as caught:
+    with pytest.raises(WrongKey, match=rf"{ROOT.id}.*{OTHER.id}.*start with the root key") as caught:
         open_lineage_keys(OTHER, LINEAGE, seal_lineage_keys(ROOT, LINEAGE, KEYS))
     assert caught.value.permanent
     for data, opened in ((seal_closed(ROOT, LINEAGE), open_closed), (seal_owner(ROOT, 1), open_owner)):

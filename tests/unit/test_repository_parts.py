@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from support.repository import LINEAGE, Seeded, Sink, Vault, noise, rows, size_of
 
 from strongroom.repository import dedup
 from strongroom.repository.errors import Misuse
 from strongroom.repository.pack import read_index
 from strongroom.repository.records import Records
 from strongroom.repository.writer import unused
+from support.repository import LINEAGE, Seeded, Sink, Vault, noise, rows, size_of
 
 CONTENT = st.one_of(
     st.binary(max_size=200),

@@ -3,9 +3,9 @@
     caller → blocks → cutting → batches → compressing (2) → in order → sealing → packs → putting (2)
                       cut, hash, look up                               number, seal, pages
 
-Every arrow is bounded, so memory is too, and a slow store slows the engine down. The first error of any stage stops all of them and
-is raised in the caller. Stream order is kept: packs hold chunks as they came. Pages go into packs of their own, so that a manifest
-can be read without touching the data.
+Every arrow is bounded, so memory is too, and a slow store slows the engine down. The first error of any stage stops all of
+them and is raised in the caller. Stream order is kept: packs hold chunks as they came. Pages go into packs of their own, so
+that a manifest can be read without touching the data.
 """
 
 from __future__ import annotations
