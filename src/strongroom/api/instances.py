@@ -38,7 +38,7 @@ class RegisterRequest(BaseModel):
     name: InstanceName
     engine: DatastoreType
     address: Annotated[str, Field(min_length=1, max_length=1000)]
-    password: Annotated[str, Field(max_length=1000, repr=False)] | None = None
+    password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
     labels: dict[str, str] = Field(default_factory=dict)
 
 

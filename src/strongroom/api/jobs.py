@@ -20,7 +20,7 @@ from strongroom.jobs.port import JobView
 router = authenticated_router("Jobs")
 Here = Annotated[Context, given(Context)]
 
-NAMES = {"backup": "BackupInstance", "restore": "RestoreInstance", "delete": "DeleteBackup", "remove": "RemoveObjects"}
+NAMES = {"backup": "BackupInstance", "restore": "RestoreInstance", "delete": "DeleteBackup", "remove": "StopBackup"}
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}
 _STATES = {"Running": ("QUEUED", "RUNNING"), "Completed": ("DONE",), "Failed": ("FAILED", "CANCELLED")}

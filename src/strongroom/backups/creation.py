@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance
+from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
 from strongroom.catalog import lifespans, sweeping
@@ -74,7 +75,8 @@ def _create(
 ) -> tuple[str, str]:
     lineage = known or ctx.ambient.hex_id()
     backup = ctx.ambient.hex_id() + "br" + ctx.engines[instance.engine].id_suffix
-    with ctx.catalog.decide(lineages=[] if known is None else [known]) as conn:
+    guard = partial(lock_instance, project=instance.project, instance=instance.id)
+    with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
         if known is None:
             _begin_lineage(conn, ctx, instance, lineage)
         elif _lineage(conn, instance.id) is None:
@@ -127,7 +129,7 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
     for lineage in lineages:
         sweeping.finish(ctx.catalog, lineage)
     with ctx.catalog.decide(lambda conn: _cancel_build(ctx, conn, backup), backups=[backup], lineages=lineages) as conn:
-        job = fail(ctx, conn, backup, "stopped by a user")
+        job = fail(ctx, conn, backup, "stopped by a user", shown=True)
         if job is None:
             raise errors.BackupNotBuilding(f"backup {backup} is not being built")
         note(conn)
@@ -141,9 +143,9 @@ def _cancel_build(ctx: Context, conn: Connection, backup: str) -> None:
         ctx.jobs.cancel(conn, row.id)
 
 
-def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None:
+def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False) -> str | None:
     """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
-    nothing from here on. Returns the removal's job; None if the backup is not being built (any more)."""
+    nothing from here on. Returns the removal's job (in the project's list if `shown`); None if the backup is not being built (any more)."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
     if row.state != "BUILDING":
         return None
@@ -160,7 +162,7 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str) -> str | None
         else:
             plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
         sweeping.record(conn, part.lineage, "FAIL", backup, gap, key)
-        job = removal.submit(ctx, conn, part.lineage)
+        job = removal.submit(ctx, conn, part.lineage, of=row if shown else None)
     conn.execute(
         sa.update(t.backup).where(t.backup.c.id == backup).values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
     )

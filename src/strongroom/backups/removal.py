@@ -2,8 +2,8 @@
 
 Order of effects: sweep → graves and closing marks put → manifests removed → packs removed → a closed lineage's graves → its keys.
 Each batch: remove, look that each is gone, then one guarded transaction takes the rows away and counts the bytes. A crash
-between any two leaves rows that the next run goes on from; a missing object counts as removed. A deletion's counts come from rows, never from
-the store's replies.
+between any two leaves rows that the next run goes on from; a missing object counts as removed. A deletion's counts come
+from rows, never from the store's replies.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def of_lineage(lineage: str) -> str:
     return f"lineage:{lineage}"
 
 
-def submit(ctx: Context, conn: Connection, lineage: str) -> str:
-    """Queues the removal of what this transaction condemns under `of_lineage`; whatever condemns calls this with it."""
-    return ctx.jobs.submit(conn, "remove", {"lineage": lineage}, serial=f"remove:{lineage}")
+def submit(ctx: Context, conn: Connection, lineage: str, of: Row[Any] | None = None) -> str:
+    """Queues the removal of what this transaction condemns under `of_lineage`; whatever condemns calls this with it.
+
+    `of`, a backup's row, puts the job into its project's list: it is what a stop answers with.
+    """
+    seen = {} if of is None else {"project": of.project, "instance": of.instance, "backup": of.id}
+    return ctx.jobs.submit(conn, "remove", {"lineage": lineage}, serial=f"remove:{lineage}", **seen)
 
 
 def carry_out(ctx: Context, job: Running, lineages: Sequence[str], removal: str) -> None:

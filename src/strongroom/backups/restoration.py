@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance
+from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError
@@ -34,7 +35,8 @@ def restore(ctx: Context, project: str, backup: str, instance: str, note: Callab
     with ctx.catalog.read() as conn:
         if conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup, t.backup.c.project == project)).first() is None:
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
-    with ctx.catalog.decide(backups=[backup]) as conn:
+    guard = partial(lock_instance, project=project, instance=instance)
+    with ctx.catalog.decide(guard, backups=[backup]) as conn:
         target = find_instance(conn, project, instance)
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
         if row.state in ("DELETING", "DELETED"):
