@@ -145,7 +145,7 @@ def _cancel_build(ctx: Context, conn: Connection, backup: str) -> None:
 
 def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False) -> str | None:
     """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
-    nothing from here on. Returns the removal's job (in the project's list if `shown`); None if the backup is not being built (any more)."""
+    nothing from here on. Returns the removal's job (in the project's list if `shown`), None if it is not being built."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
     if row.state != "BUILDING":
         return None
