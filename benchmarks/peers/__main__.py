@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     commands, results = Commands(options.work), Results(options.out)
-    bench = Bench(options.work.resolve(), results, options.runs, options.scale)
+    bench = Bench(options.work.resolve(), results, TOOLS, options.runs, options.scale)
     try:
         for workload in options.workloads.split(","):
             for name in options.tools.split(","):

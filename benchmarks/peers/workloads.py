@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from benchmarks.peers import data, folders
 from benchmarks.peers.data import LargeFiles, MiB, SmallFiles, noise
 from benchmarks.peers.session import Session
+from benchmarks.peers.tools import Tool
 from benchmarks.reporting import Results
 
 
@@ -42,6 +43,7 @@ class Bench:
 
     work: Path
     results: Results
+    tools: Mapping[str, type[Tool]]
     runs: int = 3
     scale: float = 1.0
 
@@ -210,8 +212,7 @@ def conc(bench: Bench, name: str, opening: Opening) -> None:
     """A running backup re-uses the data of the one that is deleted: in the middle of the history, and its newest."""
     if name == "cp":
         return
-    modes = opening("CONC").tool.modes
-    for mode in modes:
+    for mode in bench.tools[name].modes:
         for victim in (1, 3):
             _delete_while_building(bench, name, opening("CONC"), mode, victim)
 
