@@ -403,7 +403,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["lineage", "pack"], ["pack.lineage", "pack.id"], name=op.f("fk_death_lineage_pack")),
         sa.PrimaryKeyConstraint("lineage", "pack", "last", "closer", "attempt", name=op.f("pk_death")),
     )
-    op.create_index("ix_death_lifespan", "death", ["lineage", "born", "last"], unique=False)
+    op.create_index("ix_death_lifespan", "death", ["lineage", "born", "last", "pack"], unique=False)
     op.create_table(
         "token",
         sa.Column("digest", sa.Text(), nullable=False),
