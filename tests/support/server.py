@@ -1,21 +1,46 @@
-"""A real server process on a free loopback port, and the public SDK's client for it."""
+"""A real server process on a free loopback port, clients for it, and more accounts and users in its catalog."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import sqlalchemy as sa
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkgaussdbfornosql.v3 import GaussDBforNoSQLClient, ListJobsRequest
+
+from strongroom.ambient import Machine
+from strongroom.catalog.database import Catalog, open_catalog
+from strongroom.cli.client import Signer
+from strongroom.identity import accounts
+from strongroom.identity import tables as identity
+from strongroom.identity.passwords import Passwords
+from strongroom.identity.secrets import Sealer
+from strongroom.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What somebody enters with, and where they belong."""
+
+    account: str  # id
+    domain: str  # the account's name
+    project: str
+    user: str  # name
+    password: str
+    access_key: str
+    secret_key: str
 
 
 class ServerProcess:
@@ -45,9 +70,8 @@ class ServerProcess:
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.credentials['endpoint']}/readyz", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
+            return httpx.get(f"{self.credentials['endpoint']}/readyz", timeout=2, trust_env=False).status_code == 200
+        except (httpx.HTTPError, OSError):
             return False
 
     @property
@@ -84,13 +108,85 @@ class ServerProcess:
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
+    def rss_anon(self) -> int:
+        """Bytes of anonymous memory that the process holds now."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    # ---- the catalog from outside ---------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What the process was started with."""
+        return Settings.load(self.folder, self._environ)
+
+    @contextlib.contextmanager
+    def catalog(self) -> Iterator[Catalog]:
+        """The server's own catalog, opened a second time."""
+        opened = open_catalog(self.settings.catalog_url)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    @property
+    def owner(self) -> Keys:
+        """The administrator that the first start made."""
+        told = self.credentials
+        with self.catalog() as catalog, catalog.read() as conn:
+            account = conn.execute(sa.select(identity.account.c.id).where(identity.account.c.name == told["domain"])).scalar_one()
+        return Keys(
+            account, told["domain"], told["project_id"], told["user"], told["password"], told["access_key"], told["secret_key"]
+        )  # fmt: skip
+
+    def new_account(self, name: str) -> Keys:
+        """Another account with a project and an administrator."""
+        password, ambient = f"Password of {name} 1", Machine()
+        with self.catalog() as catalog, catalog.write() as conn:
+            made = accounts.found(conn, ambient, name, "default", "admin", Passwords().hash(password))
+            key = accounts.create_access_key(conn, ambient, self._sealer(), made.user)
+        return Keys(made.account, name, made.project, "admin", password, key.id, key.secret)
+
+    def new_user(self, owner: Keys, name: str, *policies: str | Mapping[str, Any], project: str = "") -> Keys:
+        """A user of the owner's account with these policies: names of built-in ones, or documents."""
+        password, ambient = f"Password of {name} 1", Machine()
+        with self.catalog() as catalog, catalog.write() as conn:
+            user = accounts.create_user(conn, ambient, owner.account, name, Passwords().hash(password))
+            for number, policy in enumerate(policies):
+                if not isinstance(policy, str):
+                    policy = accounts.put_policy(conn, ambient, owner.account, f"{name}-{number}", json.dumps(policy))
+                accounts.grant(conn, ambient, user, policy, project)
+            key = accounts.create_access_key(conn, ambient, self._sealer(), user)
+        return Keys(owner.account, owner.domain, owner.project, name, password, key.id, key.secret)
+
+    def _sealer(self) -> Sealer:
+        return Sealer(self.settings.root_key())
+
     # ---- clients ------------------------------------------------------------------------------------------------------
 
-    def sdk(self) -> GaussDBforNoSQLClient:
-        """The public SDK's client with this server's keys."""
-        told = self.credentials
-        keys = BasicCredentials(told["access_key"], told["secret_key"], told["project_id"])
-        return GaussDBforNoSQLClient.new_builder().with_credentials(keys).with_endpoint(told["endpoint"]).build()
+    def sdk(self, keys: Keys | None = None) -> GaussDBforNoSQLClient:
+        """The public SDK's client with the owner's keys, or somebody's."""
+        who = keys or self.owner
+        signs = BasicCredentials(who.access_key, who.secret_key, who.project)
+        return GaussDBforNoSQLClient.new_builder().with_credentials(signs).with_endpoint(self.credentials["endpoint"]).build()
+
+    def http(self, keys: Keys | None = None, *, signed: bool = True) -> httpx.Client:
+        """A plain HTTP client that signs as the owner or as somebody, or not at all; the caller closes it."""
+        who = keys or self.owner
+        auth = Signer(who.access_key, who.secret_key, time.time) if signed else None
+        return httpx.Client(base_url=self.credentials["endpoint"], auth=auth, trust_env=False, timeout=60)
+
+    def token(self, keys: Keys | None = None) -> str:
+        """A fresh token of the owner or of somebody, for their project."""
+        who = keys or self.owner
+        user = {"name": who.user, "password": who.password, "domain": {"name": who.domain}}
+        identity = {"methods": ["password"], "password": {"user": user}}
+        body = {"auth": {"identity": identity, "scope": {"project": {"id": who.project}}}}
+        with self.http(signed=False) as client:
+            answer = client.post("/v3/auth/tokens", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.headers["X-Subject-Token"]
 
     def cli(self, *words: str, stdin: str | None = None, status: int = 0) -> Any:
         """Runs the command line with --json and returns what it says."""
