@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-
 from benchmarks.catalog_scale import COLUMNS, build, check_promise, measure, run
 from benchmarks.databases import SqliteFiles
 from benchmarks.reporting import Results
 from benchmarks.synthetic import History, Pattern, Shape, backup_id
+
 from strongroom.backups import deletion
 from strongroom.catalog import lifespans
 from strongroom.catalog import tables as t
@@ -54,7 +54,8 @@ def test_each_victim_is_measured_on_a_copy_of_its_own(pattern: Pattern, tmp_path
     run(SqliteFiles(tmp_path), small(pattern), results, tmp_path)
     assert [row["victim"] for row in results.rows] == ["oldest", "middle", "newest"]
     assert all(set(COLUMNS) <= row.keys() for row in results.rows)
-    assert not list(tmp_path.glob("*.db*")) and not list(tmp_path.glob("*.copy*"))
+    assert not list(tmp_path.glob("*.db*"))
+    assert not list(tmp_path.glob("*.copy*"))
 
 
 def test_a_promise_that_was_not_kept_ends_the_benchmark(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-
 from benchmarks.peers import folders
 from benchmarks.peers.commands import Commands, Cost, together
 from benchmarks.peers.data import LargeFiles, MiB, Rows, SmallFiles, noise, rows, write
@@ -115,7 +114,8 @@ def test_the_id_of_a_backup_is_read_from_the_tools_answer(
 
 def test_every_tool_has_its_own_name() -> None:
     """Results are told apart by it."""
-    assert len(PEERS) == 6 and all(name == tool.name for name, tool in PEERS.items())
+    assert len(PEERS) == 6
+    assert all(name == tool.name for name, tool in PEERS.items())
 
 
 def test_results_are_on_disk_the_moment_they_are_known(tmp_path: Path) -> None:
