@@ -32,7 +32,7 @@ def lengths_of(data: bytes, average: int, step: int) -> list[int]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 6 * MIB), st.integers(50_000, 3 * MIB), st.integers(0, 3), st.booleans())
+@given(st.sampled_from([0, 1, 3 * MIB, 5 * MIB + 7]), st.integers(50_000, 3 * MIB), st.integers(0, 3), st.booleans())
 def test_cuts_do_not_depend_on_how_the_bytes_come_in(size: int, step: int, seed: int, zeros: bool) -> None:
     """Whatever the pieces, the chunks are the same, within their limits, and the whole is there."""
     data = (noise(size // 2, seed) + bytes(size))[:size] if zeros else noise(size, seed)
@@ -172,6 +172,18 @@ def test_a_tree_gives_back_its_records_however_they_came(count: int, step: int, 
     build(given_records, max(count, 1), again)
     assert set(again.pages) == set(pages.pages)
     assert len(tree.top) <= 32
+
+
+def test_a_tree_of_any_length_around_a_page_is_whole() -> None:
+    """Whatever is left when the last full page has gone, down to nothing, is kept beside it."""
+    all_records, rests = records(1200), set[int]()
+    for count in range(480, 1200):
+        pages = Pages()
+        tree = build(all_records[:count], count, pages)
+        leaves = Records.joined([found for depth, found in walk(tree, pages.read) if depth == 0])
+        assert same(leaves, all_records[:count])
+        rests.add(int.from_bytes(pages.pages[-1][:4], "big"))
+    assert {1, 2, 30, 32} <= rests
 
 
 def test_a_change_in_a_tree_makes_few_new_pages() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,8 +15,9 @@ from pyroaring import BitMap
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged, MissingChunk, MissingObject, Misuse, RepositoryError, UnknownFormat
 from strongroom.repository.keys import LineageKeys
-from strongroom.repository.manifest import Manifest
+from strongroom.repository.manifest import Manifest, peek_header
 from strongroom.repository.pack import PackBuilder, read_index
+from strongroom.repository.records import Tree
 from strongroom.repository.rewriting import rewrite
 from strongroom.repository.verification import check_object
 from strongroom.repository.writer import PackSlot
@@ -154,6 +156,15 @@ def test_swapped_chunks_of_equal_length_are_refused(vault: Vault) -> None:
         check_object(vault.store, vault.keys, "2" * 32, "a" * 32, "x/y")
 
 
+def test_the_header_of_a_root_that_does_not_open_can_be_read(vault: Vault, part: Written) -> None:
+    """A rebuild learns whose the damaged manifest is, as far as its clear header is there."""
+    root = vault.store.get(part.root)
+    assert peek_header(root[:-20])["backup"] == "backup-1"
+    for data in (b"", root[:30], b"XXXX" + root[4:]):
+        with pytest.raises(Damaged):
+            peek_header(data)
+
+
 def test_another_lineages_keys_open_nothing(vault: Vault, part: Written) -> None:
     """Tenants never meet: neither root nor packs."""
     other = LineageKeys.create(Seeded(77))
@@ -167,11 +178,24 @@ def test_another_lineages_keys_open_nothing(vault: Vault, part: Written) -> None
 
 
 def test_a_chunk_that_is_sound_and_is_not_the_recorded_one_is_refused(vault: Vault, part: Written) -> None:
-    """The record's hash is checked, so that one who can seal cannot put other bytes in a chunk's place unnoticed."""
+    """The record's hash and length are checked, so that nobody who can seal puts other bytes in a chunk's place unnoticed."""
     records = next(part.manifest.records(part.manifest.entry("noise")))
-    wrong = replace(records, numbers=records.numbers[::-1].copy(), packs=records.packs[::-1].copy())
-    with pytest.raises(Damaged, match="is not what was written"):
-        part.manifest.fetcher.fetch(wrong)
+    part.manifest.fetcher.fetch(records)
+    for wrong in (replace(records, hashes=records.hashes ^ np.uint8(1)), replace(records, plains=records.plains + np.uint32(1))):
+        with pytest.raises(Damaged, match="is not what was written"):
+            part.manifest.fetcher.fetch(wrong)
+
+
+def test_an_entry_whose_chunks_are_sound_and_are_not_the_entry_is_refused(vault: Vault, part: Written) -> None:
+    """Digest and size of the whole are checked at its end: chunks left out, doubled or in another order do not pass."""
+    manifest = vault.manifest(part.root)
+    entry = manifest.entry("noise")
+    shorter = Tree(0, next(manifest.records(entry))[:-1])
+    for wrong in (replace(entry, digest=bytes(32)), replace(entry, size=entry.size + 1), replace(entry, tree=shorter)):
+        with pytest.MonkeyPatch.context() as patch, vault.reader(manifest) as reader:
+            patch.setattr(manifest, "entry", lambda name, wrong=wrong: wrong)
+            with pytest.raises(Damaged, match="restore another backup"):
+                list(reader.read("noise"))
 
 
 def test_a_newer_format_is_not_called_damaged(vault: Vault, part: Written) -> None:

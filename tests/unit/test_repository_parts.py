@@ -16,7 +16,7 @@ from strongroom.repository.errors import Misuse
 from strongroom.repository.pack import read_index
 from strongroom.repository.records import Records
 from strongroom.repository.writer import unused
-from support.repository import LINEAGE, Seeded, Sink, Vault, noise, rows, size_of
+from support.repository import LINEAGE, Seeded, Sink, Vault, Written, noise, rows, size_of
 
 CONTENT = st.one_of(
     st.binary(max_size=200),
@@ -40,7 +40,7 @@ def test_whatever_goes_in_comes_out(parts: list[dict[str, bytes]], step: int, pa
     """A lineage of up to three parts of any entries, in any steps and packs: each reads back byte for byte, in order."""
     with TemporaryDirectory() as folder:
         vault = Vault(Path(folder), pack_target=pack_target)
-        written = []
+        written: list[Written] = []
         for seq, entries in enumerate(parts, 1):
             written.append(vault.write(seq, entries, written[-1] if written else None, step=step))
         for entries, part in zip(parts, written, strict=True):

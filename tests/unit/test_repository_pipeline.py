@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from strongroom.repository.errors import Misuse
-from strongroom.repository.writer import PartWriter
+from strongroom.repository.writer import PackSlot, PartWriter
 from strongroom.storage.base import StoreFull
-from support.repository import PackSlot, Sink, Vault, noise
+from support.repository import Sink, Vault, noise
 
 
 @pytest.fixture
@@ -151,7 +151,11 @@ def test_the_job_is_asked_and_its_answer_stops_the_stream(vault: Vault) -> None:
 def test_a_slow_store_holds_the_stream_back(vault: Vault) -> None:
     """While puts stand still, the caller stands still too, after a bounded number of bytes."""
     wake = threading.Event()
-    writer = vault.writer(1, sink=Sink(vault, 1, lambda slot: wake.wait(30) and None))
+
+    def wait(slot: PackSlot) -> None:
+        wake.wait(30)
+
+    writer = vault.writer(1, sink=Sink(vault, 1, wait))
     taken = []
 
     def feed() -> None:

@@ -507,8 +507,7 @@ class _Putter:
 
     def _run(self, slot: PackSlot, pieces: Sequence[Piece], sizes: Sequence[int]) -> None:
         try:
-            if not self._flow.stop.is_set():
-                self._sink.put(slot, pieces, sizes)
+            self._sink.put(slot, pieces, sizes)
         except BaseException as error:  # the top of a thread: whatever it is, the caller must learn it
             self._flow.fail(error)
         finally:
