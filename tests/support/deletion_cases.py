@@ -13,6 +13,7 @@ import pytest
 
 from strongroom.backups import creation, deletion, errors, holding
 from strongroom.backups.context import Options
+from strongroom.storage.base import Store
 from support.vault import Vault, edited, generations, noise
 
 MakeVault = Callable[[Options | None], Vault]
@@ -212,3 +213,39 @@ class DeletionCases:
         second = vault.backup(data)
         assert vault.size() - before < 4_000
         assert vault.preview(second).total.owned < 4_000
+
+    def test_a_grave_put_after_the_preview_of_the_last_backup_moves_its_version(self, vault: Vault) -> None:
+        """The lineage's last delete takes the graves along: one that was put since the preview makes its numbers wrong."""
+        first, last = (vault.backup(data) for data in generations(2))
+        vault.delete(first)
+        early = vault.preview(last)
+        vault.run()
+        with pytest.raises(errors.PreviewMoved):
+            vault.delete(last, if_match=early.version)
+        seen = vault.preview(last)
+        assert seen.total.freed > early.total.freed
+        vault.delete(last, if_match=seen.version)
+        vault.run()
+        assert vault.receipt(last)["freed"] == seen.total.freed
+        vault.check()
+
+    def test_a_grave_whose_lineage_is_closed_while_it_is_put_does_not_stay(
+        self, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another delete empties the chain and has done all its work when the put arrives: the writer takes its grave away."""
+        first, last = (vault.backup(data) for data in generations(2))
+        put = type(vault.store).put_new
+
+        def put_late(store: Store, name: str, data: bytes) -> int:
+            if "/grave/" in name:
+                monkeypatch.undo()
+                vault.delete(last)
+                vault.worker.step()
+                assert vault.state(last) == "DELETED"
+            return put(store, name, data)
+
+        monkeypatch.setattr(type(vault.store), "put_new", put_late)
+        vault.delete(first)
+        vault.run()
+        assert vault.state(first) == "DELETED"
+        vault.check()

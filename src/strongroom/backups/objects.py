@@ -77,7 +77,8 @@ def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) ->
 def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
     """Puts the planned graves and the closing mark of a removal, each durable before this returns.
 
-    "Already there" is success for these: their meaning is their name.
+    "Already there" is success for these: their meaning is their name. A grave moves the lineage's version, since the delete that
+    closes the lineage frees it; where that delete was decided while the grave was put, the grave is taken away again.
     """
     with ctx.catalog.read() as conn:
         rows = conn.execute(
@@ -104,9 +105,12 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
         except ObjectExists:
             found = ctx.store.stat(row.name)
             size = len(data) if found is None else found.size
-        with ctx.catalog.write(guard) as conn:
-            if stored(conn, row.id, size):
+        with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
+            ours = stored(conn, row.id, size)
+            if ours:
                 count_put(conn, removal, size)
+        if not ours:
+            remove_lost(ctx, row.id, row.name)
 
 
 def remove_lost(ctx: Context, key: str, name: str) -> None:
