@@ -81,7 +81,7 @@ class RestoreJob:
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
         try:
-            if job.attempts > 1:
+            if job.epoch > 1:
                 engine.recover(target)
             keys = ctx.keys(part.lineage)
             manifest = read_manifest(ctx, keys, part.lineage, part.seq)
@@ -115,6 +115,8 @@ class RestoreJob:
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the restore left in the target; nothing in the catalog hangs on it."""
         del outcome, reason
+        if job.attempts == 0 and job.epoch == 1:
+            return  # cancelled before it ran
         _, instance, _ = self._rows(job)
         with suppress(EngineError):
             self._ctx.engines[instance.engine].recover(self._ctx.target(instance))
