@@ -214,8 +214,9 @@ class DeletionCases:
         assert vault.size() - before < 4_000
         assert vault.preview(second).total.owned < 4_000
 
-    def test_a_grave_put_after_the_preview_of_the_last_backup_moves_its_version(self, vault: Vault) -> None:
+    def test_a_grave_put_after_the_preview_of_the_last_backup_moves_its_version(self, make_vault: MakeVault) -> None:
         """The lineage's last delete takes the graves along: one that was put since the preview makes its numbers wrong."""
+        vault = make_vault(Options(chunk_average=4096, pack_target=32768, reclaim_budget=0))
         first, last = (vault.backup(data) for data in generations(2))
         vault.delete(first)
         early = vault.preview(last)
