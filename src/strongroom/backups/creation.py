@@ -36,7 +36,7 @@ from strongroom.catalog.space import batches, bury, condemn
 from strongroom.engines.base import EngineError, Probe, Summary
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
-from strongroom.repository.errors import RepositoryError
+from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_lineage_keys
 from strongroom.repository.manifest import Manifest
 from strongroom.repository.writer import PackSlot, PartWriter, unused
@@ -224,6 +224,7 @@ class _Build:
         self._attempt = 0
         self._engine = ctx.engines[self._instance.engine]
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
+        self._warnings: list[str] = []
 
     def run(self) -> None:
         """Raises what ends a build; see BackupJob.run."""
@@ -234,17 +235,8 @@ class _Build:
         average, pack_target = self._sizes(probe)
         self._scratch.mkdir(mode=0o700, parents=True)
         try:
-            parent = self._parent()
-            sink = _CatalogSink(self._ctx, self._job, self._lineage, self._seq, self._attempt)
-            (self._scratch / "index").mkdir()
+            writer, parent = self._open_writer(average, pack_target)
             (self._scratch / "engine").mkdir()
-            with self._ctx.catalog.read() as conn:
-                suspects = lifespans.suspects(conn, self._lineage)
-            writer = PartWriter(
-                keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
-                pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=self._scratch / "index",
-                control=self._job, compression=self._ctx.options.compression,
-            )  # fmt: skip
             try:
                 summary = self._engine.capture(self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine"))
                 self._seal(writer, parent, probe, summary)
@@ -253,6 +245,28 @@ class _Build:
                 raise
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _open_writer(self, average: int, pack_target: int) -> tuple[PartWriter, Manifest | None]:
+        """The writer, and the parent that it adopts from. A parent whose manifest is damaged is not adopted from: the backup is
+        whole without it, only larger, and so are those after it."""
+        try:
+            parent = self._parent()
+            return self._writer("index", parent, average, pack_target), parent
+        except Damaged as error:
+            self._warnings.append(f"nothing is shared with the backup before, whose manifest is damaged: {error}")
+            return self._writer("fresh-index", None, average, pack_target), None
+
+    def _writer(self, folder: str, parent: Manifest | None, average: int, pack_target: int) -> PartWriter:
+        sink = _CatalogSink(self._ctx, self._job, self._lineage, self._seq, self._attempt)
+        scratch = self._scratch / folder
+        scratch.mkdir()
+        with self._ctx.catalog.read() as conn:
+            suspects = lifespans.suspects(conn, self._lineage)
+        return PartWriter(
+            keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
+            pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=scratch, control=self._job,
+            compression=self._ctx.options.compression,
+        )  # fmt: skip
 
     def _take_over(self) -> None:
         """Raises the attempt, which fences every earlier one, and throws away what those wrote."""
@@ -441,7 +455,7 @@ class _Build:
             conn,
             {
                 "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-                "adopted_bytes": sealed.adopted_bytes, "warnings": [*probe.warnings, *summary.warnings],
+                "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
             },
         )  # fmt: skip
 
