@@ -1,141 +1,215 @@
-"""A process that dies between any two effects of a delete or a backup: the next one goes on, and nothing is lost or left.
+"""A process that dies, is deaf, or is replaced between any two effects: the work ends, nothing is lost and nothing is left.
 
 Effects are calls of the store (before and after each) and transactions of the catalog (before each begins, before each commits).
-The dying process is simulated: an exception that nothing handles ends it there, a new process starts on the same catalog and store.
+Each action is run once undisturbed to count its effects, then once for each of them, on the same world.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from strongroom.jobs.embedded import forget_leases
-from strongroom.storage.faults import Effect, Fail, FaultyStore
-from strongroom.storage.memory import MemoryStore
-from support.vault import Vault, generations
+from strongroom.backups import creation
+from strongroom.backups.context import Options
+from strongroom.catalog import tables as t
+from strongroom.jobs.port import JobLost
+from strongroom.jobs.running import OwnedJob
+from strongroom.storage.base import StoreUnavailable
+from strongroom.storage.faults import Delay, Effect, Fail
+from support.harsh import TTL, Died, Fate, HarshVault, Saved
+from support.vault import generations, noise
+
+Act = Callable[[HarshVault], None]
+
+DATA = list(generations(4))
 
 
-class Died(BaseException):
-    """The process is gone."""
-
-
-class Fate:
-    """Counts effects and ends the process at one of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.at: int | None = None
-        self.alive = True
-
-    def __call__(self, effect: Effect | str) -> Fail | None:
-        if not self.alive:
-            raise Died
-        self.count += 1
-        if self.at is not None and self.count == self.at:
-            self.alive = False
-            raise Died
-        return None
-
-
-@contextmanager
-def mortal(vault: Vault, fate: Fate, at: int | None) -> Iterator[None]:
-    """Within the block the process dies at the effect `at` (counted from here)."""
-
-    def begin(_conn: sa.Connection) -> None:
-        fate("begin")
-
-    def commit(_conn: sa.Connection) -> None:
-        fate("commit")
-
-    fate.count, fate.at, fate.alive = 0, at, True
-    sa.event.listen(vault.catalog.engine, "begin", begin, insert=True)
-    sa.event.listen(vault.catalog.engine, "commit", commit)
-    vault.store._plan = fate  # type: ignore[attr-defined]
-    try:
-        yield
-    except Died:
-        pass
-    finally:
-        sa.event.remove(vault.catalog.engine, "begin", begin)
-        sa.event.remove(vault.catalog.engine, "commit", commit)
-        vault.store._plan = lambda _effect: None  # type: ignore[attr-defined]
-    fate.alive = True
-
-
-def new_process(vault: Vault) -> None:
-    """What a server does at its start."""
-    vault.restart()
-    with vault.catalog.write() as conn:
-        forget_leases(conn)
-
-
-def prepared(folder: Path) -> tuple[Vault, list[str]]:
-    vault = Vault(folder, store=FaultyStore(MemoryStore(), lambda _effect: None))
-    return vault, [vault.backup(data) for data in generations(3)]
-
-
-def effects_of(folder: Path, act: Callable[[Vault, list[str]], None]) -> int:
-    """How many effects an undisturbed run has."""
-    vault, keys = prepared(folder)
-    fate = Fate()
-    with mortal(vault, fate, None):
-        act(vault, keys)
-    vault.check()
-    return fate.count
-
-
-def delete_middle(vault: Vault, keys: list[str]) -> None:
-    vault.delete(keys[1])
+def delete_middle(vault: HarshVault) -> None:
+    """Some objects go whole, others are rewritten."""
+    vault.delete(list(vault.wanted)[1])
     vault.run()
 
 
-def delete_all(vault: Vault, keys: list[str]) -> None:
-    for key in keys:
+def delete_all(vault: HarshVault) -> None:
+    """The lineage is closed at the end."""
+    for key in list(vault.wanted):
         vault.delete(key)
     vault.run()
 
 
-def take_fourth(vault: Vault, keys: list[str]) -> None:
-    data = list(generations(4))[3]
-    key, _ = vault.create(data)
-    vault.wanted[key] = data
+def take_fourth(vault: HarshVault) -> None:
+    """A backup that shares with its parent."""
+    key, _ = vault.create(DATA[3])
+    vault.wanted[key] = DATA[3]
     vault.run()
 
 
-@pytest.mark.parametrize("act", [delete_middle, delete_all, take_fourth])
-def test_death_between_any_two_effects_loses_and_leaves_nothing(
-    tmp_path: Path, act: Callable[[Vault, list[str]], None]
-) -> None:
+def restore_first(vault: HarshVault) -> None:
+    """Reads everything of a backup."""
+    key = next(iter(vault.wanted))
+    vault.restore(key)
+    vault.run()
+
+
+def stop_fourth(vault: HarshVault) -> None:
+    """A build is stopped half-way, by another caller."""
+
+    def stop() -> None:
+        vault.engine.during = None
+        creation.stop(vault.ctx, vault.project, key, lambda conn: None)
+
+    vault.engine.during = stop
+    key, _ = vault.create(DATA[3])
+    vault.run()
+
+
+def fail_fourth(vault: HarshVault) -> None:
+    """The engine breaks half-way through a build."""
+    vault.engine.broken = "the engine went away"
+    vault.create(DATA[3])
+    vault.run()
+
+
+def delete_parent_of_fourth(vault: HarshVault) -> None:
+    """The parent is deleted while its child is being built: undecided bytes are settled."""
+    parent = list(vault.wanted)[-1]
+
+    def delete() -> None:
+        vault.engine.during = None
+        vault.delete(parent)
+
+    vault.engine.during = delete
+    key, _ = vault.create(DATA[3])
+    vault.wanted[key] = DATA[3]
+    vault.run()
+
+
+ACTS = [delete_middle, delete_all, take_fourth, restore_first, stop_fourth, fail_fourth, delete_parent_of_fourth]
+
+
+@cache
+def prepared(folder: Path) -> Saved:
+    """Three backups of one database, made once for all deaths."""
+    vault = HarshVault(folder / "prepared", Options(chunk_average=4096, pack_target=32768))
+    for data in DATA[:3]:
+        vault.backup(data)
+    saved = vault.save()
+    vault.catalog.close()
+    return saved
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """The prepared world."""
+    return prepared(tmp_path_factory.getbasetemp())
+
+
+def effects_of(folder: Path, world: Saved, act: Act) -> list[Effect | str]:
+    """What an undisturbed run does, in order."""
+    vault = HarshVault.revive(folder, world)
+    seen: list[Effect | str] = []
+    with vault.watching(lambda effect: seen.append(effect)):  # type: ignore[func-returns-value]
+        act(vault)
+    finish(vault, world)
+    return seen
+
+
+def finish(vault: HarshVault, world: Saved) -> None:
+    """Another process ends what was begun; then everything must be as if nothing had happened."""
+    vault.engine.during = vault.engine.broken = None
+    vault.restart()
+    vault.run()
+    vault.expect_surviving(world.wanted)
+    vault.check()
+    with vault.catalog.read() as conn:
+        failed = conn.execute(sa.select(t.job.c.kind, t.job.c.error).where(t.job.c.state == "FAILED")).all()
+        deletions = conn.execute(sa.select(t.deletion)).all()
+    assert not [row for row in failed if row.kind != "backup"], failed
+    for row in deletions:
+        assert row.state == "DONE"
+        assert (row.freed, row.waiting, row.removed_objects) == (row.promised_freed, row.promised_waiting, row.promised_objects)
+        assert row.rewrite_written <= row.owned
+    vault.catalog.close()
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_death_between_any_two_effects_loses_and_leaves_nothing(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every effect of the run is once the last of its process; then another process ends the work."""
-    (tmp_path / "whole").mkdir()
-    total = effects_of(tmp_path / "whole", act)
+    total = len(effects_of(tmp_path / "whole", world, act))
     assert total > 20
     for at in range(1, total + 1):
-        folder = tmp_path / str(at)
-        folder.mkdir()
-        vault, keys = prepared(folder)
-        wanted = dict(vault.wanted)
-        with mortal(vault, Fate(), at):
-            act(vault, keys)
-        new_process(vault)
+        vault = HarshVault.revive(tmp_path / "dying", world)
+        with vault.dying(at):
+            act(vault)
+        finish(vault, world)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_lost_reply_is_no_failure(tmp_path: Path, world: Saved, act: Act) -> None:
+    """Every call of the store once takes effect and answers with a time-out: the jobs try again and end well."""
+    calls = [effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)]
+    for number in {effect.number for effect in calls}:
+        vault = HarshVault.revive(tmp_path / "deaf", world)
+
+        def lose(effect: Effect, number: int = number) -> Fail | None:
+            return Fail() if effect.phase == "after" and effect.number == number else None
+
+        vault.plan = lose
+        act(vault)
+        finish(vault, world)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_late_put_harms_nobody(tmp_path: Path, world: Saved, act: Act) -> None:
+    """Every put once does not land and lands after all is done: it is named by a row that says so, and by nothing else."""
+    calls = [effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)]
+    for number in {effect.number for effect in calls if effect.kind == "put_new"}:
+        vault = HarshVault.revive(tmp_path / "late", world)
+        held: list[str] = []
+
+        def hold(effect: Effect, number: int = number, held: list[str] = held) -> Delay | None:
+            if effect.phase == "before" and effect.number == number and effect.kind == "put_new":
+                held.extend(effect.names)
+                return Delay()
+            return None
+
+        vault.plan = hold
+        act(vault)
+        vault.engine.during = vault.engine.broken = None
         vault.run()
-        for key in [*wanted, *vault.wanted]:
-            state = vault.state(key) if known(vault, key) else "UNKNOWN"
-            if state == "COMPLETED":
-                vault.wanted.setdefault(key, wanted.get(key) or vault.wanted[key])
-            else:
-                vault.wanted.pop(key, None)
-            assert state in ("COMPLETED", "DELETED", "UNKNOWN"), (at, state)
-        vault.check()
-        vault.catalog.close()
+        landed = [name for at, name in enumerate(vault.faulty.sent) if name in held and vault.faulty.deliver_late(at)]
+        with vault.catalog.read() as conn:
+            rows = {row.name: row.state for row in conn.execute(sa.select(t.object_.c.name, t.object_.c.state))}
+        assert all(rows[name] == "LATE" for name in landed), [(name, rows.get(name)) for name in landed]
+        vault.expect_surviving(world.wanted)
+        for key, data in vault.wanted.items():
+            assert vault.read_back(key) == data
+        for name in landed:
+            vault.inner.delete(name)
+        finish(vault, world)
 
 
-def known(vault: Vault, key: str) -> bool:
-    from strongroom.catalog import tables as t
+@pytest.mark.parametrize("act", [delete_middle, delete_all, take_fourth, restore_first, fail_fourth])
+def test_a_paused_worker_that_was_replaced_harms_nobody(tmp_path: Path, world: Saved, act: Act) -> None:
+    """Before and after every call of the store its worker is paused, another takes the job over and ends it, and the first goes on."""
+    total = len([effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)])
+    for at in range(1, total + 1):
+        vault = HarshVault.revive(tmp_path / "stale", world)
+        other = vault.another_process()
+        seen = 0
 
-    with vault.catalog.read() as conn:
-        return conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == key)).first() is not None
+        def pause(_effect: Effect, vault: HarshVault = vault, other: object = other, at: int = at) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                vault.clock.sleep(TTL + 1)
+                while other.step() is not None:  # type: ignore[attr-defined]
+                    pass
+
+        vault.plan = pause
+        act(vault)
+        finish(vault, world)

@@ -6,11 +6,15 @@ under `reclaim_floor`. Rewriting needs room and is never needed to finish a dele
 Order of effects for each object: (1) guarded: chosen (an object is in at most one rewrite), its living numbers noted, the new
 object PLANNED; (2) its living chunks copied still sealed, put; (3) guarded, under the lineage's lock: if the pack lives and its
 object is still the one that was read, the new object is STORED and takes over, the old one is condemned, dead bytes are counted
-anew; else the new one is condemned. (4) What was condemned is removed.
+anew; else the new one is condemned. (4) What was condemned is removed. A rewriter that has lost its job, or whose object was
+condemned before its put, removes what it put by itself.
+
+An object that is damaged or missing is passed over, and what it holds damaged becomes suspect: a deletion has to end without it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +25,17 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import removal
 from strongroom.backups.context import Context
+from strongroom.backups.damage import note_damage
 from strongroom.backups.objects import plan, remove_lost, stored
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of
 from strongroom.catalog.space import condemn
-from strongroom.jobs.port import Running
+from strongroom.jobs.port import JobLost, Running
+from strongroom.repository.errors import Damaged
 from strongroom.repository.rewriting import rewrite
-from strongroom.storage.base import StoreFull
+from strongroom.storage.base import ObjectMissing, StoreFull
+
+log = logging.getLogger("strongroom.backups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ def _candidates(ctx: Context, lineage: str) -> list[Row[Any]]:
                     t.object_.c.state == "STORED",
                     t.object_.c.rewriting.is_(None),
                     t.object_.c.dead_bytes > 0,
+                    t.object_.c.live > 0,
                     share >= ctx.options.reclaim_floor,
                 )
                 .order_by(share.desc())
@@ -91,18 +100,39 @@ def _candidates(ctx: Context, lineage: str) -> list[Row[Any]]:
 
 
 def _rewrite_one(ctx: Context, job: Running, old: Row[Any], mine: str) -> int:
-    """Rewrites one object; returns the bytes written, 0 if it was not to be had any more."""
+    """Rewrites one object; returns the bytes written, 0 if it was not to be had any more or cannot be read."""
     chosen = _choose(ctx, job, old, mine)
     if chosen is None:
         return 0
     keys = ctx.keys(chosen.lineage)
-    copy = rewrite(
-        ctx.store, keys, chosen.lineage, [(chosen.old, chosen.old_name, chosen.living)], chosen.new, ambient=ctx.ambient
-    )
+    sources = [(chosen.old, chosen.old_name, chosen.living)]
+    try:
+        copy = rewrite(ctx.store, keys, chosen.lineage, sources, chosen.new, ambient=ctx.ambient)
+    except (Damaged, ObjectMissing) as error:
+        log.warning("not rewritten: %s", error)
+        _let_go(ctx, job, chosen, mine)
+        note_damage(ctx, chosen.lineage, chosen.old_name)
+        return 0
     job.check()
     size = ctx.store.put_new(chosen.new_name, copy.pieces)
-    _switch(ctx, job, chosen, size, {held.pack: held.sealed_bytes for held in copy.holdings}, mine)
+    try:
+        ours = _switch(ctx, job, chosen, size, {held.pack: held.sealed_bytes for held in copy.holdings}, mine)
+    except JobLost:
+        remove_lost(ctx, chosen.new, chosen.new_name)
+        raise
+    if not ours:
+        remove_lost(ctx, chosen.new, chosen.new_name)
+        with ctx.catalog.write(job.guard) as conn:
+            _count(conn, mine, chosen.old_bytes, size, dropped=size)
     return size
+
+
+def _let_go(ctx: Context, job: Running, chosen: _Chosen, mine: str) -> None:
+    with ctx.catalog.write(job.guard) as conn:
+        condemn(conn, [chosen.new], mine)
+        conn.execute(
+            sa.update(t.object_).where(t.object_.c.id == chosen.old, t.object_.c.rewriting == mine).values(rewriting=None)
+        )
 
 
 def _choose(ctx: Context, job: Running, old: Row[Any], mine: str) -> _Chosen | None:
@@ -139,24 +169,30 @@ def _living(conn: Connection, key: str) -> dict[int, BitMap]:
     return {pack: numbers for pack, numbers in found.items() if numbers}
 
 
-def _switch(ctx: Context, job: Running, chosen: _Chosen, size: int, sizes: dict[int, int], mine: str) -> None:
+def _switch(ctx: Context, job: Running, chosen: _Chosen, size: int, sizes: dict[int, int], mine: str) -> bool:
+    """Whether the new object was still planned: then it has taken over, or is condemned and will be removed as reclaimed."""
     with ctx.catalog.decide(job.guard, lineages=[chosen.lineage]) as conn:
-        conn.execute(
-            sa.update(t.deletion)
-            .where(t.deletion.c.backup == mine.removeprefix("rewrite:"))
-            .values(
-                rewrite_read=t.deletion.c.rewrite_read + chosen.old_bytes,
-                rewrite_written=t.deletion.c.rewrite_written + size,
-            )
-        )
-        ours = stored(conn, chosen.new, size)
-        if ours and _still(conn, chosen.old, mine):
+        if not stored(conn, chosen.new, size):
+            return False
+        _count(conn, mine, chosen.old_bytes, size)
+        if _still(conn, chosen.old, mine):
             _take_over(conn, chosen, sizes)
             condemn(conn, [chosen.old], mine)
-        elif ours:
+        else:
             condemn(conn, [chosen.new], mine)
-    if not ours:
-        remove_lost(ctx, chosen.new, chosen.new_name)
+    return True
+
+
+def _count(conn: Connection, mine: str, read: int, written: int, dropped: int = 0) -> None:
+    conn.execute(
+        sa.update(t.deletion)
+        .where(t.deletion.c.backup == mine.removeprefix("rewrite:"))
+        .values(
+            rewrite_read=t.deletion.c.rewrite_read + read,
+            rewrite_written=t.deletion.c.rewrite_written + written,
+            rewrite_dropped=t.deletion.c.rewrite_dropped + dropped,
+        )
+    )
 
 
 def _still(conn: Connection, old: str, mine: str) -> bool:

@@ -32,6 +32,8 @@ _LIVE = sa.and_(
     _closer.c.lineage == t.death.c.lineage, _closer.c.seq == t.death.c.closer, _closer.c.committed == t.death.c.attempt
 )
 """A death row counts once the attempt that wrote it has committed."""
+_IN_CHAIN = t.part.c.state != sa.literal_column("'RETIRED'")
+"""Written out, since a database takes a partial index only for a condition that it can read."""
 
 
 class LifespanError(Exception):
@@ -86,9 +88,7 @@ class Dying:
 def chain(conn: Connection, lineage: str) -> list[tuple[int, str]]:
     """The parts that own data, as (seq, state), oldest first."""
     rows = conn.execute(
-        sa.select(t.part.c.seq, t.part.c.state)
-        .where(t.part.c.lineage == lineage, t.part.c.state != "RETIRED")
-        .order_by(t.part.c.seq)
+        sa.select(t.part.c.seq, t.part.c.state).where(t.part.c.lineage == lineage, _IN_CHAIN).order_by(t.part.c.seq)
     )
     return [(row.seq, row.state) for row in rows]
 
@@ -97,7 +97,7 @@ def head(conn: Connection, lineage: str) -> tuple[int, str] | None:
     """The newest part of the chain, as (seq, state)."""
     row = conn.execute(
         sa.select(t.part.c.seq, t.part.c.state)
-        .where(t.part.c.lineage == lineage, t.part.c.state != "RETIRED")
+        .where(t.part.c.lineage == lineage, _IN_CHAIN)
         .order_by(t.part.c.seq.desc())
         .limit(1)
     ).first()
@@ -146,15 +146,20 @@ def reopen(conn: Connection, lineage: str, limit: int) -> int:
     return removed
 
 
+MOST_REOPENED = 5_000
+"""Death rows that a beginning removes at most."""
+
+
 def begin(conn: Connection, lineage: str, backup: str) -> Begun:
-    """Takes the next seq and enters the chain as BUILDING (attempt 0). Raises AlreadyBuilding, NotSwept."""
+    """Takes the next seq and enters the chain as BUILDING (attempt 0). Raises AlreadyBuilding, and NotSwept also where more is to
+    be reopened than one transaction takes: the caller reopens in batches of its own first."""
     require_swept(conn, lineage)
     top = head(conn, lineage)
     if top is not None and top[1] == "BUILDING":
         raise AlreadyBuilding(f"part {top[0]} of lineage {lineage} is being built")
     parent = 0 if top is None else top[0]
-    while reopen(conn, lineage, 10_000):
-        pass  # the caller has reopened nearly all of them in batches of its own
+    if reopen(conn, lineage, MOST_REOPENED) == MOST_REOPENED:
+        raise NotSwept(f"lineage {lineage} has more to reopen")
     seq = conn.execute(
         sa.update(t.lineage)
         .where(t.lineage.c.id == lineage)
@@ -221,6 +226,14 @@ def suspects(conn: Connection, lineage: str) -> dict[int, BitMap]:
         sa.select(t.pack.c.id, t.pack.c.suspect).where(t.pack.c.lineage == lineage, t.pack.c.suspect.is_not(None))
     )
     return {row.id: numbers_of(row.suspect) for row in rows}
+
+
+def suspect(conn: Connection, lineage: str, pack: int, numbers: BitMap) -> None:
+    """Marks numbers as found damaged. A pack that has gone meanwhile is passed over."""
+    here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id == pack)
+    row = conn.execute(sa.select(t.pack.c.suspect).where(here)).first()
+    if row is not None:
+        conn.execute(sa.update(t.pack).where(here).values(suspect=(numbers_of(row.suspect) | numbers).serialize()))
 
 
 def write_ahead(
@@ -317,46 +330,81 @@ def dying(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
             yield Dying(row.pack, born, numbers_of(row.numbers), row.bytes)
 
 
-def whole_packs(conn: Connection, lineage: str, gap: Gap, limit: int | None = None) -> list[Dying]:
+def whole_packs(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
     """Packs that a gap at the chain's end kills; their bytes include those that death rows of the same gap account for."""
-    query = sa.select(t.pack.c.id, t.pack.c.born, t.pack.c.bytes, t.pack.c.gone_bytes).where(
-        t.pack.c.lineage == lineage, t.pack.c.born > gap.before, t.pack.c.born <= gap.seq
+    for row in conn.execute(_whole(t.pack.c.bytes, t.pack.c.gone_bytes, lineage=lineage, gap=gap)):
+        yield Dying(row.id, row.born, None, row.bytes - row.gone_bytes)
+
+
+def some_whole_packs(conn: Connection, lineage: str, gap: Gap, limit: int) -> tuple[list[Dying], int]:
+    """The first of `whole_packs`, and how many they are with their death rows: `limit` at most, but always one pack."""
+    rows_of = (
+        sa.select(sa.func.count())
+        .where(t.death.c.lineage == t.pack.c.lineage, t.death.c.pack == t.pack.c.id)
+        .correlate(t.pack)
+        .scalar_subquery()
     )
-    return [
-        Dying(row.id, row.born, None, row.bytes - row.gone_bytes)
-        for row in conn.execute(query.order_by(t.pack.c.born, t.pack.c.id).limit(limit)).all()
-    ]
+    query = _whole(t.pack.c.bytes, t.pack.c.gone_bytes, rows_of.label("deaths"), lineage=lineage, gap=gap).limit(limit)
+    found: list[Dying] = []
+    weight = 0
+    for row in conn.execute(query).all():
+        if found and weight + 1 + row.deaths > limit:
+            break
+        found.append(Dying(row.id, row.born, None, row.bytes - row.gone_bytes))
+        weight += 1 + row.deaths
+    return found, weight
+
+
+def _whole(*columns: sa.ColumnElement[Any], lineage: str, gap: Gap) -> sa.Select[Any]:
+    window = (t.pack.c.lineage == lineage, t.pack.c.born > gap.before, t.pack.c.born <= gap.seq)
+    return sa.select(t.pack.c.id, t.pack.c.born, *columns).where(*window).order_by(t.pack.c.born, t.pack.c.id)
 
 
 def take_rows(conn: Connection, lineage: str, gap: Gap, limit: int) -> list[Dying]:
     """Takes death rows that the gap kills out of the table: the sweep's step from lifespans to `gone`.
 
-    All rows of a pack come together, so that what a batch does to an object is what the whole gap does to it; the limit is
-    passed by the rows of some packs at most.
+    All rows of a pack come together, so that what a batch does to an object is what the whole gap does to it; `limit` is passed
+    only by the rows of one pack that alone has more.
     """
     taken: list[Dying] = []
     for born in _births(conn, lineage, gap.before, gap.seq):
-        while len(taken) < limit:
-            rows = _rows_of_some_packs(conn, lineage, gap, born, min(_SOME_PACKS, limit - len(taken)))
-            if not rows:
-                break
+        packs, whole = _some_packs(conn, lineage, gap, born, limit - len(taken), first=not taken)
+        for place in range(0, len(packs), _IN):
+            rows = _rows_of_packs(conn, lineage, gap, born, packs[place : place + _IN])
             forget(conn, lineage, ((row.pack, row.last, row.closer, row.attempt) for row in rows))
             taken.extend(Dying(row.pack, born, numbers_of(row.numbers), row.bytes) for row in rows)
+        if not whole or len(taken) >= limit:
+            break
     return taken
 
 
-_SOME_PACKS = 500
+_IN = 800  # ids in one IN (…)
 
 
-def _rows_of_some_packs(conn: Connection, lineage: str, gap: Gap, born: int, packs: int) -> Sequence[Any]:
-    """Every row that the gap kills of the first `packs` packs that have one."""
+def _window(lineage: str, gap: Gap, born: int) -> list[sa.ColumnElement[bool]]:
+    """Death rows of one birth that the gap kills."""
     window = [t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, _LIVE]
-    if gap.after is not None:
-        window.append(t.death.c.last < gap.after)
-    some = conn.execute(sa.select(t.death.c.pack).where(*window).distinct().order_by(t.death.c.pack).limit(packs))
+    return window if gap.after is None else [*window, t.death.c.last < gap.after]
+
+
+def _some_packs(conn: Connection, lineage: str, gap: Gap, born: int, limit: int, *, first: bool) -> tuple[list[int], bool]:
+    """The first packs of which the gap kills at most `limit` rows together (`first`: one at least), and whether they are all."""
+    pack, rows = t.death.c.pack, sa.func.count().label("rows")
+    query = sa.select(pack, rows).where(*_window(lineage, gap, born)).group_by(pack).order_by(pack).limit(limit + 1)
+    packs: list[int] = []
+    for row in conn.execute(query).all():
+        limit -= row.rows
+        if limit < 0 and (packs or not first):
+            return packs, False
+        packs.append(row.pack)
+    return packs, True
+
+
+def _rows_of_packs(conn: Connection, lineage: str, gap: Gap, born: int, packs: Sequence[int]) -> Sequence[Any]:
+    """Every row that the gap kills of these packs."""
     keys = (t.death.c.pack, t.death.c.last, t.death.c.closer, t.death.c.attempt)
     query = sa.select(*keys, t.death.c.numbers, t.death.c.bytes)
-    return conn.execute(query.where(*window, t.death.c.pack.in_([row.pack for row in some]))).all()
+    return conn.execute(query.where(*_window(lineage, gap, born), t.death.c.pack.in_(packs))).all()
 
 
 def open_bytes(conn: Connection, lineage: str, before: int, upto: int) -> int:

@@ -1,0 +1,246 @@
+"""Rewriting: within its budget, beside other deletions, and never in the way of one that only has to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pyroaring import BitMap
+
+from strongroom.backups.context import Options
+from strongroom.catalog import tables as t
+from strongroom.storage.base import StoreFull
+from strongroom.storage.faults import Effect, Fail
+from support.harsh import TTL, HarshVault
+from support.vault import edited, noise
+
+OPTIONS = Options(chunk_average=4096, pack_target=32768)
+
+
+def scattered(vault: HarshVault, count: int = 5, seed: int = 1) -> list[str]:
+    """Backups that each replace a few chunks all over one entry: deleting one leaves holes in packs."""
+    data, keys = noise(300_000, seed), []
+    for number in range(count):
+        keys.append(vault.backup({"a": data, "n": noise(500, number)}))
+        data = edited(data, seed * 100 + number, edits=12)
+    return keys
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> HarshVault:
+    return HarshVault(tmp_path, OPTIONS)
+
+
+def objects(vault: HarshVault, **where: object) -> list[sa.Row[tuple[object, ...]]]:
+    with vault.catalog.read() as conn:
+        query = sa.select(t.object_)
+        for name, value in where.items():
+            query = query.where(t.object_.c[name] == value)
+        return list(conn.execute(query).all())
+
+
+class FirstCopy:
+    """A plan that acts once, at the first put of a rewritten object."""
+
+    def __init__(self, act: Callable[[], object], phase: str = "before") -> None:
+        self.act, self.phase, self.done = act, phase, False
+
+    def __call__(self, effect: Effect) -> None:
+        if not self.done and effect.kind == "put_new" and "/rewrite/" in effect.names[0] and effect.phase == self.phase:
+            self.done = True
+            self.act()
+
+
+def exact(vault: HarshVault, keys: list[str], before: int) -> None:
+    """The store's change over these deletions is what their receipts say."""
+    receipts = [vault.receipt(key) for key in keys]
+    change = sum(one["freed"] + one["reclaimed"]["net"] - one["put_bytes"] for one in receipts)
+    assert before - vault.size() == change, receipts
+    for one in receipts:
+        assert one["freed"] == one["promised"]["freed"]
+        assert one["waiting"] == one["promised"]["waiting"]
+        assert one["reclaimed"]["written"] <= one["promised"]["owned"]
+
+
+def test_no_delete_writes_more_than_the_backup_owned(vault: HarshVault) -> None:
+    """One after the other: written <= owned for each, something is rewritten, nothing waits under the books."""
+    keys = scattered(vault, 8)
+    written = 0
+    for key in keys[:7]:
+        before = vault.size()
+        vault.delete(key)
+        vault.run()
+        exact(vault, [key], before)
+        written += vault.receipt(key)["reclaimed"]["written"]
+        vault.check()
+    assert written > 0
+
+
+def test_an_object_under_the_floor_is_left_alone(tmp_path: Path) -> None:
+    """With a floor of 60 % nothing that is a third dead is read or written."""
+    vault = HarshVault(tmp_path, Options(chunk_average=4096, pack_target=32768, reclaim_floor=0.6))
+    keys = scattered(vault)
+    vault.delete(keys[0])
+    vault.run()
+    assert vault.receipt(keys[0])["reclaimed"]["read"] == 0
+    assert vault.receipt(keys[0])["waiting"] > 0
+    vault.check()
+
+
+def test_a_pack_that_dies_while_it_is_rewritten_takes_the_copy_with_it(vault: HarshVault) -> None:
+    """While the copy is under way every other backup is deleted: the copy is removed too, and both receipts are exact."""
+    keys = scattered(vault)
+    other = vault.another_process()
+
+    def delete_the_rest() -> None:
+        for key in keys[1:]:
+            vault.delete(key)
+        while other.step() is not None:
+            pass
+
+    before = vault.size()
+    vault.delete(keys[0])
+    vault.plan = copying = FirstCopy(delete_the_rest)
+    vault.run()
+    assert copying.done
+    assert vault.wanted == {}
+    exact(vault, keys, before)
+    vault.check()
+    kinds = {stat.name.split("/")[-1] for stat in vault.store.list("") if not stat.name.startswith("owner/")}
+    assert kinds == {"closed"}
+
+
+def test_a_source_condemned_meanwhile_is_not_switched(vault: HarshVault) -> None:
+    """Chunks die in the object while it is copied: they are dead in the copy too, and the dead bytes stay exact."""
+    keys = scattered(vault)
+    other = vault.another_process()
+
+    def delete_neighbour() -> None:
+        vault.delete(keys[1])
+        while other.step() is not None:
+            pass
+
+    before = vault.size()
+    vault.delete(keys[0])
+    vault.plan = copying = FirstCopy(delete_neighbour, "after")
+    vault.run()
+    assert copying.done
+    exact(vault, keys[:2], before)
+    vault.check()
+
+
+def test_an_object_is_in_one_rewrite_at_most(vault: HarshVault) -> None:
+    """Two deletions of one lineage rewrite at once: each object is read by one of them."""
+    keys = scattered(vault, 6)
+    other = vault.another_process()
+    sources: list[str] = []
+
+    def rewrite_too() -> None:
+        sources.extend(row.name for row in objects(vault) if row.rewriting is not None)  # type: ignore[attr-defined]
+        while other.step() is not None:
+            pass
+
+    before = vault.size()
+    for key in (keys[0], keys[1]):
+        vault.delete(key)
+    vault.plan = copying = FirstCopy(rewrite_too)
+    vault.run()
+    assert copying.done
+    assert sources
+    exact(vault, [keys[0], keys[1]], before)
+    vault.check()
+
+
+def test_a_job_that_is_replaced_in_a_rewrite_leaves_no_copy(vault: HarshVault) -> None:
+    """Paused before its put, replaced, and going on afterwards: what it puts is removed again by itself."""
+    keys = scattered(vault)
+    other = vault.another_process()
+
+    def replace() -> None:
+        vault.clock.sleep(TTL + 1)
+        while other.step() is not None:
+            pass
+
+    before = vault.size()
+    vault.delete(keys[0])
+    vault.plan = copying = FirstCopy(replace)
+    vault.run()
+    assert copying.done
+    exact(vault, [keys[0]], before)
+    vault.check()
+
+
+def test_on_a_full_store_a_delete_works_and_rewrites_nothing(vault: HarshVault) -> None:
+    """No room for a copy: everything else is done, the books are exact, the copy's row is gone."""
+    keys = scattered(vault)
+    before = vault.size()
+
+    def full(effect: Effect) -> Fail | None:
+        rewriting = effect.kind == "put_new" and "/rewrite/" in effect.names[0] and effect.phase == "before"
+        return Fail(StoreFull("no space left on device")) if rewriting else None
+
+    vault.plan = full
+    vault.delete(keys[0])
+    vault.run()
+    assert vault.state(keys[0]) == "DELETED"
+    receipt = vault.receipt(keys[0])
+    assert receipt["reclaimed"] == {"read": 0, "written": 0, "dropped": 0, "net": 0}
+    exact(vault, [keys[0]], before)
+    vault.check()
+
+
+def corrupt(vault: HarshVault, name: str, place: int) -> None:
+    """Flips a bit of a stored object, as a bad disk does."""
+    content = bytearray(vault.inner.get(name))
+    content[place] ^= 1
+    vault.inner.delete(name)
+    vault.inner.put_new(name, bytes(content))
+
+
+def test_damage_in_a_source_stops_no_delete(vault: HarshVault) -> None:
+    """A bit is flipped in every pack: nothing is rewritten, the delete ends, and the damaged chunks are suspect."""
+    keys = scattered(vault)
+    for row in objects(vault, kind="pack", state="STORED"):
+        if row.bytes > 10_000:  # type: ignore[attr-defined]
+            corrupt(vault, row.name, 5000)  # type: ignore[attr-defined]
+    before = vault.size()
+    vault.delete(keys[0])
+    vault.run()
+    assert vault.state(keys[0]) == "DELETED"
+    exact(vault, [keys[0]], before)
+    vault.check_accounts()
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.pack.c.id).where(t.pack.c.suspect.is_not(None))).all()
+
+
+def test_a_source_that_is_missing_stops_no_delete(vault: HarshVault) -> None:
+    """An object that was lost cannot be rewritten: the delete ends all the same."""
+    keys = scattered(vault)
+    for row in objects(vault, kind="pack", state="STORED", seq=1):
+        if row.bytes > 10_000:  # type: ignore[attr-defined]
+            vault.inner.delete(row.name)  # type: ignore[attr-defined]
+    vault.delete(keys[0])
+    vault.run()
+    assert vault.state(keys[0]) == "DELETED"
+    assert vault.receipt(keys[0])["waiting"] > 0
+
+
+def test_suspect_chunks_are_stored_anew_by_the_next_backup(vault: HarshVault) -> None:
+    """Nothing has changed but that some chunks are suspect: the next backup names none of them and restores."""
+    data = {"a": noise(200_000, 1)}
+    vault.backup(data)
+    with vault.catalog.write() as conn:
+        pack = conn.execute(sa.select(t.pack).order_by(t.pack.c.bytes.desc())).first()
+        assert pack is not None
+        suspect = BitMap(range(0, pack.chunks, 2))
+        conn.execute(sa.update(t.pack).where(t.pack.c.id == pack.id).values(suspect=suspect.serialize()))
+    before = vault.size()
+    second = vault.backup(data)
+    assert vault.size() - before > 20_000, "they were stored anew"
+    with vault.catalog.read() as conn:
+        closed = conn.execute(sa.select(t.death.c.numbers).where(t.death.c.pack == pack.id)).scalar_one()
+    assert BitMap.deserialize(closed) == suspect
+    assert vault.read_back(second) == data
+    vault.check()
