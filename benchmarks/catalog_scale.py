@@ -166,7 +166,7 @@ def measure(url: str, built: Built, victim: str, scratch: Path) -> dict[str, Any
         catalog.close()
     return {
         **{name: round(value, 4) for name, value in seconds.items()},
-        "freed_mib": round(promised.freed / (1 << 20), 1), "waiting_mib": round(promised.waiting / (1 << 20), 1),
+        "freed_mib": round(int(promised.freed) / (1 << 20), 1), "waiting_mib": round(promised.waiting / (1 << 20), 1),
         "objects": promised.objects, "grew_mib": round((peak_memory() - resident) / (1 << 20)),
     }  # fmt: skip
 
