@@ -9,7 +9,7 @@ from support.vault import Vault, noise
 
 
 def test_the_next_backup_shares_nothing_with_a_damaged_manifest_and_is_whole(tmp_path: Path) -> None:
-    """The root object is flipped in one bit: the next backup completes with a warning, restores, and the one after adopts from it."""
+    """The root object is flipped in one bit: the next completes with a warning, the one after adopts from it."""
     vault = Vault(tmp_path)
     data = {"a": noise(100_000, 1), "b": noise(40_000, 2)}
     first = vault.backup(data)
