@@ -45,6 +45,9 @@ from strongroom.storage.base import ObjectExists, ObjectMissing, StoreError
 ATTEMPTS = 3
 """Times that a build is tried when the store fails in a way that passes, or its worker dies."""
 
+TRIES = 5
+"""Times that a beginning is tried where deletes keep coming between."""
+
 Note = Callable[[Connection], None]
 
 
@@ -59,15 +62,19 @@ class Wanted:
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
     """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, errors.InstanceBusy."""
-    with ctx.catalog.read() as conn:
-        row = find_instance(conn, project, instance)
-        line = _lineage(conn, instance)
-    if line is not None:
-        sweeping.finish_and_reopen(ctx.catalog, line.id)
-    try:
-        return _create(ctx, row, None if line is None else line.id, wanted, note)
-    except (lifespans.AlreadyBuilding, lifespans.NotSwept, IntegrityError) as error:
-        raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended") from error
+    for _try in range(TRIES):
+        with ctx.catalog.read() as conn:
+            row = find_instance(conn, project, instance)
+            line = _lineage(conn, instance)
+        if line is not None:
+            sweeping.finish_and_reopen(ctx.catalog, line.id)
+        try:
+            return _create(ctx, row, None if line is None else line.id, wanted, note)
+        except lifespans.NotSwept:
+            continue
+        except (lifespans.AlreadyBuilding, IntegrityError):
+            break
+    raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended")
 
 
 def _create(
@@ -79,8 +86,8 @@ def _create(
     with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
         if known is None:
             _begin_lineage(conn, ctx, instance, lineage)
-        elif _lineage(conn, instance.id) is None:
-            raise lifespans.NotSwept("the lineage was closed meanwhile")
+        else:
+            _require_open(conn, instance.id, known)
         now = ctx.ambient.now()
         conn.execute(
             t.backup.insert().values(
@@ -106,6 +113,13 @@ def _lineage(conn: Connection, instance: str) -> Row[Any] | None:
     ).first()
 
 
+def _require_open(conn: Connection, instance: str, known: str) -> None:
+    """Raises NotSwept if the lineage was closed meanwhile, whether or not another one has begun."""
+    line = _lineage(conn, instance)
+    if line is None or line.id != known:
+        raise lifespans.NotSwept(f"lineage {known} was closed meanwhile")
+
+
 def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str) -> None:
     """A new lineage: its keys are drawn now, their two objects are put by the first build before anything else."""
     keys = LineageKeys.create(ctx.ambient)
@@ -126,9 +140,8 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
         if row is None or row.state in ("DELETING", "DELETED"):
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
         lineages = _lineages(conn, backup)
-    for lineage in lineages:
-        sweeping.finish(ctx.catalog, lineage)
-    with ctx.catalog.decide(lambda conn: _cancel_build(ctx, conn, backup), backups=[backup], lineages=lineages) as conn:
+    cancel = partial(_cancel_build, ctx, backup)
+    with sweeping.decide_swept(ctx.catalog, first=cancel, backups=[backup], lineages=lineages) as conn:
         job = fail(ctx, conn, backup, "stopped by a user", shown=True)
         if job is None:
             raise errors.BackupNotBuilding(f"backup {backup} is not being built")
@@ -136,7 +149,7 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
     return job
 
 
-def _cancel_build(ctx: Context, conn: Connection, backup: str) -> None:
+def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
     """Jobs are locked before backups and lineages."""
     building = sa.and_(t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING")))
     for row in conn.execute(sa.select(t.job.c.id).where(building)).all():
@@ -150,6 +163,7 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
     if row.state != "BUILDING":
         return None
     job: str | None = None
+    room = sweeping.BATCH
     parts = conn.execute(
         sa.select(t.part).where(t.part.c.backup == backup, t.part.c.state != "RETIRED").order_by(t.part.c.lineage, t.part.c.seq)
     ).all()
@@ -161,7 +175,7 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
             close_lineage(conn, ctx, part.lineage, key)
         else:
             plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
-        sweeping.record(conn, part.lineage, "FAIL", backup, gap, key)
+        room = sweeping.record(conn, part.lineage, "FAIL", backup, gap, key, room=room)
         job = removal.submit(ctx, conn, part.lineage, of=row if shown else None)
     conn.execute(
         sa.update(t.backup).where(t.backup.c.id == backup).values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
@@ -199,9 +213,7 @@ class BackupJob:
         ctx = self._ctx
         with ctx.catalog.read() as conn:
             lineages = _lineages(conn, backup)
-        for lineage in lineages:
-            sweeping.finish(ctx.catalog, lineage, job.guard)
-        with ctx.catalog.decide(job.guard, backups=[backup], lineages=lineages) as conn:
+        with sweeping.decide_swept(ctx.catalog, job.guard, backups=[backup], lineages=lineages) as conn:
             fail(ctx, conn, backup, reason)
             if ending == "FAILED":
                 job.fail(conn, reason)
@@ -298,10 +310,10 @@ class _Build:
                 .limit(sweeping.BATCH)
             ).all()
             bury(conn, self._lineage, [Dying(pack.id, self._seq, None, pack.bytes) for pack in packs], key)
-            rows = lifespans.forget_ahead(conn, self._lineage, self._seq, self._parent_seq, sweeping.BATCH)
             if packs:
                 removal.submit(self._ctx, conn, self._lineage)
-        return bool(packs) or rows > 0
+                return True
+            return lifespans.forget_ahead(conn, self._lineage, self._seq, self._parent_seq, sweeping.BATCH) > 0
 
     def _put_keys(self) -> None:
         """The lineage's keys are in the store, twice, before anything that they seal."""
@@ -328,12 +340,12 @@ class _Build:
         options = self._ctx.options
         average = options.chunk_average or choose_chunk_average(probe.size, probe.records)
         target = options.pack_target or choose_pack_target(probe.size)
-        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+        with self._ctx.catalog.write(self._job.guard) as conn:
             here = t.lineage.c.id == self._lineage
+            conn.execute(sa.update(t.backup).where(t.backup.c.id == self._backup.id).values(engine_version=probe.version))
             conn.execute(
                 sa.update(t.lineage).where(here, t.lineage.c.chunk_average == 0).values(chunk_average=average, pack_target=target)
             )
-            conn.execute(sa.update(t.backup).where(t.backup.c.id == self._backup.id).values(engine_version=probe.version))
             row = conn.execute(sa.select(t.lineage.c.chunk_average, t.lineage.c.pack_target).where(here)).one()
         return int(row.chunk_average), int(row.pack_target)
 
@@ -399,8 +411,8 @@ class _Build:
 
     def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], summary: Summary, probe: Probe) -> None:
         ctx = self._ctx
-        sweeping.finish(ctx.catalog, self._lineage, self._job.guard)
-        with ctx.catalog.decide(self._job.guard, backups=[self._backup.id], lineages=[self._lineage]) as conn:
+        guard, backup = self._job.guard, self._backup.id
+        with sweeping.decide_swept(ctx.catalog, guard, backups=[backup], lineages=[self._lineage]) as conn:
             lock_part(conn, self._lineage, self._seq)
             self._check_proof(conn, manifest, sealed.used, own)
             self._drop_unfilled(conn)

@@ -135,6 +135,7 @@ def _accept(
             raise _Moved
         seen = _compute(conn, project, ids)
     jobs: dict[str, str] = {}
+    room = sweeping.BATCH
     for key in ids:
         known = running[key]
         if known is not None:
@@ -142,16 +143,23 @@ def _accept(
         elif rows[key].state == "DELETING":
             jobs[key] = _resume(ctx, conn, rows[key])
         else:
-            jobs[key] = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], seen.version)
+            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], seen.version, room)
     for key in fresh:
         note(conn, key, rows[key].name)
     return [jobs[key] for key in ids]
 
 
 def _take_out(
-    ctx: Context, conn: Connection, backup: Row[Any], parts: Sequence[tuple[str, int]], promise: Promise, version: str
-) -> str:
-    """The backup's parts leave their chains and the job that removes is submitted."""
+    ctx: Context,
+    conn: Connection,
+    backup: Row[Any],
+    parts: Sequence[tuple[str, int]],
+    promise: Promise,
+    version: str,
+    room: int,
+) -> tuple[str, int]:
+    """The backup's parts leave their chains and the job that removes is submitted; what fits into `room` is swept. Returns the
+    job's id and the room that is left."""
     key = removal.of_delete(backup.id)
     job = ctx.jobs.submit(
         conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
@@ -177,8 +185,8 @@ def _take_out(
                 sa.select(t.part.c.attempt).where(t.part.c.lineage == lineage, t.part.c.seq == seq)
             ).scalar_one()
             plan_grave(conn, ctx, lineage, seq, attempt, key)
-        sweeping.record(conn, lineage, "DELETE", backup.id, gap, key)
-    return job
+        room = sweeping.record(conn, lineage, "DELETE", backup.id, gap, key, room=room)
+    return job, room
 
 
 def _resume(ctx: Context, conn: Connection, backup: Row[Any]) -> str:

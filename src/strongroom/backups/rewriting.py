@@ -52,10 +52,27 @@ class _Chosen:
 def abandon(ctx: Context, job: Running, key: str) -> None:
     """Gives up what an earlier run of this deletion was rewriting: its planned objects are condemned, its choices let go."""
     mine = removal.of_rewrite(key.removeprefix("delete:"))
-    with ctx.catalog.write(job.guard) as conn:
-        planned = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
-        condemn(conn, [row.id for row in planned], mine)
+    with ctx.catalog.read() as conn:
+        planned = _planned(conn, mine)
+        chosen = conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.rewriting == mine)).all()
+    lineages = {row.lineage for row in (*planned, *chosen)}
+    if not lineages:
+        return
+    with ctx.catalog.decide(job.guard, lineages=lineages) as conn:
+        _give_up(conn, [row.id for row in _planned(conn, mine)], mine)
         conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
+
+
+def _planned(conn: Connection, mine: str) -> Sequence[Row[str, str]]:
+    query = sa.select(t.object_.c.id, t.object_.c.lineage)
+    return conn.execute(query.where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
+
+
+def _give_up(conn: Connection, objects: list[str], mine: str) -> None:
+    """Condemns objects of a lineage that is locked. What they held goes in the same transaction: later their removal and a sweep
+    of the lineage, which does not wait for it, would lock those rows in different orders."""
+    conn.execute(sa.delete(t.holding).where(t.holding.c.object.in_(objects)))
+    condemn(conn, objects, mine)
 
 
 def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) -> None:
@@ -177,9 +194,9 @@ def _switch(ctx: Context, job: Running, chosen: _Chosen, size: int, sizes: dict[
         _count(conn, mine, chosen.old_bytes, size)
         if _still(conn, chosen.old, mine):
             _take_over(conn, chosen, sizes)
-            condemn(conn, [chosen.old], mine)
+            _give_up(conn, [chosen.old], mine)
         else:
-            condemn(conn, [chosen.new], mine)
+            _give_up(conn, [chosen.new], mine)
     return True
 
 
@@ -213,7 +230,6 @@ def _take_over(conn: Connection, chosen: _Chosen, sizes: dict[int, int]) -> None
             .where(t.holding.c.object == chosen.new, t.holding.c.pack == pack)
             .values(bytes=sealed, spare=False)
         )
-    conn.execute(sa.update(t.holding).where(t.holding.c.object == chosen.old).values(spare=True))
 
 
 def _dead_bytes(conn: Connection, chosen: _Chosen, pack: int, now: BitMap, sealed: int) -> int:

@@ -10,6 +10,9 @@ condemned, the deletion's waiting bytes counted; with the last step the decision
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
@@ -19,33 +22,31 @@ from strongroom.catalog.database import Catalog, Guard
 from strongroom.catalog.lifespans import Dying, Gap
 from strongroom.catalog.space import Toll
 
-BATCH = 5_000
-"""Death rows or packs that one transaction turns over: with the rows that hang on them some 10,000 rows."""
+BATCH = 3_000
+"""Death rows and packs that one transaction turns over: with the pack, holding and object that hang on each some 10,000 rows."""
 
 
-_ROWS_OF_A_PACK = 16
-"""Death rows that a pack which goes whole takes with it, more or less."""
+def record(conn: Connection, lineage: str, cause: str, backup: str, gap: Gap, removal: str, *, room: int | None = None) -> int:
+    """Writes the decision that this gap opened and sweeps it here and now if it is small.
 
-
-def record(conn: Connection, lineage: str, cause: str, backup: str, gap: Gap, removal: str, undecided: int = 0) -> int:
-    """Writes the decision that this gap opened and sweeps it here and now if it is small. Returns the decision's id."""
-    if gap.after is not None and undecided == 0 and cause == "DELETE":
+    `room`: what this transaction may still sweep (BATCH unless said); returns what is left of it for its next decision.
+    """
+    undecided = 0
+    if gap.after is not None and cause == "DELETE":
         undecided = undecided_bytes(conn, lineage, gap)
-    key = conn.execute(
-        t.decision.insert()
-        .values(
+    conn.execute(
+        t.decision.insert().values(
             lineage=lineage, cause=cause, backup=backup, seq=gap.seq, before=gap.before, after=gap.after, removal=removal,
             swept=False, undecided=undecided, undecided_upto=gap.seq, settled=undecided == 0, settled_freed=0, settled_waiting=0,
         )
-        .returning(t.decision.c.id)
-    ).scalar_one()  # fmt: skip
-    budget = BATCH
-    while budget > 0:
-        touched = step(conn, lineage, budget)
+    )  # fmt: skip
+    left = BATCH if room is None else room
+    while left > 0:
+        touched = step(conn, lineage, left)
         if touched is None:
             break
-        budget -= touched + 1
-    return int(key)
+        left -= touched + 1
+    return left
 
 
 def undecided_bytes(conn: Connection, lineage: str, gap: Gap) -> int:
@@ -56,7 +57,8 @@ def undecided_bytes(conn: Connection, lineage: str, gap: Gap) -> int:
 
 
 def step(conn: Connection, lineage: str, limit: int) -> int | None:
-    """Does at most `limit` rows of the oldest unswept decision and returns how many it did; None: nothing was left to do."""
+    """Sweeps death rows and packs of the oldest unswept decision, `limit` in all (more only where one pack alone has more), and
+    returns how many; None: nothing was left to do."""
     decision = conn.execute(
         sa.select(t.decision)
         .where(t.decision.c.lineage == lineage, t.decision.c.swept.is_(False))
@@ -67,12 +69,13 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
         return None
     gap = Gap(decision.seq, decision.before, decision.after)
     if gap.after is None:
-        dead = lifespans.whole_packs(conn, lineage, gap, max(1, limit // _ROWS_OF_A_PACK))
+        dead, weight = lifespans.some_whole_packs(conn, lineage, gap, limit)
     else:
         dead = lifespans.take_rows(conn, lineage, gap, limit)
+        weight = len(dead)
     if dead:
         _bury(conn, decision, dead)
-        return len(dead)
+        return weight
     forgotten = _forget_ahead(conn, decision, limit) if decision.cause == "FAIL" else 0
     if not forgotten:
         _end(conn, decision)
@@ -90,6 +93,34 @@ def finish(catalog: Catalog, lineage: str, guard: Guard | None = None) -> None:
             touched = step(conn, lineage, BATCH)
 
 
+@contextmanager
+def decide_swept(
+    catalog: Catalog,
+    guard: Guard | None = None,
+    *,
+    first: Guard | None = None,
+    backups: Iterable[str] = (),
+    lineages: Iterable[str] = (),
+) -> Iterator[Connection]:
+    """A deciding transaction that finds every earlier decision of its lineages swept, however many others decide meanwhile.
+
+    `guard` is for the sweeps and for the decision; `first`, instead of it, for the decision alone.
+    """
+    backups, lineages = list(backups), list(lineages)
+    while True:
+        for lineage in lineages:
+            finish(catalog, lineage, guard)
+        with suppress(_Unswept), catalog.decide(first or guard, backups=backups, lineages=lineages) as conn:
+            if any(unswept(conn, lineage) for lineage in lineages):
+                raise _Unswept
+            yield conn
+            return
+
+
+class _Unswept(Exception):
+    """Another decision came between."""
+
+
 def finish_and_reopen(catalog: Catalog, lineage: str, guard: Guard | None = None) -> None:
     """`finish`, and what a beginning would otherwise have to reopen in one transaction (after heads were deleted)."""
     finish(catalog, lineage, guard)
@@ -99,8 +130,7 @@ def finish_and_reopen(catalog: Catalog, lineage: str, guard: Guard | None = None
             top = lifespans.head(conn, lineage)
             more = top is not None and top[1] != "BUILDING" and _reaches_over(conn, lineage, top[0])
         if more:
-            with catalog.decide(guard, lineages=[lineage]) as conn:
-                lifespans.require_swept(conn, lineage)
+            with decide_swept(catalog, guard, lineages=[lineage]) as conn:
                 more = lifespans.reopen(conn, lineage, BATCH) == BATCH
 
 

@@ -1,0 +1,174 @@
+"""Two decisions that meet: another one is taken between a use case's look and its locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from strongroom.backups import creation, errors
+from strongroom.catalog import sweeping
+from strongroom.catalog import tables as t
+from strongroom.catalog.database import Catalog
+from strongroom.storage.base import StoreDenied
+from strongroom.storage.memory import MemoryStore
+from support.vault import Vault, edited, generations, noise
+
+
+@pytest.fixture
+def vault(tmp_path: Path, catalog: Catalog) -> Vault:
+    return Vault(tmp_path, catalog=catalog)
+
+
+@pytest.fixture
+def after_sweep(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """Lets something happen once, between the next finished sweep and the transaction that it was finished for. Every sweep
+    goes a row at a time, so that decisions are left unswept by the transactions that take them."""
+    monkeypatch.setattr(sweeping, "BATCH", 1)
+    finish = sweeping.finish
+    due: list[Callable[[], Any]] = []
+
+    def finish_and_more(*args: Any) -> None:
+        finish(*args)
+        if due:
+            due.pop()()
+
+    monkeypatch.setattr(sweeping, "finish", finish_and_more)
+    return due.append
+
+
+def test_a_commit_outlives_a_delete_that_is_decided_just_before_it(vault: Vault, after_sweep: Any) -> None:
+    """The delete's sweep is not done when the commit has its locks: the commit sweeps and goes on, the build does not fail."""
+    source = generations(4)
+    first, _ = vault.backup(next(source)), vault.backup(next(source))
+    data = next(source)
+    child, job = vault.create(data)
+    after_sweep(lambda: vault.delete(first))
+    vault.run()
+    assert (vault.state(child), vault.job(job).error) == ("COMPLETED", None)
+    vault.wanted[child] = data
+    assert vault.state(first) == "DELETED"
+    vault.check()
+
+
+def test_a_failing_build_ends_beside_a_delete(vault: Vault, after_sweep: Any) -> None:
+    """A failed build leaves its chain although a delete was decided a moment before, at the first try."""
+    source = generations(4)
+    first, _ = vault.backup(next(source)), vault.backup(next(source))
+    vault.engine.broken = "the engine went away: start it again"
+    failed, job = vault.create(next(source))
+    after_sweep(lambda: vault.delete(first))
+    vault.run()
+    vault.engine.broken = None
+    assert vault.state(failed) == "FAILED"
+    assert (vault.job(job).state, vault.job(job).attempts) == ("FAILED", 1)
+    vault.check()
+
+
+def test_a_stop_is_accepted_beside_a_delete(vault: Vault, after_sweep: Any) -> None:
+    """Stopping a build is not disturbed by a delete that was decided a moment before."""
+    source = generations(4)
+    first, _ = vault.backup(next(source)), vault.backup(next(source))
+    building, _ = vault.create(next(source))
+    after_sweep(lambda: vault.delete(first))
+    creation.stop(vault.ctx, vault.project, building, lambda conn: None)
+    vault.run()
+    assert vault.state(building) == "FAILED"
+    vault.check()
+
+
+def test_a_backup_begins_beside_a_delete_of_its_parent(vault: Vault, after_sweep: Any) -> None:
+    """The head goes a moment before the beginning: the backup begins on the one before it and is whole."""
+    source = generations(4)
+    _, head = vault.backup(next(source)), vault.backup(next(source))
+    after_sweep(lambda: vault.delete(head))
+    data = next(source)
+    child, _ = vault.create(data)
+    vault.run()
+    vault.wanted[child] = data
+    assert vault.state(child) == "COMPLETED"
+    vault.check()
+
+
+def test_a_backup_begins_although_its_lineage_was_closed_meanwhile(vault: Vault, after_sweep: Any) -> None:
+    """The only backup goes a moment before the beginning, which closes the lineage: the new backup begins another one."""
+    source = generations(3)
+    only = vault.backup(next(source))
+    after_sweep(lambda: vault.delete(only))
+    data = next(source)
+    child, _ = vault.create(data)
+    vault.run()
+    vault.wanted[child] = data
+    assert vault.state(child) == "COMPLETED"
+    vault.check()
+
+
+def test_no_backup_begins_on_a_closed_lineage_beside_its_successor(vault: Vault, after_sweep: Any) -> None:
+    """The lineage was closed and another backup began the next one meanwhile: the instance is busy, nothing begins on the old."""
+    source = generations(3)
+    only = vault.backup(next(source))
+
+    def another() -> None:
+        vault.delete(only)
+        vault.run()
+        vault.create()
+
+    after_sweep(another)
+    with pytest.raises(errors.InstanceBusy):
+        vault.create()
+    with vault.catalog.read() as conn:
+        parts = conn.execute(
+            sa.select(t.part.c.seq, t.lineage.c.state)
+            .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
+            .where(t.part.c.state == "BUILDING")
+        ).all()
+    assert [tuple(part) for part in parts] == [(1, "OPEN")]
+    vault.run()
+    vault.check_accounts()
+
+
+class Stingy(MemoryStore):
+    """Refuses to remove packs while told so."""
+
+    refusing = False
+
+    def delete_many(self, names: Any) -> None:
+        if self.refusing and any("/pack/" in name for name in names):
+            raise StoreDenied("no right to delete")
+        super().delete_many(names)
+
+
+def test_what_is_condemned_holds_nothing(tmp_path: Path, catalog: Catalog) -> None:
+    """An object that a rewrite replaced has no holdings from that moment on, so that its removal and a sweep never touch the
+    same rows in different orders."""
+    vault = Vault(tmp_path, Stingy(), catalog)
+    data = noise(200_000, 1)
+    keys = [vault.backup({"a": data}), vault.backup({"a": edited(data, 2, 8)}), vault.backup({"a": edited(data, 3, 8)})]
+    vault.delete(keys[0])
+    put = vault.store.put_new
+
+    def refuse_from_now_on(name: str, pieces: Any) -> int:
+        Stingy.refusing = Stingy.refusing or "/rewrite/" in name
+        return put(name, pieces)
+
+    vault.store.put_new = refuse_from_now_on  # type: ignore[method-assign]
+    try:
+        vault.run()
+    finally:
+        Stingy.refusing = False
+        del vault.store.put_new  # type: ignore[attr-defined]
+    assert vault.state(keys[0]) == "DELETING"
+    with catalog.read() as conn:
+        condemned = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.state == "CONDEMNED")).all()
+        held = conn.execute(
+            sa.select(t.holding).join(t.object_, t.object_.c.id == t.holding.c.object).where(t.object_.c.state == "CONDEMNED")
+        ).all()
+    assert condemned
+    assert held == []
+    vault.delete(keys[0])
+    vault.run()
+    assert vault.state(keys[0]) == "DELETED"
+    vault.check()
