@@ -16,28 +16,33 @@ import sqlalchemy as sa
 from strongroom.backups import creation
 from strongroom.backups.context import Options
 from strongroom.catalog import tables as t
-from strongroom.jobs.port import JobLost
-from strongroom.jobs.running import OwnedJob
-from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Delay, Effect, Fail
-from support.harsh import TTL, Died, Fate, HarshVault, Saved
-from support.vault import generations, noise
+from support.harsh import TTL, HarshVault, Saved
+from support.vault import edited, noise
 
 Act = Callable[[HarshVault], None]
 
-DATA = list(generations(4))
+STILL, BASE = noise(12_000, 1), noise(40_000, 2)
+EDITED = [edited(BASE, number, edits=5) for number in range(4)]
+DATA = [{"edited": EDITED[number], "own": noise(8_000, 10 + number), "still": STILL} for number in range(4)]
+"""Databases that follow one another: one entry is edited in places, one is new each time, one never changes."""
 
 
-def delete_middle(vault: HarshVault) -> None:
+def delete_oldest(vault: HarshVault) -> None:
     """Some objects go whole, others are rewritten."""
-    vault.delete(list(vault.wanted)[1])
+    vault.delete(next(iter(vault.wanted)))
     vault.run()
 
 
-def delete_all(vault: HarshVault) -> None:
-    """The lineage is closed at the end."""
-    for key in list(vault.wanted):
-        vault.delete(key)
+def delete_newest(vault: HarshVault) -> None:
+    """Packs go whole at the chain's end."""
+    vault.delete(list(vault.wanted)[-1])
+    vault.run()
+
+
+def close_lineage(vault: HarshVault) -> None:
+    """The only backup is deleted, and its lineage with it."""
+    vault.delete(next(iter(vault.wanted)))
     vault.run()
 
 
@@ -88,14 +93,25 @@ def delete_parent_of_fourth(vault: HarshVault) -> None:
     vault.run()
 
 
-ACTS = [delete_middle, delete_all, take_fourth, restore_first, stop_fourth, fail_fourth, delete_parent_of_fourth]
+ACTS = [
+    delete_oldest, delete_newest, close_lineage, take_fourth, restore_first, stop_fourth, fail_fourth, delete_parent_of_fourth,
+]  # fmt: skip
+    delete_oldest,
+    delete_newest,
+    close_lineage,
+    take_fourth,
+    restore_first,
+    stop_fourth,
+    fail_fourth,
+    delete_parent_of_fourth,
+]
 
 
 @cache
-def prepared(folder: Path) -> Saved:
-    """Three backups of one database, made once for all deaths."""
-    vault = HarshVault(folder / "prepared", Options(chunk_average=4096, pack_target=32768))
-    for data in DATA[:3]:
+def prepared(folder: Path, backups: int) -> Saved:
+    """Backups of one database, made once for all deaths."""
+    vault = HarshVault(folder / f"prepared-{backups}", Options(chunk_average=4096, pack_target=16384))
+    for data in DATA[:backups]:
         vault.backup(data)
     saved = vault.save()
     vault.catalog.close()
@@ -103,9 +119,9 @@ def prepared(folder: Path) -> Saved:
 
 
 @pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def world(tmp_path_factory: pytest.TempPathFactory, act: Act) -> Saved:
     """The prepared world."""
-    return prepared(tmp_path_factory.getbasetemp())
+    return prepared(tmp_path_factory.getbasetemp(), 1 if act is close_lineage else 3)
 
 
 def effects_of(folder: Path, world: Saved, act: Act) -> list[Effect | str]:
@@ -133,16 +149,19 @@ def finish(vault: HarshVault, world: Saved) -> None:
         assert row.state == "DONE"
         assert (row.freed, row.waiting, row.removed_objects) == (row.promised_freed, row.promised_waiting, row.promised_objects)
         assert row.rewrite_written <= row.owned
-    vault.catalog.close()
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_death_between_any_two_effects_loses_and_leaves_nothing(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every effect of the run is once the last of its process; then another process ends the work."""
-    total = len(effects_of(tmp_path / "whole", world, act))
+    seen = effects_of(tmp_path / "whole", world, act)
+    total = len(seen)
     assert total > 20
+    if act is delete_oldest:
+        assert any(isinstance(one, Effect) and "/rewrite/" in one.names[0] for one in seen), "it rewrites something"
+    vault = None
     for at in range(1, total + 1):
-        vault = HarshVault.revive(tmp_path / "dying", world)
+        vault = HarshVault.revive(tmp_path / "dying", world, vault)
         with vault.dying(at):
             act(vault)
         finish(vault, world)
@@ -152,8 +171,9 @@ def test_death_between_any_two_effects_loses_and_leaves_nothing(tmp_path: Path, 
 def test_a_lost_reply_is_no_failure(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every call of the store once takes effect and answers with a time-out: the jobs try again and end well."""
     calls = [effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)]
+    vault = None
     for number in {effect.number for effect in calls}:
-        vault = HarshVault.revive(tmp_path / "deaf", world)
+        vault = HarshVault.revive(tmp_path / "deaf", world, vault)
 
         def lose(effect: Effect, number: int = number) -> Fail | None:
             return Fail() if effect.phase == "after" and effect.number == number else None
@@ -167,8 +187,9 @@ def test_a_lost_reply_is_no_failure(tmp_path: Path, world: Saved, act: Act) -> N
 def test_a_late_put_harms_nobody(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every put once does not land and lands after all is done: it is named by a row that says so, and by nothing else."""
     calls = [effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)]
+    vault = None
     for number in {effect.number for effect in calls if effect.kind == "put_new"}:
-        vault = HarshVault.revive(tmp_path / "late", world)
+        vault = HarshVault.revive(tmp_path / "late", world, vault)
         held: list[str] = []
 
         def hold(effect: Effect, number: int = number, held: list[str] = held) -> Delay | None:
@@ -193,12 +214,13 @@ def test_a_late_put_harms_nobody(tmp_path: Path, world: Saved, act: Act) -> None
         finish(vault, world)
 
 
-@pytest.mark.parametrize("act", [delete_middle, delete_all, take_fourth, restore_first, fail_fourth])
+@pytest.mark.parametrize("act", [delete_oldest, close_lineage, take_fourth, restore_first, fail_fourth])
 def test_a_paused_worker_that_was_replaced_harms_nobody(tmp_path: Path, world: Saved, act: Act) -> None:
-    """Before and after every call of the store its worker is paused, another takes the job over and ends it, and the first goes on."""
+    """At every call of the store its worker is paused, another takes the job over and ends it, and the first goes on."""
     total = len([effect for effect in effects_of(tmp_path / "whole", world, act) if isinstance(effect, Effect)])
+    vault = None
     for at in range(1, total + 1):
-        vault = HarshVault.revive(tmp_path / "stale", world)
+        vault = HarshVault.revive(tmp_path / "stale", world, vault)
         other = vault.another_process()
         seen = 0
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,14 @@ class HarshVault(Vault):
         self._begin(folder, inner if inner is not None else MemoryStore())
         super().__init__(folder, store=self.store, catalog=self.catalog, options=options)
 
-    def _begin(self, folder: Path, inner: Store) -> None:
+    def _begin(self, folder: Path, inner: Store, catalog: Catalog | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self.plan: Callable[[Effect], Fault | None] = lambda _effect: None
         self.clock = Clock()
         self.inner = inner
         self.store: Store = FaultyStore(inner, lambda effect: self.plan(effect))
-        self.catalog = fast_catalog(folder / "catalog.db")
+        self.catalog = catalog or fast_catalog(folder / "catalog.db")
+        self._processes: list[LeasedJobs] = []
 
     @property
     def faulty(self) -> FaultyStore:
@@ -117,6 +118,7 @@ class HarshVault(Vault):
 
     def _process(self, store: Store, owner: str) -> tuple[Context, StepwiseWorker]:
         jobs = LeasedJobs(self.catalog, self.clock, AmbientClock(self.clock))
+        self._processes.append(jobs)
         scratch = self.folder / f"scratch-{owner}"
         scratch.mkdir(exist_ok=True)
         ctx = Context(
@@ -150,25 +152,33 @@ class HarshVault(Vault):
         assert isinstance(self.inner, MemoryStore)
         return Saved(
             copy_of(self.catalog, self.folder / "saved.db"), dict(self.inner._objects),
-            copy.deepcopy(self.engine.databases), copy.deepcopy(self.wanted), self.options, self.project, self.source, self.target,
+            copy.deepcopy(self.engine.databases), dict(self.wanted), self.options, self.project, self.source, self.target,
         )  # fmt: skip
 
     @classmethod
-    def revive(cls, folder: Path, saved: Saved) -> HarshVault:
-        """The saved world in a folder of its own."""
+    def revive(cls, folder: Path, saved: Saved, instead: HarshVault | None = None) -> HarshVault:
+        """The saved world in a folder of its own; quicker `instead` of one in the same folder that is not needed any more."""
+        catalog = None if instead is None else instead._let_go()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / "catalog.db").write_bytes(saved.catalog)
         inner = MemoryStore()
         inner._objects.update(saved.objects)
         vault = cls.__new__(cls)
-        vault._begin(folder, inner)
+        vault._begin(folder, inner, catalog)
         vault.folder, vault.options, vault.engine = folder, saved.options, DictEngine()
         vault.engine.databases = copy.deepcopy(saved.databases)
         vault.wanted = dict(saved.wanted)
         vault.project, vault.source, vault.target = saved.project, saved.source, saved.target
         vault.restart()
         return vault
+
+    def _let_go(self) -> Catalog:
+        """The catalog's engine, with its compiled statements and nothing else of this world."""
+        for jobs in self._processes:
+            sa.event.remove(self.catalog.engine, "checkin", jobs._checked_in)
+        self.catalog.engine.dispose()
+        return self.catalog
 
     # ---- death ----------------------------------------------------------------------------------------------------------
 
@@ -179,11 +189,8 @@ class HarshVault(Vault):
         Effects are calls of the store, before and after each, and transactions of the catalog, before each begins and commits.
         """
         fate = Fate(at)
-        with self.watching(fate):
-            try:
-                yield fate
-            except Died:
-                pass
+        with self.watching(fate), suppress(Died):
+            yield fate
 
     @contextmanager
     def watching(self, told: Callable[[Effect | str], Fault | None]) -> Iterator[None]:
