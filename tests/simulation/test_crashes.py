@@ -96,15 +96,6 @@ def delete_parent_of_fourth(vault: HarshVault) -> None:
 ACTS = [
     delete_oldest, delete_newest, close_lineage, take_fourth, restore_first, stop_fourth, fail_fourth, delete_parent_of_fourth,
 ]  # fmt: skip
-    delete_oldest,
-    delete_newest,
-    close_lineage,
-    take_fourth,
-    restore_first,
-    stop_fourth,
-    fail_fourth,
-    delete_parent_of_fourth,
-]
 
 
 @cache

@@ -240,6 +240,7 @@ class _Build:
 
     def run(self) -> None:
         """Raises what ends a build; see BackupJob.run."""
+        staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
         self._take_over()
         self._put_keys()

@@ -1,14 +1,18 @@
 """Knowing one's own catalog again: whether this database is the one that ran here last, and whose the store is.
 
 A database that was restored from a dump or promoted from a replica may lack decisions that the store already shows. Embedded,
-a file beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id and
-timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is compared
+a file beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id
+and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is compared
 with the store before anything is freed there in any case (staleness.py).
+
+A rebuild writes REBUILDING in the row's place until it has ended: a catalog that holds half of its store is not started.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,18 +21,27 @@ from sqlalchemy import Connection
 from strongroom.backups.context import Context
 from strongroom.backups.creation import fail
 from strongroom.backups.objects import plan, stored
-from strongroom.backups.staleness import CatalogOutdated
+from strongroom.backups.staleness import CatalogOutdated, require_owner
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.repository import names
-from strongroom.repository.keys import seal_owner
-from strongroom.storage.base import ObjectExists
+from strongroom.repository.errors import Damaged
+from strongroom.repository.keys import open_lineage_keys, open_owner, seal_owner
+from strongroom.storage.base import ObjectExists, ObjectMissing, StoreUnavailable
+
+log = logging.getLogger("strongroom.backups")
+
+REBUILDING = "rebuilding"
 
 
 def take_possession(ctx: Context) -> None:
-    """At the first start the store becomes this catalog's: `owner/1`. Raises CatalogOutdated if another catalog has it."""
+    """At the first start the store becomes this catalog's: `owner/1`. At every start it is proven to be so still.
+
+    Raises CatalogOutdated if another catalog has it or a rebuild of this one has not ended, WrongKey if it was made with another
+    root key. A store that does not answer stops no start but the first: every batch that removes asks it again.
+    """
     with ctx.catalog.read() as conn:
-        known = conn.execute(sa.select(t.installation.c.owner)).scalar()
+        known = conn.execute(sa.select(t.installation)).first()
     if known is None:
         if ctx.store.stat(names.owner(1)) is not None:
             raise CatalogOutdated(
@@ -37,7 +50,30 @@ def take_possession(ctx: Context) -> None:
         with ctx.catalog.write() as conn:
             conn.execute(t.installation.insert().values(id=1, owner=1, incarnation="", created_at=ctx.ambient.now()))
             plan(conn, ctx, "", "owner", name=names.owner(1))
+    elif known.incarnation == REBUILDING:
+        raise CatalogOutdated("the rebuild of this catalog did not end: run `strongroom catalog rebuild` again")
     put_owner(ctx)
+    try:
+        require_owner(ctx)
+        _require_root_key(ctx)
+    except StoreUnavailable as error:
+        log.warning("the store does not answer: %s", error)
+
+
+def _require_root_key(ctx: Context) -> None:
+    """Raises WrongKey if the root key is not the one that this catalog and its store were made with."""
+    with ctx.catalog.read() as conn:
+        sealed = conn.execute(
+            sa.select(t.lineage.c.id, t.lineage.c.sealed_keys).where(t.lineage.c.sealed_keys.is_not(None))
+        ).first()
+        k = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
+    if sealed is not None:
+        open_lineage_keys(ctx.root_key, sealed.id, sealed.sealed_keys)
+        return
+    try:
+        open_owner(ctx.root_key, k, ctx.store.get(names.owner(k)))
+    except (Damaged, ObjectMissing) as error:
+        log.warning("the owner's mark in the store cannot be read: %s", error)
 
 
 def put_owner(ctx: Context) -> None:
@@ -50,10 +86,8 @@ def put_owner(ctx: Context) -> None:
     if planned is None:
         return
     data = seal_owner(ctx.root_key, k)
-    try:
+    with suppress(ObjectExists):  # put by a start that ended before it could say so
         ctx.store.put_new(names.owner(k), data)
-    except ObjectExists:  # put by a start that ended before it could say so
-        pass
     with ctx.catalog.write() as conn:
         stored(conn, planned, len(data))
 

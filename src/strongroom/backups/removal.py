@@ -84,7 +84,7 @@ class RemoveJob:
         lineage = str(job.args["lineage"])
         try:
             carry_out(self._ctx, job, [lineage], of_lineage(lineage))
-        except (StoreError, RepositoryError) as error:
+        except (StoreError, RepositoryError, staleness.CatalogOutdated) as error:
             raise ending(error) from error
         return {}
 

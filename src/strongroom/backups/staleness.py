@@ -8,7 +8,10 @@ asked for by name.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
+from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
@@ -29,16 +32,16 @@ def require_current(ctx: Context, lineage: str) -> None:
             raise CatalogOutdated(line.stopped)
         if lineage in ctx.checked:
             return
-        roots = conn.execute(
-            sa.select(t.object_.c.name, t.part.c.seq)
-            .join(t.part, t.part.c.root == t.object_.c.id)
-            .where(t.part.c.lineage == lineage, t.part.c.state == "COMPLETED")
-        ).all()
-    reason = _difference(ctx, lineage, line.counter, [row.name for row in roots])
-    if reason is not None:
+        roots = _roots(conn, lineage)
+    found = _difference(ctx, lineage, line.counter, roots)
+    if found is not None:
         with ctx.catalog.decide(lineages=[lineage]) as conn:
-            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
-        raise CatalogOutdated(reason)
+            explained = _explained(conn, lineage, found)
+            if not explained:
+                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=found.reason))
+        if not explained:
+            raise CatalogOutdated(found.reason)
+        return  # looked at while it moved: the next time is looked at again
     ctx.checked.add(lineage)
 
 
@@ -50,21 +53,49 @@ def require_owner(ctx: Context) -> None:
         raise CatalogOutdated("another catalog was rebuilt from this store and owns it now: stop this server")
 
 
-def _difference(ctx: Context, lineage: str, counter: int, roots: list[str]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """An object that the store has and the catalog cannot know (`seq` above the counter), or the other way round."""
+
+    name: str
+    seq: int | None
+    reason: str
+
+
+def _difference(ctx: Context, lineage: str, counter: int, roots: set[str]) -> _Difference | None:
     seen: set[str] = set()
     for kind in ("manifest", "grave"):
         for found in ctx.store.list(f"{lineage}/{kind}/"):
             parsed = names.parse(found.name)
             if parsed is not None and parsed.seq is not None and parsed.seq > counter:
-                return (
-                    f"the catalog is older than the store (lineage {lineage}: {found.name} is unknown here): "
-                    "nothing is freed there; stop the server and run `strongroom catalog rebuild`"
-                )
+                return _Difference(found.name, parsed.seq, _told(lineage, f"{found.name} is unknown here"))
             seen.add(found.name)
-    for name in roots:
-        if name not in seen and ctx.store.stat(name) is None:
-            return (
-                f"the catalog is older than the store (lineage {lineage}: {name} is completed here and not there): "
-                "nothing is freed there; stop the server and run `strongroom catalog rebuild`"
-            )
+    for name in sorted(roots - seen):
+        if ctx.store.stat(name) is None:
+            return _Difference(name, None, _told(lineage, f"{name} is completed here and not there"))
     return None
+
+
+def _told(lineage: str, what: str) -> str:
+    return (
+        f"the catalog is older than the store (lineage {lineage}: {what}): nothing is freed there; stop the server and run "
+        "`strongroom catalog rebuild`"
+    )
+
+
+def _explained(conn: Connection, lineage: str, found: _Difference) -> bool:
+    """Whether the catalog has decided it since it was read: a backup was begun, or deleted, while the store was being listed."""
+    if found.seq is not None:
+        counter = conn.execute(sa.select(t.lineage.c.counter).where(t.lineage.c.id == lineage)).scalar_one()
+        return bool(found.seq <= counter)
+    return found.name not in _roots(conn, lineage)
+
+
+def _roots(conn: Connection, lineage: str) -> set[str]:
+    """Names of the manifests of completed parts."""
+    rows = conn.execute(
+        sa.select(t.object_.c.name)
+        .join(t.part, t.part.c.root == t.object_.c.id)
+        .where(t.part.c.lineage == lineage, t.part.c.state == "COMPLETED")
+    )
+    return {row.name for row in rows}
