@@ -107,7 +107,7 @@ def _candidates(ctx: Context, lineage: str) -> list[Row[Any]]:
                     t.object_.c.kind.in_(("pack", "rewrite")),
                     t.object_.c.state == "STORED",
                     t.object_.c.rewriting.is_(None),
-                    t.object_.c.dead_bytes > 0,
+                    t.object_.c.dead_bytes > sa.literal_column("0"),  # as the partial index says it
                     t.object_.c.live > 0,
                     share >= ctx.options.reclaim_floor,
                 )

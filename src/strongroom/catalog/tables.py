@@ -243,6 +243,9 @@ object_ = Table(
 )
 Index("ix_object_lineage", object_.c.lineage, object_.c.kind, object_.c.seq)
 Index("ix_object_removal", object_.c.removal, object_.c.state)
+_CHOSEN, _PARTLY_DEAD = sa.text("rewriting IS NOT NULL"), sa.text("dead_bytes > 0")
+Index("ix_object_rewriting", object_.c.rewriting, sqlite_where=_CHOSEN, postgresql_where=_CHOSEN)
+Index("ix_object_dead", object_.c.lineage, object_.c.dead_bytes, sqlite_where=_PARTLY_DEAD, postgresql_where=_PARTLY_DEAD)
 
 holding = Table(
     "holding",
@@ -288,11 +291,12 @@ job = Table(
 )
 _ACTIVE = sa.text("state IN ('QUEUED', 'RUNNING')")
 _RUNNING = sa.text("state = 'RUNNING'")
-Index("ix_job_claim", job.c.queue, job.c.priority, job.c.created_at, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+Index("ix_job_claim", job.c.state, job.c.queue, job.c.priority, job.c.created_at)
 Index("uq_job_serial_running", job.c.serial, unique=True, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
 Index("uq_job_unique_active", job.c.unique_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 Index("ix_job_project", job.c.project, job.c.created_at)
 Index("ix_job_backup", job.c.backup)
+Index("ix_job_instance", job.c.instance)
 
 schedule = Table(
     "schedule",

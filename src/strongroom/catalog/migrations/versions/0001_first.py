@@ -145,14 +145,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
     )
     op.create_index("ix_job_backup", "job", ["backup"], unique=False)
-    op.create_index(
-        "ix_job_claim",
-        "job",
-        ["queue", "priority", "created_at"],
-        unique=False,
-        sqlite_where=sa.text("state IN ('QUEUED', 'RUNNING')"),
-        postgresql_where=sa.text("state IN ('QUEUED', 'RUNNING')"),
-    )
+    op.create_index("ix_job_claim", "job", ["state", "queue", "priority", "created_at"], unique=False)
+    op.create_index("ix_job_instance", "job", ["instance"], unique=False)
     op.create_index("ix_job_project", "job", ["project", "created_at"], unique=False)
     op.create_index(
         "uq_job_serial_running",
@@ -218,8 +212,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_object")),
         sa.UniqueConstraint("name", name=op.f("uq_object_name")),
     )
+    op.create_index(
+        "ix_object_dead",
+        "object",
+        ["lineage", "dead_bytes"],
+        unique=False,
+        sqlite_where=sa.text("dead_bytes > 0"),
+        postgresql_where=sa.text("dead_bytes > 0"),
+    )
     op.create_index("ix_object_lineage", "object", ["lineage", "kind", "seq"], unique=False)
     op.create_index("ix_object_removal", "object", ["removal", "state"], unique=False)
+    op.create_index(
+        "ix_object_rewriting",
+        "object",
+        ["rewriting"],
+        unique=False,
+        sqlite_where=sa.text("rewriting IS NOT NULL"),
+        postgresql_where=sa.text("rewriting IS NOT NULL"),
+    )
     op.create_table(
         "schedule",
         sa.Column("name", sa.Text(), nullable=False),
