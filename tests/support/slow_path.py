@@ -1,4 +1,4 @@
-"""A TCP proxy before a database: it can hold back what the database sends, and cut."""
+"""A TCP proxy before a database or a store: it can hold back what comes from there, cut, and be away."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SlowPath:
         self.port = int(self._listener.getsockname()[1])
         self._changed = threading.Condition()
         self._stall_at: int | None = None
-        self._closed = False
+        self._away = False
         self._waiting = 0
         self._sockets: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -45,6 +45,12 @@ class SlowPath:
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting > 0, seconds), "nothing came so far"
 
+    def away(self, yes: bool = True) -> None:
+        """From now on nobody gets through, until `away(False)`."""
+        self._away = yes
+        if yes:
+            self.cut()
+
     def cut(self) -> None:
         """Ends every connection, as a network does that breaks."""
         for each in list(self._sockets):
@@ -54,7 +60,7 @@ class SlowPath:
     def close(self) -> None:
         """Ends the proxy."""
         with self._changed:
-            self._closed, self._stall_at = True, None
+            self._stall_at = None
             self._changed.notify_all()
         self._listener.close()
         self.cut()
@@ -65,6 +71,9 @@ class SlowPath:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self._away:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self._upstream))
             except OSError:

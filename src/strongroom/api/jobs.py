@@ -93,9 +93,17 @@ def _own_fields(job: JobView) -> dict[str, Any]:
     return {
         "id": job.id, "kind": job.kind, "name": NAMES.get(job.kind, job.kind),
         "status": "Cancelled" if job.state == "CANCELLED" else _STATUS[job.state], "progress": job.progress,
-        "fail_reason": _reason(job), "result": job.result, "instance_id": job.instance, "backup_id": job.backup,
+        "fail_reason": why_not(job) or _reason(job), "result": job.result, "instance_id": job.instance, "backup_id": job.backup,
         "created_at": iso(job.created_at), "started_at": iso(job.started_at), "finished_at": iso(job.finished_at),
     }  # fmt: skip
+
+
+def why_not(job: JobView | None) -> str | None:
+    """What the last try of a job that has not ended met; it is tried again. None if it met nothing, or has ended.
+
+    For our own calls: in the contract's list a reason means that the job has failed.
+    """
+    return job.error if job is not None and job.active else None
 
 
 def _reason(job: JobView) -> str:

@@ -12,6 +12,7 @@ from strongroom.api import errors as border
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.backups import backup_fields
 from strongroom.api.contract import BackupId, RowPage
+from strongroom.api.jobs import why_not
 from strongroom.api.services import given
 from strongroom.api.times import iso
 from strongroom.backups import deletion, holding, listing
@@ -159,4 +160,7 @@ def _deletion(ctx: Context, conn: Connection, row: Row[Any]) -> dict[str, Any]:
     view = listing.deletion_view(conn, row)
     job = ctx.jobs.get(conn, row.job)
     progress = job.progress if job is not None and job.active else None
-    return {**view, "accepted_at": iso(view["accepted_at"]), "finished_at": iso(view["finished_at"]), "progress": progress}
+    return {
+        **view, "accepted_at": iso(view["accepted_at"]), "finished_at": iso(view["finished_at"]), "progress": progress,
+        "fail_reason": view["fail_reason"] or why_not(job),
+    }  # fmt: skip
