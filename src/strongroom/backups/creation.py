@@ -11,6 +11,7 @@ deletion; the proof that everything named is open or our own is checked before a
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +42,8 @@ from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_line
 from strongroom.repository.manifest import Manifest
 from strongroom.repository.writer import PackSlot, PartWriter, unused
 from strongroom.storage.base import ObjectExists, ObjectMissing, StoreError
+
+log = logging.getLogger("strongroom.backups")
 
 ATTEMPTS = 3
 """Times that a build is tried when the store fails in a way that passes, or its worker dies."""
@@ -350,12 +353,41 @@ class _Build:
             row = conn.execute(sa.select(t.lineage.c.chunk_average, t.lineage.c.pack_target).where(here)).one()
         return int(row.chunk_average), int(row.pack_target)
 
+    def _open_writer(self, average: int, pack_target: int) -> tuple[PartWriter, Manifest | None]:
+        """The writer, and the parent that it shares with. A parent that is damaged is not shared with: all is stored anew."""
+        sink = _CatalogSink(self._ctx, self._job, self._lineage, self._seq, self._attempt)
+        with self._ctx.catalog.read() as conn:
+            suspects = lifespans.suspects(conn, self._lineage)
+
+        def write(parent: Manifest | None, folder: str) -> PartWriter:
+            scratch = self._scratch / folder
+            scratch.mkdir()
+            return PartWriter(
+                keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
+                pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=scratch,
+                control=self._job, compression=self._ctx.options.compression,
+            )  # fmt: skip
+
+        try:
+            parent = self._parent()
+            return write(parent, "index"), parent
+        except Damaged as error:
+            log.warning("backup %s shares nothing with its parent: %s", self._backup.id, error)
+            return write(None, "index-alone"), None
+
     def _parent(self) -> Manifest | None:
         """The parent's manifest, if its root is still there: once read, its pages stay readable, since the open set is frozen.
 
-        A parent that was deleted since leaves nothing to read: then nothing is adopted, and what is open dies with the commit.
+        A parent that was deleted since leaves nothing to read, and one that a rebuild found damaged names what is not there:
+        then nothing is adopted, and what is open dies with the commit. Raises Damaged.
         """
-        if self._parent_seq == 0:
+        with self._ctx.catalog.read() as conn:
+            state = conn.execute(
+                sa.select(t.backup.c.state)
+                .join(t.part, t.part.c.backup == t.backup.c.id)
+                .where(t.part.c.lineage == self._lineage, t.part.c.seq == self._parent_seq)
+            ).scalar()
+        if state in (None, "FAILED"):
             return None
         with suppress(ObjectMissing):
             return read_manifest(self._ctx, self._keys, self._lineage, self._parent_seq)

@@ -2,8 +2,8 @@
 
 A database that was restored from a dump or promoted from a replica may lack decisions that the store already shows. Embedded,
 a file beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id
-and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is compared
-with the store before anything is freed there in any case (staleness.py).
+and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is
+compared with the store before anything is freed there in any case (staleness.py).
 
 A rebuild writes REBUILDING in the row's place until it has ended: a catalog that holds half of its store is not started.
 """

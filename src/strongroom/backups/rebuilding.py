@@ -5,10 +5,13 @@ Backups are manifests without graves, in lineages that are not closed; of severa
 * An unreadable manifest stays in the chain as *damaged* and needs every chunk written up to it.
 * Lifespans are hulls: from the pack's part to the last part that names the chunk.
 * Numbers of a claimed pack that nobody names are gone. A pack that no manifest claims is reported and left, never condemned.
-* The same chunks in two objects: the first is current, the other is kept as a spare.
+* The same chunks in two objects: the one that holds most of them is current, the other is kept as a spare.
 * Everything comes back held ("recovered") until a person releases it; instances come back without their passwords.
+* A lineage without a part that is left has nothing to say: its objects are reported and left.
 
-Order of effects: the next `owner/<k>` is put first, which stops workers of the old catalog; then rows only. Nothing is removed.
+Order of effects: the root key is proven; the next `owner/<k>` is put, which stops workers of the old catalog; then rows only, a
+lineage a transaction, marked as unfinished until the last. Nothing is removed. A rebuild that died is begun anew, in an empty
+catalog.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,11 +27,12 @@ from pyroaring import BitMap
 from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
+from strongroom.backups.incarnation import REBUILDING
 from strongroom.catalog import tables as t
 from strongroom.identity import tables as identity
 from strongroom.repository import names
-from strongroom.repository.errors import RepositoryError
-from strongroom.repository.keys import LineageKeys, open_closed, open_grave, open_lineage_keys, seal_owner
+from strongroom.repository.errors import RepositoryError, WrongKey
+from strongroom.repository.keys import LineageKeys, open_closed, open_grave, open_lineage_keys, open_owner, seal_owner
 from strongroom.repository.manifest import Manifest, peek_header
 from strongroom.repository.pack import read_index
 from strongroom.repository.records import Named
@@ -85,7 +90,9 @@ class _Locator:
 
 
 def rebuild(ctx: Context, report: Report) -> Rebuilt:
-    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError, StoreError."""
+    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
+    StoreError."""
+    _require_root_key(ctx)
     k = _take_store(ctx)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
@@ -99,11 +106,40 @@ def rebuild(ctx: Context, report: Report) -> Rebuilt:
     for number, (lineage, objects) in enumerate(sorted(by_lineage.items()), 1):
         report(f"lineage {number} of {len(by_lineage)}: {len(objects)} objects")
         _Lineage(ctx, lineage, objects, result, report).rebuild()
+    with ctx.catalog.write() as conn:
+        conn.execute(sa.update(t.installation).values(incarnation=""))
     report(
         f"{result.backups} backups in {result.lineages} lineages, {result.damaged} of them damaged; {result.closed} lineages "
         f"were closed; {len(result.unknown)} objects belong to nothing and were left"
     )
     return result
+
+
+def _require_root_key(ctx: Context) -> None:
+    """Raises WrongKey unless the root key opens an owner's mark of the store, or where none can be read, a lineage's keys."""
+    k, wrong = 1, None
+    while ctx.store.stat(names.owner(k)) is not None:
+        k += 1
+    for one in range(k - 1, 0, -1):
+        try:
+            return open_owner(ctx.root_key, one, ctx.store.get(names.owner(one)))
+        except WrongKey:
+            raise
+        except (RepositoryError, ObjectMissing):
+            continue
+    for stat in ctx.store.list(""):
+        parsed = names.parse(stat.name)
+        if parsed is not None and parsed.kind == "key" and parsed.lineage is not None:
+            try:
+                open_lineage_keys(ctx.root_key, parsed.lineage, ctx.store.get(stat.name))
+            except WrongKey as error:
+                wrong = error
+            except (RepositoryError, ObjectMissing):
+                continue
+            else:
+                return
+    if wrong is not None:
+        raise wrong
 
 
 def _take_store(ctx: Context) -> int:
@@ -117,7 +153,7 @@ def _take_store(ctx: Context) -> int:
         except ObjectExists:
             k += 1
     with ctx.catalog.write() as conn:
-        conn.execute(t.installation.insert().values(id=1, owner=k, incarnation="", created_at=ctx.ambient.now()))
+        conn.execute(t.installation.insert().values(id=1, owner=k, incarnation=REBUILDING, created_at=ctx.ambient.now()))
         for older in range(1, k + 1):
             there = size if older == k else _size(ctx, names.owner(older))
             _object(conn, ctx.ambient.hex_id(), "", "owner", names.owner(older), there)
@@ -152,7 +188,9 @@ class _Lineage:
         self._read_packs(keys)
         parts = self._parts(keys, {seq for seq, _ in graves})
         if not parts:
-            self._result.unknown.extend(stat.name for stat, parsed in self._objects if parsed.kind not in ("grave", "key"))
+            self._report(f"lineage {self._lineage}: no backup is left in it; its objects are left as they are")
+            self._result.unknown.extend(sorted({stat.name for stat, _ in self._objects} - set(self._result.unknown)))
+            return
         with self._ctx.catalog.write() as conn:
             self._write(conn, sealed, parts, graves)
 
@@ -257,24 +295,28 @@ class _Lineage:
 
     def _write(self, conn: Connection, sealed: bytes, parts: list[_Part], graves: list[tuple[int, Stat]]) -> None:
         highest = max([parsed.seq or 0 for _, parsed in self._objects] + [pack.born for pack in self._packs.values()], default=0)
-        project, instance = _owner_of(parts)
+        project, instance = _owner_of(parts, self._lineage)
+        node = _make_room(conn, instance, self._lineage, parts)
         chunk_average = max((part.manifest.chunk_average for part in parts if part.manifest is not None), default=0)
-        _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average)
+        _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average, node)
         self._result.lineages += 1
         for stat, parsed in self._of("key"):
             _object(conn, parsed.id or "", self._lineage, "key", stat.name, stat.size)
         for seq, stat in graves:
             _object(conn, self._ctx.ambient.hex_id(), self._lineage, "grave", stat.name, stat.size, seq)
+        _ensure_project(conn, self._ctx, project)
+        newest = next((part.manifest.facts for part in reversed(parts) if part.manifest is not None), {})
+        _ensure_instance(conn, instance, project, dict(newest), self._ctx.ambient.now())
         for part in parts:
             self._write_part(conn, part, project, instance)
         self._write_packs(conn, parts)
 
     def _write_part(self, conn: Connection, part: _Part, project: str, instance: str) -> None:
         facts = {} if part.manifest is None else dict(part.manifest.facts)
-        backup = str(part.header.get("backup") or f"{self._ctx.ambient.hex_id()}br00")
+        backup = str(part.header.get("backup", ""))
+        if not backup or conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup)).first() is not None:
+            backup = f"{self._ctx.ambient.hex_id()}br00"  # a manifest that does not open may say anything
         now = self._ctx.ambient.now()
-        _ensure_project(conn, self._ctx, project)
-        _ensure_instance(conn, instance, project, facts, now)
         totals = None if part.manifest is None else part.manifest.totals
         conn.execute(
             t.backup.insert().values(
@@ -310,9 +352,10 @@ class _Lineage:
         holdings: list[dict[str, Any]] = []
         for key, pack in sorted(self._packs.items()):
             needed = spans.get(key)
-            if needed is None:
+            if not needed:
                 self._result.unknown.extend(name for _, name, _, _ in pack.objects)
                 continue
+            pack.objects.sort(key=lambda one: -len(one[3]))
             gone = BitMap(range(pack.chunks)) - _union(needed.values())
             _pack_row(conn, self._lineage, key, pack, gone)
             _death_rows(conn, self._lineage, key, pack, needed, parts)
@@ -341,7 +384,7 @@ class _Lineage:
 
 
 def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, BitMap]]:
-    """For each claimed pack, last part → numbers that it is the last to need."""
+    """For each pack of which something is needed, last part → numbers that it is the last to need."""
     spans: dict[int, dict[int, BitMap]] = {}
     assigned: dict[int, BitMap] = defaultdict(BitMap)
     for part in sorted(parts, key=lambda one: -one.seq):
@@ -350,16 +393,15 @@ def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, B
             wanted = {key: BitMap(pack.sizes) for key, pack in packs.items() if pack.born <= part.seq}
         for key, numbers in wanted.items():
             fresh = (numbers & BitMap(packs[key].sizes)) - assigned[key]
-            spans.setdefault(key, {})
             if fresh:
-                spans[key][part.seq] = fresh
+                spans.setdefault(key, {})[part.seq] = fresh
                 assigned[key] |= fresh
     return spans
 
 
 def _death_rows(conn: Connection, lineage: str, key: int, pack: _Pack, needed: dict[int, BitMap], parts: list[_Part]) -> None:
     """What an older part is the last to need is closed by the part after it."""
-    after = {one.seq: following for one, following in zip(parts, parts[1:], strict=False)}
+    after = {one.seq: following for one, following in pairwise(parts)}
     for last, numbers in needed.items():
         closer = after.get(last)
         if closer is None:
@@ -383,11 +425,12 @@ def _pack_row(conn: Connection, lineage: str, key: int, pack: _Pack, gone: BitMa
 
 
 def _lineage_row(
-    conn: Connection, key: str, project: str, instance: str, state: str, counter: int, sealed: bytes | None, average: int = 0
-) -> None:
+    conn: Connection, key: str, project: str, instance: str, state: str, counter: int, sealed: bytes | None, average: int = 0,
+    node: str = "",
+) -> None:  # fmt: skip
     conn.execute(
         t.lineage.insert().values(
-            id=key, project=project, instance=instance, scope="", node="", state=state, counter=counter, version=0,
+            id=key, project=project, instance=instance, scope="", node=node, state=state, counter=counter, version=0,
             chunk_average=average, pack_target=16 << 20 if average else 0, sealed_keys=sealed,
         )
     )  # fmt: skip
@@ -405,12 +448,30 @@ def _object(
     )  # fmt: skip
 
 
-def _owner_of(parts: list[_Part]) -> tuple[str, str]:
+def _make_room(conn: Connection, instance: str, lineage: str, parts: list[_Part]) -> str:
+    """What this lineage's row says of its node: "" for the one that its instance goes on in.
+
+    An instance goes on in one lineage, the one with its newest backup; others of it (whose last backup was being deleted) keep
+    what they hold and get no more.
+    """
+    here = sa.and_(t.lineage.c.instance == instance, t.lineage.c.node == "", t.lineage.c.state == "OPEN")
+    known = conn.execute(sa.select(t.lineage.c.id).where(here)).scalar()
+    if known is None:
+        return ""
+    in_known = sa.select(t.part.c.backup).where(t.part.c.lineage == known)
+    began = conn.execute(sa.select(sa.func.max(t.backup.c.begin_at)).where(t.backup.c.id.in_(in_known))).scalar() or 0.0
+    if max((part.manifest.facts.get("begin_at", 0.0) for part in parts if part.manifest is not None), default=0.0) < began:
+        return f"earlier-{lineage[:8]}"
+    conn.execute(sa.update(t.lineage).where(t.lineage.c.id == known).values(node=f"earlier-{known[:8]}"))
+    return ""
+
+
+def _owner_of(parts: list[_Part], lineage: str) -> tuple[str, str]:
     """(project, instance): from a manifest that opened, else from a header, which nobody vouches for."""
     for part in [*(one for one in parts if one.manifest is not None), *parts]:
         if part.header.get("project"):
             return str(part.header["project"]), str(part.header["instance"])
-    return "0" * 32, "0" * 32 + "in00"
+    return "0" * 32, f"{lineage}in00"
 
 
 def _ensure_project(conn: Connection, ctx: Context, project: str) -> None:
@@ -425,9 +486,12 @@ def _ensure_project(conn: Connection, ctx: Context, project: str) -> None:
 
 def _ensure_instance(conn: Connection, instance: str, project: str, facts: dict[str, Any], now: float) -> None:
     if conn.execute(sa.select(t.instance.c.id).where(t.instance.c.id == instance)).first() is None:
+        name = str(facts.get("instance_name", f"recovered-{instance[:8]}"))
+        if conn.execute(sa.select(t.instance.c.id).where(t.instance.c.project == project, t.instance.c.name == name)).first():
+            name = f"{name}-{instance[:8]}"  # an instance that was removed before another took its name
         conn.execute(
             t.instance.insert().values(
-                id=instance, project=project, name=facts.get("instance_name", f"recovered-{instance[:8]}"),
+                id=instance, project=project, name=name,
                 engine=facts.get("engine", "unknown"), address=facts.get("address", ""), secret=None,
                 mode=facts.get("mode", ""), version=facts.get("engine_version", ""), state="REGISTERED", labels="{}",
                 created_at=now, updated_at=now,
