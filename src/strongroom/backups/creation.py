@@ -11,7 +11,6 @@ deletion; the proof that everything named is open or our own is checked before a
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -42,8 +41,6 @@ from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_line
 from strongroom.repository.manifest import Manifest
 from strongroom.repository.writer import PackSlot, PartWriter, unused
 from strongroom.storage.base import ObjectExists, ObjectMissing, StoreError
-
-log = logging.getLogger("strongroom.backups")
 
 ATTEMPTS = 3
 """Times that a build is tried when the store fails in a way that passes, or its worker dies."""
@@ -352,28 +349,6 @@ class _Build:
             )
             row = conn.execute(sa.select(t.lineage.c.chunk_average, t.lineage.c.pack_target).where(here)).one()
         return int(row.chunk_average), int(row.pack_target)
-
-    def _open_writer(self, average: int, pack_target: int) -> tuple[PartWriter, Manifest | None]:
-        """The writer, and the parent that it shares with. A parent that is damaged is not shared with: all is stored anew."""
-        sink = _CatalogSink(self._ctx, self._job, self._lineage, self._seq, self._attempt)
-        with self._ctx.catalog.read() as conn:
-            suspects = lifespans.suspects(conn, self._lineage)
-
-        def write(parent: Manifest | None, folder: str) -> PartWriter:
-            scratch = self._scratch / folder
-            scratch.mkdir()
-            return PartWriter(
-                keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
-                pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=scratch,
-                control=self._job, compression=self._ctx.options.compression,
-            )  # fmt: skip
-
-        try:
-            parent = self._parent()
-            return write(parent, "index"), parent
-        except Damaged as error:
-            log.warning("backup %s shares nothing with its parent: %s", self._backup.id, error)
-            return write(None, "index-alone"), None
 
     def _parent(self) -> Manifest | None:
         """The parent's manifest, if its root is still there: once read, its pages stay readable, since the open set is frozen.
