@@ -1,6 +1,9 @@
 """Carrying out a decision: the only code that removes objects. It removes what a committed decision condemned, nothing else.
 
 Order of effects: sweep → graves and closing marks put → manifests removed → packs removed → a closed lineage's graves → its keys.
+On a store without room for the marks, which are some hundred bytes, the packs go first: they are dead by the decision, whatever
+the marks say. (Should the catalog be lost just then, a rebuild shows the backup as damaged, for a person to delete again.)
+
 Each batch: remove, look that each is gone, then one guarded transaction takes the rows away and counts the bytes. A crash
 between any two leaves rows that the next run goes on from; a missing object counts as removed. A deletion's counts come
 from rows, never from the store's replies.
@@ -21,12 +24,13 @@ from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository.errors import RepositoryError
-from strongroom.storage.base import StoreError, StoreUnavailable
+from strongroom.storage.base import StoreError, StoreFull, StoreUnavailable
 
 BATCH = 500
 """Objects that one batch removes."""
 
-_ORDER = (("manifest",), ("pack", "rewrite"), ("grave",), ("key",))
+_CHUNKS = ("pack", "rewrite")
+_ORDER = (("manifest",), _CHUNKS, ("grave",), ("key",))
 """A grave stays until what it buries is gone; a closed lineage's keys go when nothing is left that they open."""
 
 
@@ -59,15 +63,20 @@ def carry_out(ctx: Context, job: Running, lineages: Sequence[str], removal: str)
     for lineage in lineages:
         staleness.require_current(ctx, lineage)
         sweeping.finish(ctx.catalog, lineage, job.guard)
-    for lineage in lineages:
-        put_marks(ctx, lineage, removal, job.guard)
+    try:
+        for lineage in lineages:
+            put_marks(ctx, lineage, removal, job.guard)
+    except StoreFull:
+        remove_condemned(ctx, job, removal, (_CHUNKS,))
+        for lineage in lineages:
+            put_marks(ctx, lineage, removal, job.guard)
     remove_condemned(ctx, job, removal)
 
 
-def remove_condemned(ctx: Context, job: Running, removal: str) -> None:
-    """Removes every condemned object of a removal, in batches."""
+def remove_condemned(ctx: Context, job: Running, removal: str, order: Sequence[Sequence[str]] = _ORDER) -> None:
+    """Removes the condemned objects of a removal, in batches, kinds one after the other."""
     done = 0
-    for kinds in _ORDER:
+    for kinds in order:
         while batch := _condemned(ctx, removal, kinds):
             job.progress("removing objects", done)
             _remove(ctx, job, batch, removal)

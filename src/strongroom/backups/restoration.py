@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
@@ -98,10 +99,18 @@ class RestoreJob:
         except (EngineError, RepositoryError, OSError) as error:
             with suppress(EngineError):
                 engine.recover(target)
+            self._note_damage(part.lineage, error)
             raise JobFailed(_told(error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {"backup": backup.id, "entries": summary.entries, "bytes": summary.bytes, "warnings": list(summary.warnings)}
+
+    def _note_damage(self, lineage: str, error: Exception) -> None:
+        """What the restore found damaged is suspect from now on, so that the next backup stores it anew."""
+        name = damage_in(error)
+        if name is not None:
+            with suppress(StoreError):
+                note_damage(self._ctx, lineage, name)
 
     def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Row[Any]]:
         with self._ctx.catalog.read() as conn:
