@@ -1,0 +1,318 @@
+"""What must be so, seen from outside: the store's objects as they come and go, the catalog's rows after each commit.
+
+After every commit and every removal: states move only as users asked, what is removed was condemned before, and of everything that a
+completed backup needs some object is still there. A backup is read back through the shipped reader, byte for byte, when it
+completes, when a job that removed something in its lineage ends, and at rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyroaring import BitMap
+
+from simulation.world.baton import Violation
+from simulation.world.processes import Process
+from simulation.world.surroundings import Databases
+from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.repository import names
+from strongroom.repository.errors import RepositoryError
+from strongroom.repository.keys import LineageKeys
+from strongroom.repository.pack import read_index
+from strongroom.repository.reader import BackupReader
+from strongroom.repository.records import Named
+from strongroom.storage.base import StoreError
+from strongroom.storage.memory import MemoryStore
+
+FAIR_FAILURES = re.compile(
+    r"the store failed: |stopped by a user|its worker was lost|.*did not answer in time|cancelled by a user|the database was away"
+    r"|the engine went away|.*no room|the catalog.s database was restored|.*condemned|OperationalError"
+)
+"""Why a build may fail here. Anything else is a defect that showed as a failed backup."""
+
+
+class WatchedStore(MemoryStore):
+    """The true store, which tells what happens in it."""
+
+    def __init__(self, landed: Callable[[str], None], removing: Callable[[Sequence[str]], None]) -> None:
+        super().__init__()
+        self._landed, self._removing = landed, removing
+
+    def put_new(self, name: str, data: bytes | memoryview | Sequence[bytes | memoryview]) -> int:
+        size = super().put_new(name, data)
+        self._landed(name)
+        return size
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        self._removing([name for name in names if name in self._objects])
+        super().delete_many(names)
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        """Everything there is."""
+        return self._objects
+
+    def names(self) -> Iterable[str]:
+        """Every object there is."""
+        return self._objects.keys()
+
+    def damage(self, name: str) -> None:
+        """The object's bytes rot."""
+        content = bytearray(self._objects[name])
+        content[len(content) // 2] ^= 0x55
+        self._objects[name] = bytes(content)
+
+
+@dataclass(slots=True)
+class Needs:
+    """What a completed backup consists of."""
+
+    lineage: str
+    root: str  # name of its manifest
+    packs: dict[int, BitMap]
+
+
+@dataclass
+class Truth:
+    """Follows one catalog and one store; `broken` is told what is wrong."""
+
+    engine: Databases
+    broken: Callable[[str], None]
+    store: WatchedStore = field(init=False)
+    checker: Process = field(init=False)
+    states: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)  # backups whose deletion a user asked for
+    needs: dict[str, Needs] = field(default_factory=dict)  # of backups that must restore
+    condemned: set[str] = field(default_factory=set)  # names that a committed decision gave to a removal
+    removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # removal → bytes that really went
+    keys: dict[str, LineageKeys] = field(default_factory=dict)
+    contents: dict[str, dict[int, BitMap]] = field(default_factory=dict)
+    seen: int = -1
+    read_backs: int = 0
+    strict: bool = True  # False once an older catalog was restored: what it forgot is not its fault
+
+    def __post_init__(self) -> None:
+        self.store = WatchedStore(lambda _name: None, self.removing)
+
+    def continue_from(self, other: Truth, objects: Mapping[str, bytes]) -> None:
+        """Begins with what another world knew at rest."""
+        self.store.objects.update(objects)
+        self.states, self.needs = dict(other.states), dict(other.needs)
+        self.asked, self.condemned = set(other.asked), set(other.condemned)
+        self.keys, self.contents = dict(other.keys), dict(other.contents)
+        self.removed = defaultdict(int, other.removed)
+        self.seen = self.checker.sim.commits
+
+    # ---- after commits -----------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """After a step: if anything was committed, the catalog's rows."""
+        sim = self.checker.sim
+        if sim.commits == self.seen:
+            return
+        self.seen = sim.commits
+        rows = sim.raw.execute("SELECT id, state, held, fail_reason FROM backup").fetchall()
+        for key, state, held, reason in rows:
+            before = self.states.get(key)
+            if state != before:
+                self._moved(key, before, state, reason)
+                self.states[key] = state
+            if held is None:
+                self.held.discard(key)
+            else:
+                self.held.add(key)
+        self.condemned.update(name for (name,) in sim.raw.execute("SELECT name FROM object WHERE state IN ('CONDEMNED', 'LATE')"))
+
+    def _moved(self, key: str, before: str | None, state: str, reason: str | None) -> None:
+        if state == "COMPLETED" and before != "COMPLETED":
+            self.learn(key)
+        elif state == "DELETING":
+            if key not in self.asked:
+                self.broken(f"backup {key} is being deleted and nobody asked for it")
+            if key in self.held:
+                self.broken(f"backup {key} is being deleted although it was held")
+            self.needs.pop(key, None)
+        elif state == "DELETED":
+            self._check_receipt(key)
+        elif state == "FAILED" and before == "BUILDING" and not FAIR_FAILURES.match(reason or ""):
+            self.broken(f"the build {key} failed for a reason that there should not be: {reason}")
+        elif before == "COMPLETED" and state != "COMPLETED":
+            self.broken(f"backup {key} went from COMPLETED to {state}")
+
+    def _check_receipt(self, key: str) -> None:
+        row = self.checker.sim.raw.execute(
+            "SELECT promised_freed, freed, promised_waiting, waiting, promised_objects, removed_objects, owned, rewrite_written,"
+            " rewrite_dropped FROM deletion WHERE backup = ?",
+            (key,),
+        ).fetchone()
+        if not self.strict:
+            return
+        if row is None:
+            self.broken(f"backup {key} is DELETED without a receipt")
+            return
+        for what, promised, done in (("freed", *row[0:2]), ("waiting", *row[2:4]), ("objects", *row[4:6])):
+            if promised != done:
+                self.broken(f"the delete of {key} promised {promised} ({what}) and reports {done}")
+        went = self.removed[f"delete:{key}"]
+        if went != row[1]:
+            self.broken(f"the delete of {key} reports {row[1]} bytes freed, {went} went")
+        if row[7] > row[6]:
+            self.broken(f"the delete of {key} rewrote {row[7]} bytes and its backup owned {row[6]}")
+        left = self.checker.sim.raw.execute(
+            "SELECT name FROM object WHERE removal IN (?, ?) AND state IN ('CONDEMNED', 'PLANNED')",
+            (f"delete:{key}", f"rewrite:{key}"),
+        ).fetchall()
+        if left:
+            self.broken(f"backup {key} is DELETED and {len(left)} of its objects are not gone, first {left[0][0]}")
+
+    # ---- the store ---------------------------------------------------------------------------------------------------
+
+    def removing(self, some: Sequence[str]) -> None:
+        """Just before objects go: may they, and does anything that must restore need them?"""
+        self.look()
+        going = set(some)
+        for name in some:
+            if name not in self.condemned:
+                self.broken(f"{name} is removed and no decision condemned it")
+            row = self.checker.sim.raw.execute("SELECT removal, bytes FROM object WHERE name = ?", (name,)).fetchone()
+            if row is not None and row[0] is not None:
+                self.removed[row[0]] += row[1]
+            self._check_needed(name, going)
+
+    def _check_needed(self, name: str, going: set[str]) -> None:
+        parsed = names.parse(name)
+        if parsed is None or parsed.lineage is None:
+            return
+        others = [(key, need) for key, need in self.needs.items() if need.lineage == parsed.lineage]
+        if not others:
+            return
+        for key, need in others:
+            if need.root == name:
+                self.broken(f"the manifest of backup {key} is removed")
+        if parsed.kind == "key" and not any(one.startswith(f"{parsed.lineage}/key/") for one in self.store.names() if one not in going):
+            self.broken(f"the last key of lineage {parsed.lineage} is removed while backups need it")
+        if parsed.kind in ("pack", "rewrite"):
+            for pack in self.content(name):
+                left = self._there(parsed.lineage, pack, going)
+                for key, need in others:
+                    missing = need.packs.get(pack, BitMap()) - left
+                    if missing:
+                        self.broken(f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else")
+
+    def _there(self, lineage: str, pack: int, but: set[str]) -> BitMap:
+        found = BitMap()
+        for name in self.store.names():
+            if name not in but and name.startswith(lineage):
+                found |= self.content(name).get(pack, BitMap())
+        return found
+
+    def content(self, name: str) -> dict[int, BitMap]:
+        """What chunks an object holds, by its own index."""
+        known = self.contents.get(name)
+        if known is None:
+            parsed, known = names.parse(name), {}
+            if parsed is not None and parsed.kind in ("pack", "rewrite"):
+                assert parsed.lineage is not None
+                assert parsed.id is not None
+                index = read_index(self.store, self._keys(parsed.lineage), parsed.lineage, parsed.id, name)
+                known = {held.pack: BitMap(held.numbers.tolist()) for held in index.packs.values()}
+            self.contents[name] = known
+        return known
+
+    def _keys(self, lineage: str) -> LineageKeys:
+        if lineage not in self.keys:
+            self.keys[lineage] = self.checker.ctx.keys(lineage)
+        return self.keys[lineage]
+
+    # ---- reading back ------------------------------------------------------------------------------------------------
+
+    def learn(self, key: str) -> None:
+        """A backup has completed: it must restore from here on, and this is what it needs."""
+        need = self.read_back(key)
+        if need is not None:
+            self.needs[key] = need
+
+    def read_back(self, key: str) -> Needs | None:
+        """Reads a completed backup through the shipped reader; None if it is not what was captured."""
+        ctx = self.checker.ctx
+        self.read_backs += 1
+        lineage, seq, root = self.checker.sim.raw.execute(
+            "SELECT p.lineage, p.seq, o.name FROM part p LEFT JOIN object o ON o.id = p.root WHERE p.backup = ?", (key,)
+        ).fetchone()
+        try:
+            keys = self._keys(lineage)
+            manifest = read_manifest(ctx, keys, lineage, seq)
+            with BackupReader(manifest, self.store, keys, CatalogLocator(ctx, lineage)) as reader:
+                found = {entry.name: b"".join(reader.read(entry.name)) for entry in reader.entries()}
+            named = Named()
+            for _, records in manifest.everything():
+                for _ in named.add(records):
+                    pass
+        except (RepositoryError, StoreError) as error:
+            self.broken(f"backup {key} cannot be read: {type(error).__name__}: {error}")
+            return None
+        backup, wanted = self.engine.captures[manifest.engine_facts["capture"]]
+        if backup != key or found != wanted:
+            self.broken(f"backup {key} is not what was captured")
+            return None
+        return Needs(lineage, root, named.numbers)
+
+    def read_all(self, lineage: str | None = None) -> None:
+        """Reads every backup that must restore, of one lineage or of all."""
+        for key, need in list(self.needs.items()):
+            if lineage is None or need.lineage == lineage:
+                self.read_back(key)
+
+    # ---- at rest -----------------------------------------------------------------------------------------------------
+
+    def at_rest(self, landed_late: set[str]) -> None:
+        """Nothing is unaccounted for: objects, dead bytes, decisions, jobs. Raises Violation."""
+        raw = self.checker.sim.raw
+        self.look()
+        self.read_all()
+        rows = raw.execute("SELECT id, name, state, bytes, kind, live, dead_bytes, lineage FROM object").fetchall()
+        booked = {row[1]: row[3] for row in rows if row[2] == "STORED"}
+        late = {row[1] for row in rows if row[2] == "LATE"} | landed_late
+        there = {stat.name: stat.size for stat in self.store.list("")}
+        for name, size in there.items():
+            if name not in booked and name not in late:
+                self.broken(f"{name} is in the store and in no row")
+            elif name in booked and booked[name] != size:
+                self.broken(f"{name} has {size} bytes and its row says {booked[name]}")
+        for name in booked.keys() - there.keys():
+            self.broken(f"{name} is STORED and not in the store")
+        for row in rows:
+            if row[2] not in ("STORED", "LATE"):
+                self.broken(f"{row[1]} is still {row[2]} at rest")
+        if raw.execute("SELECT 1 FROM decision WHERE NOT swept").fetchone():
+            self.broken("a decision is not swept at rest")
+        for kind, error in raw.execute("SELECT kind, error FROM job WHERE state = 'FAILED'"):
+            if kind not in ("backup", "restore"):
+                self.broken(f"a job {kind} failed: {error}")
+        self._check_space(rows)
+
+    def _check_space(self, rows: list[tuple[object, ...]]) -> None:
+        raw = self.checker.sim.raw
+        held = dict(raw.execute("SELECT object, sum(bytes) FROM holding WHERE NOT spare GROUP BY object").fetchall())
+        for id_, name, state, _, kind, live, dead, _ in rows:
+            if state == "STORED" and kind in ("pack", "rewrite") and not (live > 0 and 0 <= dead < held.get(id_, 0)):  # type: ignore[operator]
+                self.broken(f"{name} holds {live} living chunks, {dead} dead bytes of {held.get(id_, 0)}")
+        gone, packs = raw.execute("SELECT coalesce(sum(gone_bytes), 0), coalesce(sum(bytes), 0) FROM pack").fetchone()
+        waiting = sum(row[6] for row in rows if row[2] == "STORED")  # type: ignore[misc]
+        if gone - (packs - sum(held.values())) != waiting:
+            self.broken(f"{gone} bytes are marked gone, {packs - sum(held.values())} given back, and {waiting} wait")
+        for lineage, pack, chunks, blob in raw.execute("SELECT lineage, id, chunks, gone FROM pack"):
+            alive = BitMap()
+            for need in self.needs.values():
+                if need.lineage == lineage:
+                    alive |= need.packs.get(pack, BitMap())
+            gone_numbers = BitMap() if blob is None else BitMap.deserialize(blob)
+            if alive != BitMap(range(chunks)) - gone_numbers:
+                self.broken(f"pack {pack}: {len(alive)} chunks are needed and {chunks - len(gone_numbers)} live")
+
+
+__all__ = ["Needs", "Truth", "Violation", "WatchedStore"]
