@@ -32,11 +32,19 @@ from strongroom.catalog import tables as t
 from strongroom.identity import tables as identity
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError, WrongKey
-from strongroom.repository.keys import LineageKeys, open_closed, open_grave, open_lineage_keys, open_owner, seal_owner
+from strongroom.repository.keys import (
+    LineageKeys,
+    RootKey,
+    open_closed,
+    open_grave,
+    open_lineage_keys,
+    open_owner,
+    seal_owner,
+)
 from strongroom.repository.manifest import Manifest, peek_header
 from strongroom.repository.pack import read_index
 from strongroom.repository.records import Named
-from strongroom.storage.base import ObjectExists, ObjectMissing, Stat
+from strongroom.storage.base import ObjectExists, ObjectMissing, Stat, Store
 
 HELD = "recovered by a catalog rebuild"
 _AHEAD = 1_000  # a lineage's counter goes on this far above what was seen
@@ -92,7 +100,7 @@ class _Locator:
 def rebuild(ctx: Context, report: Report) -> Rebuilt:
     """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
     StoreError."""
-    _require_root_key(ctx)
+    require_root_key(ctx.root_key, ctx.store)
     k = _take_store(ctx)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
@@ -115,23 +123,23 @@ def rebuild(ctx: Context, report: Report) -> Rebuilt:
     return result
 
 
-def _require_root_key(ctx: Context) -> None:
+def require_root_key(root: RootKey, store: Store) -> None:
     """Raises WrongKey unless the root key opens an owner's mark of the store, or where none can be read, a lineage's keys."""
     k, wrong = 1, None
-    while ctx.store.stat(names.owner(k)) is not None:
+    while store.stat(names.owner(k)) is not None:
         k += 1
     for one in range(k - 1, 0, -1):
         try:
-            return open_owner(ctx.root_key, one, ctx.store.get(names.owner(one)))
+            return open_owner(root, one, store.get(names.owner(one)))
         except WrongKey:
             raise
         except (RepositoryError, ObjectMissing):
             continue
-    for stat in ctx.store.list(""):
+    for stat in store.list(""):
         parsed = names.parse(stat.name)
         if parsed is not None and parsed.kind == "key" and parsed.lineage is not None:
             try:
-                open_lineage_keys(ctx.root_key, parsed.lineage, ctx.store.get(stat.name))
+                open_lineage_keys(root, parsed.lineage, store.get(stat.name))
             except WrongKey as error:
                 wrong = error
             except (RepositoryError, ObjectMissing):
