@@ -130,6 +130,31 @@ def test_no_backup_begins_on_a_closed_lineage_beside_its_successor(vault: Vault,
     vault.check_accounts()
 
 
+def test_a_rewrite_waits_for_the_sweep_of_what_was_promised_meanwhile(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delete promises an object whole while that is rewritten: it frees that object, not a smaller copy of it."""
+    kept, dropped = noise(60_000, 1), noise(30_000, 2)
+    first = vault.backup({"a": kept[:30_000] + dropped + kept[30_000:]})
+    second = vault.backup({"a": kept})
+    vault.backup({"a": noise(1_000, 3)})
+    put = vault.store.put_new
+
+    def delete_meanwhile(name: str, pieces: Any) -> int:
+        size = put(name, pieces)
+        if "/rewrite/" in name and vault.state(second) == "COMPLETED":
+            with monkeypatch.context() as patch:  # a decision too large for its own transaction
+                patch.setattr(sweeping, "step", lambda *_args: None)
+                vault.delete(second)
+        return size
+
+    monkeypatch.setattr(vault.store, "put_new", delete_meanwhile)
+    vault.delete(first)
+    vault.run()
+    receipt = vault.receipt(second)
+    assert (receipt["freed"], receipt["waiting"]) == (receipt["promised"]["freed"], receipt["promised"]["waiting"])
+    assert receipt["freed"] > 60_000
+    vault.check()
+
+
 class Stingy(MemoryStore):
     """Refuses to remove packs while told so."""
 

@@ -27,6 +27,7 @@ from strongroom.backups import removal
 from strongroom.backups.context import Context
 from strongroom.backups.damage import note_damage
 from strongroom.backups.objects import plan, remove_lost, stored
+from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of
 from strongroom.catalog.space import condemn
@@ -145,8 +146,8 @@ def _rewrite_one(ctx: Context, job: Running, old: Row[Any], mine: str) -> int:
 
 
 def _let_go(ctx: Context, job: Running, chosen: _Chosen, mine: str) -> None:
-    with ctx.catalog.write(job.guard) as conn:
-        condemn(conn, [chosen.new], mine)
+    with ctx.catalog.decide(job.guard, lineages=[chosen.lineage]) as conn:
+        _give_up(conn, [chosen.new], mine)
         conn.execute(
             sa.update(t.object_).where(t.object_.c.id == chosen.old, t.object_.c.rewriting == mine).values(rewriting=None)
         )
@@ -187,8 +188,11 @@ def _living(conn: Connection, key: str) -> dict[int, BitMap]:
 
 
 def _switch(ctx: Context, job: Running, chosen: _Chosen, size: int, sizes: dict[int, int], mine: str) -> bool:
-    """Whether the new object was still planned: then it has taken over, or is condemned and will be removed as reclaimed."""
-    with ctx.catalog.decide(job.guard, lineages=[chosen.lineage]) as conn:
+    """Whether the new object was still planned: then it has taken over, or is condemned and will be removed as reclaimed.
+
+    Decisions taken meanwhile are swept first: they promised the bytes of the old object.
+    """
+    with sweeping.decide_swept(ctx.catalog, job.guard, lineages=[chosen.lineage]) as conn:
         if not stored(conn, chosen.new, size):
             return False
         _count(conn, mine, chosen.old_bytes, size)
