@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from strongroom.backups import creation
 from strongroom.backups.context import Options
 from strongroom.catalog import tables as t
+from strongroom.storage.base import StoreFull
 from strongroom.storage.faults import Delay, Effect, Fail
 from support.harsh import TTL, HarshVault, Saved
 from support.vault import edited, noise
@@ -43,6 +44,20 @@ def delete_newest(vault: HarshVault) -> None:
 def close_lineage(vault: HarshVault) -> None:
     """The only backup is deleted, and its lineage with it."""
     vault.delete(next(iter(vault.wanted)))
+    vault.run()
+
+
+def delete_without_room(vault: HarshVault) -> None:
+    """The store takes nothing until something is removed: packs go before the grave."""
+    limit = vault.size()
+
+    def full(effect: Effect) -> Fail | None:
+        if effect.phase == "before" and effect.kind == "put_new" and vault.size() + 100 > limit:
+            return Fail(StoreFull("no room left"))
+        return None
+
+    vault.nature = full
+    vault.delete(list(vault.wanted)[1])
     vault.run()
 
 
@@ -94,7 +109,8 @@ def delete_parent_of_fourth(vault: HarshVault) -> None:
 
 
 ACTS = [
-    delete_oldest, delete_newest, close_lineage, take_fourth, restore_first, stop_fourth, fail_fourth, delete_parent_of_fourth,
+    delete_oldest, delete_newest, delete_without_room, close_lineage, take_fourth, restore_first, stop_fourth, fail_fourth,
+    delete_parent_of_fourth,
 ]  # fmt: skip
 
 

@@ -92,9 +92,10 @@ class HarshVault(Vault):
     def _begin(self, folder: Path, inner: Store, catalog: Catalog | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self.plan: Callable[[Effect], Fault | None] = lambda _effect: None
+        self.nature: Callable[[Effect], Fault | None] = lambda _effect: None  # what the store is like, whatever the plan
         self.clock = Clock()
         self.inner = inner
-        self.store: Store = FaultyStore(inner, lambda effect: self.plan(effect))
+        self.store: Store = FaultyStore(inner, lambda effect: self.plan(effect) or self.nature(effect))
         self.catalog = catalog or fast_catalog(folder / "catalog.db")
         self._processes: list[LeasedJobs] = []
 

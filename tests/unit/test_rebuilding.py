@@ -592,6 +592,66 @@ def test_a_manifest_under_anothers_name_is_damaged_and_takes_nobodys_place(vault
     new.vault.check()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_damaged_nothing_else_is_ever_lost(tmp_path: Path, seed: int) -> None:
+    """After a random history some objects are damaged or lost. What the rebuild calls COMPLETED is whole, and stays whole
+    through every later backup and delete, also of the damaged ones."""
+    old = HarshVault(tmp_path / "old", OPTIONS)
+    history = History(old, seed * 1000 + 3)
+    while len(old.wanted) < 6:
+        history.step()
+    rnd = random.Random(seed)
+    for name in rnd.sample(sorted(stored(old, "manifest") + stored(old, "pack") + stored(old, "rewrite")), 2):
+        if rnd.random() < 0.6:
+            corrupt(old, name)
+        else:
+            old.inner.delete(name)
+    new = again(old, tmp_path / "new")
+    copy = new.vault
+    damaged = sorted(set(parts_of(copy)) - completed(copy))
+    assert len(damaged) == new.result.damaged
+    copy.wanted = {key: data for key, data in old.wanted.items() if key in completed(copy)}
+    assert completed(copy) == set(copy.wanted)
+    copy.check()
+    copy.release()
+    later = History(copy, seed * 1000 + 9)
+    later.data = history.data
+    for turn in range(10):
+        if damaged and turn % 3 == 1:
+            key = damaged.pop(rnd.randrange(len(damaged)))
+            holding.hold(copy.ctx, copy.project, key, None, lambda conn: None)
+            copy.delete(key)
+            copy.run()
+        else:
+            later.step()
+        copy.check()
+
+
+def parts_of(vault: HarshVault) -> list[str]:
+    """Backups with a part in a chain."""
+    with vault.catalog.read() as conn:
+        return [row.backup for row in conn.execute(sa.select(t.part.c.backup).where(t.part.c.state == "COMPLETED"))]
+
+
+def test_one_copy_of_a_lineages_keys_is_enough(vault: HarshVault, tmp_path: Path) -> None:
+    """Either copy may be damaged; without any the lineage is reported and left."""
+    vault.backup(next(generations(1)))
+    one, two = stored(vault, "key")
+    kept = vault.inner.get(one)
+    corrupt(vault, one)
+    first = again(vault, tmp_path / "first")
+    assert completed(first.vault) == set(vault.wanted)
+    first.vault.check()
+    corrupt(vault, two)
+    none = again(vault, tmp_path / "none")
+    assert none.result.backups == 0
+    assert any("no copy of its keys opens" in line for line in none.report)
+    assert set(stored(vault, "pack")) <= set(none.result.unknown)
+    vault.inner.delete(one)
+    vault.inner.put_new(one, kept)
+    again(vault, tmp_path / "second").vault.check()
+
+
 def test_the_server_rebuilds_its_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """End to end on SQLite and a directory: the old catalog is kept aside, credentials are new, the backups are there and held.
 
