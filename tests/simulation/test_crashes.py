@@ -49,10 +49,14 @@ def close_lineage(vault: HarshVault) -> None:
 
 def delete_without_room(vault: HarshVault) -> None:
     """The store takes nothing until something is removed: packs go before the grave."""
-    limit = vault.size()
+
+    def size() -> int:
+        return sum(stat.size for stat in vault.inner.list(""))
+
+    limit = size()
 
     def full(effect: Effect) -> Fail | None:
-        if effect.phase == "before" and effect.kind == "put_new" and vault.size() + 100 > limit:
+        if effect.phase == "before" and effect.kind == "put_new" and size() + 100 > limit:
             return Fail(StoreFull("no room left"))
         return None
 
