@@ -39,7 +39,12 @@ def everything(vault: Vault, source: Any) -> None:
     vault.preview(keys[1])
     vault.delete(keys[1])
     vault.run()
-    vault.engine.during = lambda: (setattr(vault.engine, "during", None), vault.delete(keys[3]))
+
+    def delete_parent() -> None:
+        vault.engine.during = None
+        vault.delete(keys[3])
+
+    vault.engine.during = delete_parent
     vault.create({"a": noise(50_000, 3)})
     vault.run()
     building, _ = vault.create({"a": noise(50_000, 4)})
@@ -102,7 +107,9 @@ def fill(vault: Vault) -> None:
 
 def _renamed(table: sa.Table, row: dict[str, Any], number: int) -> dict[str, Any]:
     """A copy's own key: lineages of their own for what belongs to one."""
-    fresh = {name: f"{row[name]}-{number}" for name in ("lineage", "backup", "object", "name") if row.get(name) is not None}
+    fresh: dict[str, Any] = {
+        name: f"{row[name]}-{number}" for name in ("lineage", "backup", "object", "name") if row.get(name) is not None
+    }
     if table is t.decision:
         return fresh | {"id": None}
     if "id" in row and table is not t.pack:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,9 +64,10 @@ def lineage_of(vault: Vault, backup: str) -> tuple[str, int]:
 
 def test_rows_that_do_not_exist_are_not_locked(catalog: Catalog) -> None:
     """decide and own raise RowGone for a backup, a lineage or a part that is unknown, on both databases."""
-    for locks in ({"backups": ["nobody"]}, {"lineages": ["nowhere"]}):
-        with pytest.raises(RowGone), catalog.decide(**locks):
-            pytest.fail("a transaction without its lock")
+    with pytest.raises(RowGone, match="nobody"), catalog.decide(backups=["nobody"]):
+        pytest.fail("a transaction without its lock")
+    with pytest.raises(RowGone, match="nowhere"), catalog.decide(lineages=["nowhere"]):
+        pytest.fail("a transaction without its lock")
     with pytest.raises(RowGone, match="nowhere/1"), catalog.own(lambda conn: None, "nowhere", 1):
         pytest.fail("a transaction without its lock")
 
@@ -169,7 +171,7 @@ def test_the_last_two_of_a_lineage_go_one_after_the_other(vault: Vault, beside: 
     for _ in range(8):
         one, two = vault.backup(next(source)), vault.backup(next(source))
         lineage, _ = lineage_of(vault, one)
-        jobs = at_once(beside, lambda one=one: vault.delete(one), lambda two=two: vault.delete(two))
+        jobs = at_once(beside, partial(vault.delete, one), partial(vault.delete, two))
         assert all(isinstance(job, str) for job in jobs), jobs
         vault.run()
         with vault.catalog.read() as conn:
@@ -185,7 +187,7 @@ def test_a_restore_and_a_delete_never_both_pass(vault: Vault, beside: Any) -> No
     vault.backup(next(source))
     for data in source:
         key = vault.backup(data)
-        answers = at_once(beside, lambda key=key: vault.restore(key), lambda key=key: vault.delete(key))
+        answers = at_once(beside, partial(vault.restore, key), partial(vault.delete, key))
         assert [isinstance(answer, str) for answer in answers].count(True) == 1, answers
         vault.run()
         if vault.state(key) == "COMPLETED":

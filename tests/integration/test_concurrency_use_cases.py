@@ -31,6 +31,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.engines.base import Control, RestoreSource, Summary, Target
 from strongroom.jobs.leases import LeasedJobs
+from strongroom.jobs.port import Handler
 from strongroom.jobs.worker import Worker
 from strongroom.storage.base import Stat
 from strongroom.storage.memory import MemoryStore
@@ -156,7 +157,9 @@ class Town:
         return replace(self.vault.ctx, catalog=catalog, jobs=LeasedJobs(catalog, self.vault.ambient), checked=set())
 
     def _worker(self, ctx: Context) -> Worker:
-        handlers = {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+        handlers: dict[str, Handler] = {
+            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+        }  # fmt: skip
         worker = Worker(ctx.jobs, handlers, ["default"], ttl=15, beat=0.5, poll=0.3, threads=4)
         worker.start()
         self._stack.callback(worker.shutdown, 10)
@@ -331,9 +334,9 @@ class Town:
         for backup, ids in self.jobs_of.items():
             assert len(ids) == 1, f"backup {backup} had several deletions: {ids}"
         self._check_receipts([row.backup for row in deletions])
-        for backup in backups:
-            if backup.state == "COMPLETED":
-                found = self.vault.restored(backup.id)
+        for row in backups:
+            if row.state == "COMPLETED":
+                found = self.vault.restored(row.id)
                 assert found == self.engine.was[found["stamp"]]
         self.vault.check_accounts()
 

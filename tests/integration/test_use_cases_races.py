@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, errors
+from strongroom.backups import creation, deletion, errors
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
@@ -155,6 +155,32 @@ def test_a_rewrite_waits_for_the_sweep_of_what_was_promised_meanwhile(vault: Vau
     vault.check()
 
 
+def test_a_delete_whose_lineage_keeps_moving_is_computed_inside(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times somebody is faster: the promise is then computed under the locks, and says at which version it holds."""
+    source = generations(2)
+    first, _ = vault.backup(next(source)), vault.backup(next(source))
+    version = vault.preview(first).version
+    lineage, before = version.split(".")
+    compute, moves = deletion._compute, iter(range(3))
+
+    def outrun(conn: sa.Connection, project: str, ids: Sequence[str]) -> deletion.Preview:
+        seen = compute(conn, project, ids)
+        if next(moves, None) is not None:
+            with vault.catalog.decide(lineages=[lineage]):
+                pass
+        return seen
+
+    monkeypatch.setattr(deletion, "_compute", outrun)
+    vault.delete(first)
+    with vault.catalog.read() as conn:
+        at_version = conn.execute(sa.select(t.deletion.c.at_version).where(t.deletion.c.backup == first)).scalar_one()
+    assert at_version == f"{lineage}.{int(before) + 3}"
+    vault.run()
+    receipt = vault.receipt(first)
+    assert receipt["freed"] == receipt["promised"]["freed"]
+    vault.check()
+
+
 class Stingy(MemoryStore):
     """Refuses to remove packs while told so."""
 
@@ -166,7 +192,7 @@ class Stingy(MemoryStore):
         super().delete_many(names)
 
 
-def test_what_is_condemned_holds_nothing(tmp_path: Path, catalog: Catalog) -> None:
+def test_what_is_condemned_holds_nothing(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object that a rewrite replaced has no holdings from that moment on, so that its removal and a sweep never touch the
     same rows in different orders."""
     vault = Vault(tmp_path, Stingy(), catalog)
@@ -176,15 +202,13 @@ def test_what_is_condemned_holds_nothing(tmp_path: Path, catalog: Catalog) -> No
     put = vault.store.put_new
 
     def refuse_from_now_on(name: str, pieces: Any) -> int:
-        Stingy.refusing = Stingy.refusing or "/rewrite/" in name
+        if "/rewrite/" in name:
+            monkeypatch.setattr(Stingy, "refusing", True)
         return put(name, pieces)
 
-    vault.store.put_new = refuse_from_now_on  # type: ignore[method-assign]
-    try:
-        vault.run()
-    finally:
-        Stingy.refusing = False
-        del vault.store.put_new  # type: ignore[attr-defined]
+    monkeypatch.setattr(vault.store, "put_new", refuse_from_now_on)
+    vault.run()
+    monkeypatch.undo()
     assert vault.state(keys[0]) == "DELETING"
     with catalog.read() as conn:
         condemned = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.state == "CONDEMNED")).all()

@@ -120,7 +120,8 @@ class World:
         sweeping.finish(self.catalog, LINEAGE)
         before = self.living_bytes()
         with self.catalog.read() as conn:
-            forecast, away, promised = space.Forecast(conn, LINEAGE), [], space.Toll()
+            away: list[int] = []
+            forecast, promised = space.Forecast(conn, LINEAGE), space.Toll()
             for victim in victims:
                 gap = lifespans.neighbours(conn, LINEAGE, victim, away)
                 promised += forecast.add(gap)

@@ -143,7 +143,7 @@ def _accept(
         elif rows[key].state == "DELETING":
             jobs[key] = _resume(ctx, conn, rows[key])
         else:
-            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], seen.version, room)
+            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], locked, room)
     for key in fresh:
         note(conn, key, rows[key].name)
     return [jobs[key] for key in ids]
