@@ -75,7 +75,8 @@ def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) ->
 
 
 def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
-    """Puts the planned graves and the closing mark of a removal, each durable before this returns.
+    """Puts the planned graves of a removal and the lineage's closing mark, whichever removal planned it, each durable before
+    this returns: the delete that closes a lineage takes the graves of the others along, whose jobs may run first.
 
     "Already there" is success for these: their meaning is their name. A grave moves the lineage's version, since the delete that
     closes the lineage frees it; where that delete was decided while the grave was put, the grave is taken away again.
@@ -84,9 +85,8 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
         rows = conn.execute(
             sa.select(t.object_).where(
                 t.object_.c.lineage == lineage,
-                t.object_.c.removal == removal,
                 t.object_.c.state == "PLANNED",
-                t.object_.c.kind.in_(("grave", "closed")),
+                sa.or_(sa.and_(t.object_.c.kind == "grave", t.object_.c.removal == removal), t.object_.c.kind == "closed"),
             )
         ).all()
         line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
@@ -108,7 +108,7 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
         with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
             ours = stored(conn, row.id, size)
             if ours:
-                count_put(conn, removal, size)
+                count_put(conn, row.removal, size)
         if not ours:
             remove_lost(ctx, row.id, row.name)
 
