@@ -32,7 +32,7 @@ from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, 
 from strongroom.settings import CREDENTIALS_FILE, Settings
 
 _MIB = 1 << 20
-_COLUMNS = ("case", "deletes", "p50_ms", "p90_ms", "p99_ms", "max_ms", "until_gone_p50_ms", "backups_meanwhile")
+_COLUMNS = ("case", "deletes", "p10_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms", "until_gone_p50_ms", "backups_meanwhile")
 
 
 class NoiseEngine:
@@ -159,7 +159,7 @@ def measure(caller: Caller, victims: Sequence[str]) -> dict[str, Any]:
     waits = [caller.delete(victim) for victim in victims]
     accepted = sorted(wait[0] * 1000 for wait in waits)
     return {
-        "deletes": len(waits), "p50_ms": round(statistics.median(accepted), 1), "p90_ms": round(_at(accepted, 0.9), 1),
+        "deletes": len(waits), "p10_ms": round(_at(accepted, 0.1), 1), "p50_ms": round(statistics.median(accepted), 1), "p90_ms": round(_at(accepted, 0.9), 1),
         "p99_ms": round(_at(accepted, 0.99), 1), "max_ms": round(accepted[-1], 1),
         "until_gone_p50_ms": round(statistics.median(wait[1] * 1000 for wait in waits), 1),
     }  # fmt: skip

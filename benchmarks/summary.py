@@ -51,7 +51,7 @@ VIEWS: Mapping[tuple[str, str | None], Sequence[str]] = {
         "database", "catalog", "victim", "packs", "deaths", "db_mib", "preview_s", "decide_s", "locked_s", "sweep_s",
         "swept_s", "begin_s", "freed_mib", "waiting_mib",
     ),
-    ("latency", None): ("case", "deletes", "p50_ms", "p90_ms", "p99_ms", "max_ms", "until_gone_p50_ms"),
+    ("latency", None): ("case", "deletes", "p10_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms", "until_gone_p50_ms"),
     ("W4", None): (
         "tool", "first_mbps", "first.cpu", "first.peak_mib", "second_s", "second.cpu", "stored_per_changed", "restore_mbps",
         "restore.cpu", "restore.peak_mib", "restored_right", "size", "load",
