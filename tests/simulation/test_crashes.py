@@ -139,7 +139,7 @@ def effects_of(folder: Path, world: Saved, act: Act) -> list[Effect | str]:
     """What an undisturbed run does, in order."""
     vault = HarshVault.revive(folder, world)
     seen: list[Effect | str] = []
-    with vault.watching(lambda effect: seen.append(effect)):  # type: ignore[func-returns-value]
+    with vault.watching(lambda effect: seen.append(effect)):
         act(vault)
     finish(vault, world)
     return seen

@@ -36,7 +36,7 @@ OPTIONS = Options(chunk_average=4096, pack_target=16384)
 class Again:
     """A vault on a rebuilt catalog, and what the rebuild said."""
 
-    vault: HarshVault
+    vault: RebuiltVault
     result: Rebuilt
     report: list[str]
 
@@ -311,7 +311,7 @@ def test_a_late_manifest_does_not_bring_a_deleted_backup_back(vault: HarshVault,
 
 
 def test_a_backup_whose_manifest_cannot_be_read_keeps_all_that_it_may_need(vault: HarshVault, tmp_path: Path) -> None:
-    """The middle one of five: shown as damaged, the others restore, and deleting them frees nothing of before it."""
+    """The middle one of five: shown as damaged, the others restore, and deleting its parent frees nothing but a manifest."""
     data = list(generations(5))
     keys = [vault.backup(one) for one in data]
     corrupt(vault, stored(vault, "manifest", 3)[0])
@@ -330,17 +330,19 @@ def test_a_backup_whose_manifest_cannot_be_read_keeps_all_that_it_may_need(vault
     copy.release()
     with pytest.raises(errors.NotRestorable, match="FAILED"):
         restoration.restore(copy.ctx, copy.project, keys[2], copy.source, lambda conn: None)
-    before = set(stored(copy, "pack"))
-    for key in keys[:2]:
-        copy.delete(key)
-        copy.run()
-        assert copy.receipt(key)["waiting"] == 0
-        copy.check()
-    assert before == set(stored(copy, "pack")), "packs of before the damaged one are kept"
+    copy.delete(keys[0])
+    copy.run()
+    copy.check()
+    before = set(stored(copy, "pack") + stored(copy, "rewrite"))
+    copy.delete(keys[1])
+    copy.run()
+    copy.check()
+    assert copy.receipt(keys[1])["waiting"] == 0
+    assert copy.receipt(keys[1])["removed_objects"] == 1
     holding.hold(copy.ctx, copy.project, keys[2], None, lambda conn: None)
     copy.delete(keys[2])
     copy.run()
-    assert before > set(stored(copy, "pack"))
+    assert not before <= set(stored(copy, "pack") + stored(copy, "rewrite"))
     copy.check()
     for key in keys[3:]:
         copy.delete(key)
@@ -348,6 +350,26 @@ def test_a_backup_whose_manifest_cannot_be_read_keeps_all_that_it_may_need(vault
     copy.check()
     left = {name.split("/")[-1] for name in (stat.name for stat in copy.inner.list("")) if not name.startswith("owner/")}
     assert left == {"closed"}
+
+
+def test_what_was_dead_before_a_damaged_backup_stays_dead(tmp_path: Path) -> None:
+    """Its parent is there and names what it could share: nothing else comes alive, so the lineage goes on when it is deleted."""
+    vault = HarshVault(tmp_path / "old", replace(OPTIONS, reclaim_budget=0))
+    data = list(generations(4))
+    keys = [vault.backup(one) for one in data[:3]]
+    vault.delete(keys.pop(0))
+    vault.run()
+    dead = vault._books()
+    assert dead["marked"] > 0
+    corrupt(vault, stored(vault, "manifest", 3)[0])
+    copy = again(vault, tmp_path / "new").vault
+    assert copy._books() == dead
+    holding.hold(copy.ctx, copy.project, keys[1], None, lambda conn: None)
+    copy.delete(keys[1])
+    copy.run()
+    copy.check()
+    copy.backup(data[3])
+    copy.check()
 
 
 def test_a_backup_can_be_taken_after_a_damaged_one(vault: HarshVault, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_object_is_in_one_rewrite_at_most(vault: HarshVault) -> None:
     sources: list[str] = []
 
     def rewrite_too() -> None:
-        sources.extend(row.name for row in objects(vault) if row.rewriting is not None)  # type: ignore[attr-defined]
+        sources.extend(row.name for row in objects(vault) if row.rewriting is not None)
         while other.step() is not None:
             pass
 
@@ -203,8 +203,8 @@ def test_damage_in_a_source_stops_no_delete(vault: HarshVault) -> None:
     """A bit is flipped in every pack: nothing is rewritten, the delete ends, and the damaged chunks are suspect."""
     keys = scattered(vault)
     for row in objects(vault, kind="pack", state="STORED"):
-        if row.bytes > 10_000:  # type: ignore[attr-defined]
-            corrupt(vault, row.name, 5000)  # type: ignore[attr-defined]
+        if row.bytes > 10_000:
+            corrupt(vault, row.name, 5000)
     before = vault.size()
     vault.delete(keys[0])
     vault.run()
@@ -219,8 +219,8 @@ def test_a_source_that_is_missing_stops_no_delete(vault: HarshVault) -> None:
     """An object that was lost cannot be rewritten: the delete ends all the same."""
     keys = scattered(vault)
     for row in objects(vault, kind="pack", state="STORED", seq=1):
-        if row.bytes > 10_000:  # type: ignore[attr-defined]
-            vault.inner.delete(row.name)  # type: ignore[attr-defined]
+        if row.bytes > 10_000:
+            vault.inner.delete(row.name)
     vault.delete(keys[0])
     vault.run()
     assert vault.state(keys[0]) == "DELETED"

@@ -2,7 +2,7 @@
 
 Backups are manifests without graves, in lineages that are not closed; of several manifests of a part the highest attempt counts.
 
-* An unreadable manifest stays in the chain as *damaged* and needs every chunk written up to it.
+* An unreadable manifest stays in the chain as *damaged* and needs every chunk that it may name.
 * Lifespans are hulls: from the pack's part to the last part that names the chunk.
 * Numbers of a claimed pack that nobody names are gone. A pack that no manifest claims is reported and left, never condemned.
 * The same chunks in two objects: the one that holds most of them is current, the other is kept as a spare.
@@ -64,7 +64,7 @@ class _Pack:
 
 @dataclass(slots=True)
 class _Part:
-    """A part that no grave buries. `named` None: damaged, it needs everything up to it."""
+    """A part that no grave buries. `named` None: damaged, it needs all that it may name."""
 
     seq: int
     attempt: int
@@ -396,15 +396,24 @@ def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, B
     spans: dict[int, dict[int, BitMap]] = {}
     assigned: dict[int, BitMap] = defaultdict(BitMap)
     for part in sorted(parts, key=lambda one: -one.seq):
-        wanted = part.named
-        if wanted is None:
-            wanted = {key: BitMap(pack.sizes) for key, pack in packs.items() if pack.born <= part.seq}
+        wanted = part.named if part.named is not None else _may_need(part, parts, packs)
         for key, numbers in wanted.items():
             fresh = (numbers & BitMap(packs[key].sizes)) - assigned[key]
             if fresh:
                 spans.setdefault(key, {})[part.seq] = fresh
                 assigned[key] |= fresh
     return spans
+
+
+def _may_need(damaged: _Part, parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, BitMap]:
+    """Everything that a part whose manifest cannot be read may name: what was written after the sound part before it, and
+    what that one names. (That one is its ancestor, since it is still there, and a part shares with its parent alone: what the
+    ancestor had dropped could not come back.) Where there is none, everything written up to it."""
+    sound = [one for one in parts if one.seq < damaged.seq and one.reason is None and one.named is not None]
+    before = max(sound, key=lambda one: one.seq, default=None)
+    since = 0 if before is None else before.seq
+    found = {key: BitMap(pack.sizes) for key, pack in packs.items() if since < pack.born <= damaged.seq}
+    return found if before is None or before.named is None else before.named | found
 
 
 def _death_rows(conn: Connection, lineage: str, key: int, pack: _Pack, needed: dict[int, BitMap], parts: list[_Part]) -> None:
