@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 _PIECE = 16384
@@ -62,8 +63,13 @@ class SlowPath:
         with self._changed:
             self._stall_at = None
             self._changed.notify_all()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # a close alone would not wake who accepts
         self._listener.close()
         self.cut()
+        end = time.monotonic() + 5
+        while self._sockets and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _accept(self) -> None:
         while True:
@@ -80,8 +86,16 @@ class SlowPath:
                 near.close()
                 continue
             self._sockets |= {near, far}
-            for source, sink, held in ((near, far, False), (far, near, True)):
-                threading.Thread(target=self._pump, args=(source, sink, held), daemon=True).start()
+            threading.Thread(target=self._serve, args=(near, far), daemon=True).start()
+
+    def _serve(self, near: socket.socket, far: socket.socket) -> None:
+        back = threading.Thread(target=self._pump, args=(far, near, True), daemon=True)
+        back.start()
+        self._pump(near, far, False)
+        back.join()
+        for each in (near, far):
+            self._sockets.discard(each)
+            each.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, held: bool) -> None:
         passed = 0
