@@ -21,6 +21,7 @@ from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
+from strongroom.catalog.database import Catalog
 from strongroom.catalog.lifespans import numbers_of
 from strongroom.jobs.port import Handler
 from strongroom.jobs.stepwise import StepwiseWorker
@@ -41,7 +42,17 @@ def store_of(kind: str, folder: Path) -> Store:
 
 
 class Keeper(Vault):
-    """A vault with the jobs `verify` and `reconcile`."""
+    """A vault with the jobs `verify` and `reconcile`. Its catalog does not wait for the disk: no machine fails here."""
+
+    def _new_catalog(self) -> Catalog:
+        catalog = super()._new_catalog()
+
+        @sa.event.listens_for(catalog.engine, "connect")
+        def hurry(raw: Any, _record: Any) -> None:
+            raw.execute("PRAGMA synchronous=OFF")
+
+        catalog.engine.dispose()
+        return catalog
 
     def restart(self) -> None:
         super().restart()
@@ -85,13 +96,13 @@ class Keeper(Vault):
             return str(conn.execute(sa.select(t.lineage.c.id).where(t.lineage.c.instance == self.source)).scalar_one())
 
     def objects(self, *kinds: str, backup: str | None = None) -> list[str]:
-        """Names of stored objects of these kinds, those of one backup's part if told."""
+        """Names of stored objects of these kinds, the largest first; those of one backup's part if told."""
         query = sa.select(t.object_.c.name).where(t.object_.c.kind.in_(kinds), t.object_.c.state == "STORED")
         if backup is not None:
             query = query.join(t.part, sa.and_(t.part.c.lineage == t.object_.c.lineage, t.part.c.seq == t.object_.c.seq))
             query = query.where(t.part.c.backup == backup)
         with self.catalog.read() as conn:
-            return [row.name for row in conn.execute(query.order_by(t.object_.c.name))]
+            return [row.name for row in conn.execute(query.order_by(t.object_.c.bytes.desc(), t.object_.c.name))]
 
     def index(self, name: str) -> ObjectIndex:
         """The opened index of an object of chunks."""
@@ -108,20 +119,22 @@ class Keeper(Vault):
             return {row.id: set(numbers_of(row.suspect)) for row in rows}
 
 
-def flip(store: Store, name: str, place: int) -> None:
-    """Changes one bit of an object where nobody sees it."""
+def flip(store: Store, name: str, *places: int) -> None:
+    """Changes one bit of an object at each of these places where nobody sees it."""
     data = bytearray(store.get(name))
-    data[place] ^= 1
+    for place in places:
+        data[place] ^= 1
     store.delete(name)
     store.put_new(name, bytes(data))
 
 
-def flip_chunk(vault: Keeper, name: str, number: int) -> tuple[int, int]:
-    """Changes one bit in a chunk of a pack's object; returns (pack, number)."""
+def flip_chunk(vault: Keeper, name: str, *numbers: int) -> int:
+    """Changes one bit in each of these chunks of a pack's object, in all if none are told; returns the pack."""
     ((pack, held),) = vault.index(name).packs.items()
-    at = held.numbers.tolist().index(number)
-    flip(vault.store, name, int(held.offsets[at]) + int(held.lengths[at]) // 2)
-    return pack, number
+    wanted = numbers or held.numbers.tolist()
+    at = [held.numbers.tolist().index(number) for number in wanted]
+    flip(vault.store, name, *(int(held.offsets[one]) + int(held.lengths[one]) // 2 for one in at))
+    return pack
 
 
 def remove(store: Store, name: str) -> None:
