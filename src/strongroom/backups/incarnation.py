@@ -2,7 +2,8 @@
 
 A database that was restored from a dump or promoted from a replica may lack decisions that the store already shows. Embedded,
 a file beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id
-and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed; every lineage is
+and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed, but for those whose
+manifest is in the store: the catalog of before may have completed them, so their lineages are stopped instead. Every lineage is
 compared with the store before anything is freed there in any case (staleness.py).
 
 A rebuild writes REBUILDING in the row's place until it has ended: a catalog that holds half of its store is not started.
@@ -21,7 +22,7 @@ from sqlalchemy import Connection
 from strongroom.backups.context import Context
 from strongroom.backups.creation import fail
 from strongroom.backups.objects import plan, stored
-from strongroom.backups.staleness import CatalogOutdated, require_owner
+from strongroom.backups.staleness import CatalogOutdated, require_owner, require_unended
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.repository import names
@@ -114,9 +115,15 @@ def recognise(ctx: Context, file: Path) -> bool:
 def _fail_builds(ctx: Context) -> None:
     with ctx.catalog.read() as conn:
         rows = conn.execute(
-            sa.select(t.part.c.backup, t.part.c.lineage).where(t.part.c.state == "BUILDING").order_by(t.part.c.backup)
+            sa.select(t.part.c.backup, t.part.c.lineage, t.part.c.seq)
+            .where(t.part.c.state == "BUILDING")
+            .order_by(t.part.c.backup)
         ).all()
     for row in rows:
+        try:
+            require_unended(ctx, row.lineage, row.seq)
+        except CatalogOutdated:
+            continue  # the lineage is stopped: a rebuild will tell whether the part was completed
         sweeping.finish(ctx.catalog, row.lineage)
         with ctx.catalog.decide(backups=[row.backup], lineages=[row.lineage]) as conn:
             fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")

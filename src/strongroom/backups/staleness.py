@@ -45,6 +45,22 @@ def require_current(ctx: Context, lineage: str) -> None:
     ctx.checked.add(lineage)
 
 
+def require_unended(ctx: Context, lineage: str, seq: int) -> None:
+    """For a part that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage, if the store holds a
+    manifest of it. The catalog of before may have completed it; failing it here would take a finished backup's packs."""
+    with ctx.catalog.read() as conn:
+        here = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
+        known = [row.name for row in conn.execute(sa.select(t.object_.c.name).where(here))]
+    listed = [found.name for found in ctx.store.list(f"{lineage}/manifest/")]
+    there = [name for name in listed if (parsed := names.parse(name)) is not None and parsed.seq == seq]
+    there += [name for name in known if name not in there and ctx.store.stat(name) is not None]
+    if there:
+        reason = _told(lineage, f"{there[0]} is there and its backup is not completed here")
+        with ctx.catalog.decide(lineages=[lineage]) as conn:
+            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+        raise CatalogOutdated(reason)
+
+
 def require_owner(ctx: Context) -> None:
     """Raises CatalogOutdated if a rebuilt catalog owns the store now: this one's workers must remove nothing more."""
     with ctx.catalog.read() as conn:
