@@ -26,7 +26,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import backups, instances, jobs, strongroom
+from strongroom.api import backups, instances, jobs, maintenance, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -35,8 +35,10 @@ from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import recognise, take_possession
 from strongroom.backups.rebuilding import rebuild
+from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.catalog.migrating import migrate
@@ -71,7 +73,10 @@ class House:
     def handlers(self) -> dict[str, Handler]:
         """Every kind of job."""
         ctx = self.context
-        return {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+        return {
+            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+        }  # fmt: skip
 
     def app(self) -> FastAPI:
         """The whole border."""
@@ -79,7 +84,7 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router]
+        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router]
         return build_app(services, routers, objects={Context: ctx})
 
 

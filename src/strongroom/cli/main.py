@@ -12,6 +12,7 @@ from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
+from strongroom.cli.maintenance import quarantine, reconcile, verify
 from strongroom.cli.server import catalog, serve
 
 
@@ -28,7 +29,7 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, backup, deletion, job, catalog):
+for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, catalog):
     strongroom.add_command(command)
 
 

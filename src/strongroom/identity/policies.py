@@ -75,6 +75,9 @@ _TABLE = (
     Action("strongroom:backup:preview", Level.READ),
     Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:audit:list", Level.LIST),
+    Action("strongroom:store:verify", Level.WRITE),
+    Action("strongroom:store:reconcile", Level.WRITE),  # and the account's administrator alone
+    Action("strongroom:store:quarantine", Level.WRITE),  # the same
 )
 ACTIONS: Mapping[str, Action] = {action.name: action for action in _TABLE}
 """Every action by its identity name: the one table through which both forms of names are understood."""
@@ -199,6 +202,7 @@ _OPERATING = (
     "gaussdbfornosql:instance:stopBackup",
     "gaussdbfornosql:instance:restore",
     "strongroom:instance:create",
+    "strongroom:store:verify",
 )
 BUILT_IN: Mapping[str, str] = {
     "administrator": _document("*"),
