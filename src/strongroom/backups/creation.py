@@ -61,7 +61,7 @@ class Wanted:
 
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
-    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, errors.InstanceBusy."""
+    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable."""
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
             row = find_instance(conn, project, instance)
@@ -81,7 +81,10 @@ def _create(
     ctx: Context, instance: Row[Any], known: str | None, wanted: Wanted, note: Callable[[Connection, str], None]
 ) -> tuple[str, str]:
     lineage = known or ctx.ambient.hex_id()
-    backup = ctx.ambient.hex_id() + "br" + ctx.engines[instance.engine].id_suffix
+    engine = ctx.engines.get(instance.engine)
+    if engine is None:  # rebuilt from manifests that cannot be read
+        raise errors.InstanceUnusable(f"of instance {instance.name} nothing but its backups is known: register it anew")
+    backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
     guard = partial(lock_instance, project=instance.project, instance=instance.id)
     with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
         if known is None:

@@ -46,7 +46,7 @@ def require_current(ctx: Context, lineage: str) -> None:
 
 
 def require_unended(ctx: Context, lineage: str, seq: int) -> None:
-    """For a part that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage, if the store holds a
+    """For a part that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage, if the store has a
     manifest of it. The catalog of before may have completed it; failing it here would take a finished backup's packs."""
     with ctx.catalog.read() as conn:
         here = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
