@@ -162,6 +162,7 @@ def finish(vault: HarshVault, world: Saved) -> None:
         assert row.rewrite_written <= row.owned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_death_between_any_two_effects_loses_and_leaves_nothing(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every effect of the run is once the last of its process; then another process ends the work."""
