@@ -21,7 +21,6 @@ from typing import Any
 import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import IntegrityError
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
@@ -70,11 +69,15 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
             sweeping.finish_and_reopen(ctx.catalog, line.id)
         try:
             return _create(ctx, row, None if line is None else line.id, wanted, note)
-        except lifespans.NotSwept:
+        except (lifespans.NotSwept, _LineageMoved):
             continue
-        except (lifespans.AlreadyBuilding, IntegrityError):
+        except lifespans.AlreadyBuilding:
             break
     raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended")
+
+
+class _LineageMoved(Exception):
+    """The instance's open lineage is not the one that was looked at: it was closed, or another one has begun."""
 
 
 def _create(
@@ -87,10 +90,11 @@ def _create(
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
     guard = partial(lock_instance, project=instance.project, instance=instance.id)
     with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
-        if known is None:
+        line = _lineage(conn, instance.id)
+        if (None if line is None else line.id) != known:
+            raise _LineageMoved
+        if line is None:
             _begin_lineage(conn, ctx, instance, lineage)
-        else:
-            _require_open(conn, instance.id, known)
         now = ctx.ambient.now()
         conn.execute(
             t.backup.insert().values(
@@ -114,13 +118,6 @@ def _lineage(conn: Connection, instance: str) -> Row[Any] | None:
             t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.node == "", t.lineage.c.state == "OPEN"
         )
     ).first()
-
-
-def _require_open(conn: Connection, instance: str, known: str) -> None:
-    """Raises NotSwept if the lineage was closed meanwhile, whether or not another one has begun."""
-    line = _lineage(conn, instance)
-    if line is None or line.id != known:
-        raise lifespans.NotSwept(f"lineage {known} was closed meanwhile")
 
 
 def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str) -> None:
@@ -236,7 +233,7 @@ class _Build:
             raise NotOurs(f"part {part.seq} is {part.state}")
         self._lineage, self._seq, self._parent_seq = str(part.lineage), int(part.seq), int(part.parent)
         self._keys: LineageKeys = open_lineage_keys(ctx.root_key, self._lineage, sealed)
-        self._attempt = 0
+        self._attempt, self._begins = 0, part.attempt == 0
         self._engine = ctx.engines[self._instance.engine]
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._warnings: list[str] = []
@@ -245,6 +242,8 @@ class _Build:
         """Raises what ends a build; see BackupJob.run."""
         staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
+        if self._begins:
+            staleness.require_unended(self._ctx, self._lineage, self._seq)
         self._take_over()
         self._put_keys()
         probe = self._engine.probe(self._ctx.target(self._instance))
