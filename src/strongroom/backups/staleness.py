@@ -46,14 +46,18 @@ def require_current(ctx: Context, lineage: str) -> None:
 
 
 def require_unended(ctx: Context, lineage: str, seq: int) -> None:
-    """For a part that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage, if the store has a
-    manifest of it. The catalog of before may have completed it; failing it here would take a finished backup's packs."""
+    """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage,
+    if the store holds a manifest or the grave of that seq.
+
+    A catalog of before has used the seq, then, and may have completed the backup: failing it here would take its packs, and a
+    second manifest of the seq would hide it from a rebuild.
+    """
     with ctx.catalog.read() as conn:
         here = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
         known = [row.name for row in conn.execute(sa.select(t.object_.c.name).where(here))]
     listed = [found.name for found in ctx.store.list(f"{lineage}/manifest/")]
     there = [name for name in listed if (parsed := names.parse(name)) is not None and parsed.seq == seq]
-    there += [name for name in known if name not in there and ctx.store.stat(name) is not None]
+    there += [name for name in [*known, names.grave(lineage, seq)] if name not in there and ctx.store.stat(name) is not None]
     if there:
         reason = _told(lineage, f"{there[0]} is there and its backup is not completed here")
         with ctx.catalog.decide(lineages=[lineage]) as conn:

@@ -11,13 +11,14 @@ import random
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pyroaring import BitMap
 from sqlalchemy.exc import OperationalError
 
 from simulation.world import threads, users
@@ -26,17 +27,24 @@ from simulation.world.processes import TTL, Process, Rows, SimCatalog
 from simulation.world.surroundings import Contents, Databases, Seeded
 from simulation.world.tape import Tape
 from simulation.world.truth import Truth
-from strongroom.backups import instances
-from strongroom.backups.incarnation import take_possession
+from strongroom.backups import holding, instances, removal
+from strongroom.backups.incarnation import recognise, take_possession
+from strongroom.backups.rebuilding import rebuild
+from strongroom.catalog import sweeping
 from strongroom.identity import accounts
 from strongroom.storage.base import StoreFull
 from strongroom.storage.faults import Delay, Effect, Empty, Fail, Fault, Partly, Stale
 
 CALLS = 12
 """Calls of users in a history."""
+DUMPS = 0.004
+"""How often somebody dumps the catalog."""
 MOST_STEPS = 6_000
 """Steps after which a history is stuck."""
 
+_BATCHES = sweeping.BATCH, removal.BATCH
+CALLS_AFTER = 5
+"""Calls of users after the catalog was replaced."""
 VARIANTS = 6
 """Worlds that histories begin with: backups of two databases, made once."""
 
@@ -62,11 +70,12 @@ class Swarm:
     engine: float = 0.0
     late: float = 0.0
     jump: float = 0.0
+    rot: float = 0.0
 
     @classmethod
     def drawn(cls, tape: Tape) -> Swarm:
         """Many histories without some of it, since trouble of one kind hides trouble of another."""
-        return cls(*(_SPEED[tape.draw(4)] * weight for weight in (0.5, 0.7, 1.0, 1.0, 0.5, 1.0, 0.6, 0.1)))
+        return cls(*(_SPEED[tape.draw(4)] * weight for weight in (0.5, 0.7, 1.0, 1.0, 0.5, 1.0, 0.6, 0.1, 0.1)))
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class World:
         self.scheduler = Scheduler(self.tape, self._stepped, self._idle)
         self.scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory_folder()))
         self.landed_late: set[str] = set()
+        self.truth.store.landed = self._landed
         self.names: dict[str, str] = {}
         self.processes: list[Process] = []
         self.calls_left = CALLS
@@ -137,6 +147,7 @@ class World:
                     self.scheduler.unwind()
         finally:
             self.sim.catalog.before = lambda _reads: None
+            sweeping.BATCH, removal.BATCH = _BATCHES
             self.sim.forget_listeners()
             shutil.rmtree(self.scratch, ignore_errors=True)
         states = list(self.truth.states.values())
@@ -148,9 +159,13 @@ class World:
     def _begin(self) -> None:
         self.truth.checker = self._process("checker")
         self.swarm = Swarm.drawn(self.tape)
+        self.ending = self.tape.weighted((4, 1, 2, 2))
+        sweeping.BATCH = (3000, 1, 2, 6)[self.tape.draw(4)]
+        removal.BATCH = (500, 1, 3)[self.tape.draw(3)]
         begun = _prepared(self.tape.draw(VARIANTS))
         self.sim.load(begun.rows)
         self.truth.continue_from(begun.truth, begun.objects)
+        self.dumped: Rows | None = None
         self.engine.captures.extend(begun.captures)
         self.engine.content.update(begun.content)
         self.project, self.instances, self.target = begun.project, begun.instances, begun.target
@@ -181,6 +196,7 @@ class World:
         self.truth.checker = self._process("checker")
         ctx = self.truth.checker.ctx
         take_possession(ctx)
+        recognise(ctx, self.scratch / "incarnation")
         with self.sim.catalog.write() as conn:
             self.project = accounts.found(conn, self.ambient, "account", "project", "admin", None).project
         self.instances: list[tuple[str, str]] = []
@@ -208,16 +224,97 @@ class World:
         return instances.register(self.truth.checker.ctx, self.project, new, lambda conn, key: None)
 
     def _live(self) -> None:
+        self._settle(early=self.ending in (2, 3))
+        if self.ending:
+            {1: self._rebuild, 2: self._rebuild, 3: self._restore_older}[self.ending]()
+
+    def _settle(self, *, early: bool = False) -> None:
+        """Everybody acts, then nothing fails any more and all work is ended; `early`: the history breaks off before that."""
         for _ in range(2):
             self._start_worker()
             self._start_users()
         self.scheduler.run()
+        if early:
+            return
         self._calm_down()
         self.scheduler.run()
-        self.scheduler.watching = True
-        self.truth.at_rest(self.landed_late)
+        with self._watching():
+            self.truth.at_rest(self.landed_late)
         if self.scheduler.failure is not None:
             raise self.scheduler.failure
+        self.tape.calm = False
+
+    def _rebuild(self) -> None:
+        """An operator makes the catalog anew from the store, in the place of the old one; who was paused goes on later."""
+        self._everybody_stops(spare_paused=self.tape.draw(2) == 1)
+        self._harm_a_manifest()
+        with self._watching():
+            self.sim.load({})
+            ctx = self._process("operator").ctx
+            with self.sim.catalog.write() as conn:
+                accounts.found(conn, self.ambient, "account", "another", "admin", None)
+            rebuild(ctx, lambda text: self.tell(None, f"rebuild: {text}"))
+            self.truth.rebuilt_catalog()
+            self._register_again()
+            for key, state in self.truth.states.items():
+                if state == "COMPLETED" and self.tape.draw(2):
+                    holding.hold(ctx, self.project, key, None, lambda conn: None)
+            booked = {name for (name,) in self.sim.raw.execute("SELECT name FROM object")}
+            self.landed_late.update(set(self.truth.store.names()) - booked)
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+        self.calls_left = CALLS_AFTER
+        self._settle()
+
+    def _restore_older(self) -> None:
+        """The catalog is restored from an older dump, is used for a while, and then made anew from the store."""
+        if self.dumped is None:
+            return
+        self._everybody_stops(spare_paused=False)
+        with self._watching():
+            self.sim.load(self.dumped)
+            self.truth.older_catalog()
+            word = self.scratch / "incarnation"
+            word.write_text("of-another-time\n", "ascii")
+            self.tell(None, "the catalog is restored from an older dump")
+            recognise(self._process("operator").ctx, word)
+            self.truth.look()
+        self.calls_left = CALLS_AFTER
+        for _ in range(2):
+            self._start_worker()
+            self._start_users()
+        self.scheduler.run()
+        self._rebuild()
+
+    def _everybody_stops(self, *, spare_paused: bool) -> None:
+        """All processes are stopped; a paused one may be forgotten, and goes on with the new catalog."""
+        for process in self.processes:
+            process.belongs = False
+            if process.alive and process.name != "checker":
+                process.alive = spare_paused and process.paused_until > self.scheduler.step and process.name.startswith("worker")
+
+    def _harm_a_manifest(self) -> None:
+        roots = sorted((need.root, key) for key, need in self.truth.needs.items() if key not in self.truth.spoilt)
+        if roots and self.tape.draw(3) == 2:
+            root, key = roots[self.tape.draw(len(roots))]
+            self.tell(None, f"the manifest of {self.short(key)} rots")
+            self.truth.spoilt.add(key)
+            self.truth.store.damage(root, len(self.truth.store.objects[root]) - 20)
+
+    def _register_again(self) -> None:
+        known = {row[0] for row in self.sim.raw.execute("SELECT id FROM instance")}
+        self.instances = [
+            (key if key in known else self._register(address.removeprefix("plain://")), address) for key, address in self.instances
+        ]
+        self.target = self._register("target")
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        self.scheduler.watching = True
+        try:
+            yield
+        finally:
+            self.scheduler.watching = False
 
     def _calm_down(self) -> None:
         """Nothing fails any more; who is not dead goes on."""
@@ -264,7 +361,7 @@ class World:
     def _read_what_is_left(self) -> None:
         self.scheduler.watching = True
         self.truth.look()
-        self.truth.read_all()
+        self.truth.read_touched()
         self.scheduler.watching = False
 
     def _use(self, process: Process) -> None:
@@ -294,9 +391,9 @@ class World:
         if scheduler.watching or scheduler.current is None or self.tape.calm:
             return
         swarm = self.swarm
-        if not self.tape.rarely(swarm.death + swarm.pause + swarm.late + swarm.jump):
+        if not self.tape.rarely(swarm.death + swarm.pause + swarm.late + swarm.jump + swarm.rot + DUMPS):
             return
-        what = self.tape.weighted((1e-9, swarm.death, swarm.pause, swarm.late, swarm.jump))
+        what = self.tape.weighted((1e-9, swarm.death, swarm.pause, swarm.late, swarm.jump, swarm.rot, DUMPS))
         if what == 1:
             self._die(process)
         elif what == 2:
@@ -307,14 +404,32 @@ class World:
             seconds = (-1000.0, 1000.0)[self.tape.draw(2)]
             self.tell(None, f"the clock jumps by {seconds:.0f} seconds")
             self.ambient.jump(seconds)
+        elif what == 5:
+            self._rot()
+        elif what == 6 and not self.truth.older:
+            self.tell(None, "a dump of the catalog is taken")
+            self.dumped = self.sim.dump()
+
+    def _rot(self) -> None:
+        """A chunk rots, and a verification finds it and says so in the catalog."""
+        sound = sorted(self.truth.needs.keys() - self.truth.spoilt)
+        if not sound or self.truth.older:
+            return
+        with self._watching():
+            self.truth.look()
+            found = self.truth.rot(sound[self.tape.draw(len(sound))], self.tape.draw(1000))
+            if found is not None:
+                pack, number = found
+                self.tell(None, f"chunk {number} of pack {pack} rots and is found out")
 
     def _die(self, process: Process) -> None:
         self.tell(process, "dies")
         process.alive = False
-        if process.name.startswith("worker"):
-            self._start_worker()
-        else:
-            self._start_users()
+        if process.belongs:
+            if process.name.startswith("worker"):
+                self._start_worker()
+            else:
+                self._start_users()
         self.scheduler.wait(lambda: False)
 
     def _sleep(self, process: Process) -> None:
@@ -356,7 +471,7 @@ class World:
         faults: list[Fault] = [Fail()]
         if effect.kind == "put_new":
             faults += [Delay(), Fail(StoreFull("the store has no room left"))]
-        elif effect.kind == "list":
+        elif effect.kind == "list" and not self.truth.older:  # what an older catalog is known by
             faults += [Empty(), Stale(1 + self.tape.draw(8))]
         elif effect.kind == "delete_many":
             faults += [Partly(self.tape.draw(len(effect.names) + 1))]
@@ -425,6 +540,12 @@ class World:
             raise Violation("a job is stuck")
         self.ambient.passes(max(row[0] - self.ambient.now(), 0.0) + 0.01)
         return True
+
+    def _landed(self, name: str) -> None:
+        """What a process of before still puts after the catalog was replaced belongs to nobody."""
+        current = self.scheduler.current
+        if current is not None and isinstance(current.owner, Process) and not current.owner.belongs:
+            self.landed_late.add(name)
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 

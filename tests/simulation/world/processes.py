@@ -112,6 +112,7 @@ class Process:
     ) -> None:
         self.name, self.alive, self.paused_until = name, True, 0
         self.sim = sim
+        self.belongs = True  # False once the catalog was replaced under it
         self.store = FaultyStore(inner, lambda effect: plan(self, effect))
         jobs = LeasedJobs(sim.catalog, ambient, AmbientClock(ambient))
         sim.listeners.append(jobs._checked_in)

@@ -20,7 +20,9 @@ from simulation.world.surroundings import Databases
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
+from strongroom.repository.fetching import Locator
 from strongroom.repository.keys import LineageKeys
+from strongroom.repository.manifest import Manifest
 from strongroom.repository.pack import read_index
 from strongroom.repository.reader import BackupReader
 from strongroom.repository.records import Named
@@ -37,13 +39,14 @@ FAIR_FAILURES = re.compile(
 class WatchedStore(MemoryStore):
     """The true store, which tells what happens in it."""
 
-    def __init__(self, landed: Callable[[str], None], removing: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, removing: Callable[[Sequence[str]], None]) -> None:
         super().__init__()
-        self._landed, self._removing = landed, removing
+        self.landed: Callable[[str], None] = lambda _name: None
+        self._removing = removing
 
     def put_new(self, name: str, data: bytes | memoryview | Sequence[bytes | memoryview]) -> int:
         size = super().put_new(name, data)
-        self._landed(name)
+        self.landed(name)
         return size
 
     def delete_many(self, names: Sequence[str]) -> None:
@@ -59,10 +62,10 @@ class WatchedStore(MemoryStore):
         """Every object there is."""
         return self._objects.keys()
 
-    def damage(self, name: str) -> None:
-        """The object's bytes rot."""
+    def damage(self, name: str, at: int) -> None:
+        """One of the object's bytes rots."""
         content = bytearray(self._objects[name])
-        content[len(content) // 2] ^= 0x55
+        content[at] ^= 0x55
         self._objects[name] = bytes(content)
 
 
@@ -73,6 +76,21 @@ class Needs:
     lineage: str
     root: str  # name of its manifest
     packs: dict[int, BitMap]
+
+
+class _ByStore:
+    """Finds packs by what is really in the store."""
+
+    def __init__(self, truth: Truth, lineage: str) -> None:
+        self._truth, self._lineage = truth, lineage
+
+    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
+        """Every object that holds chunks of the pack."""
+        return [
+            (name.rsplit("/", 1)[1], name)
+            for name in self._truth.store.names()
+            if name.startswith(self._lineage) and pack in self._truth.content(name)
+        ]
 
 
 @dataclass
@@ -89,14 +107,20 @@ class Truth:
     needs: dict[str, Needs] = field(default_factory=dict)  # of backups that must restore
     condemned: set[str] = field(default_factory=set)  # names that a committed decision gave to a removal
     removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # removal → bytes that really went
+    went: set[str] = field(default_factory=set)  # names that went once: what a late put brings back counts no more
     keys: dict[str, LineageKeys] = field(default_factory=dict)
     contents: dict[str, dict[int, BitMap]] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)  # lineages that lost objects since they were read back
+    spoilt: set[str] = field(default_factory=set)  # backups with rotten bytes: they need not read, and keep what they need
+    rotten: list[tuple[int, int]] = field(default_factory=list)  # (pack, number)
+    buried: set[str] = field(default_factory=set)  # backups that must never come back
     seen: int = -1
     read_backs: int = 0
-    strict: bool = True  # False once an older catalog was restored: what it forgot is not its fault
+    older: bool = False  # the catalog is older than the store: what it forgot is not its fault
+    rebuilt: bool = False  # lifespans are hulls from here on
 
     def __post_init__(self) -> None:
-        self.store = WatchedStore(lambda _name: None, self.removing)
+        self.store = WatchedStore(self.removing)
 
     def continue_from(self, other: Truth, objects: Mapping[str, bytes]) -> None:
         """Begins with what another world knew at rest."""
@@ -129,6 +153,8 @@ class Truth:
 
     def _moved(self, key: str, before: str | None, state: str, reason: str | None) -> None:
         if state == "COMPLETED" and before != "COMPLETED":
+            if key in self.buried:
+                self.broken(f"backup {key} was deleted and is COMPLETED")
             self.learn(key)
         elif state == "DELETING":
             if key not in self.asked:
@@ -138,10 +164,15 @@ class Truth:
             self.needs.pop(key, None)
         elif state == "DELETED":
             self._check_receipt(key)
-        elif state == "FAILED" and before == "BUILDING" and not FAIR_FAILURES.match(reason or ""):
+        elif state == "FAILED" and before == "BUILDING" and not self._fair(reason or ""):
             self.broken(f"the build {key} failed for a reason that there should not be: {reason}")
         elif before == "COMPLETED" and state != "COMPLETED":
             self.broken(f"backup {key} went from COMPLETED to {state}")
+
+    def _fair(self, reason: str) -> bool:
+        if (self.older and "older than the store" in reason) or (self.spoilt and re.search("damaged|suspect", reason)):
+            return True
+        return FAIR_FAILURES.match(reason) is not None
 
     def _check_receipt(self, key: str) -> None:
         row = self.checker.sim.raw.execute(
@@ -149,7 +180,8 @@ class Truth:
             " rewrite_dropped FROM deletion WHERE backup = ?",
             (key,),
         ).fetchone()
-        if not self.strict:
+        self.buried.add(key)
+        if self.older:
             return
         if row is None:
             self.broken(f"backup {key} is DELETED without a receipt")
@@ -175,12 +207,14 @@ class Truth:
         """Just before objects go: may they, and does anything that must restore need them?"""
         self.look()
         going = set(some)
+        self.touched.update(name.split("/")[0] for name in some)
         for name in some:
             if name not in self.condemned:
                 self.broken(f"{name} is removed and no decision condemned it")
             row = self.checker.sim.raw.execute("SELECT removal, bytes FROM object WHERE name = ?", (name,)).fetchone()
-            if row is not None and row[0] is not None:
+            if row is not None and row[0] is not None and name not in self.went:
                 self.removed[row[0]] += row[1]
+                self.went.add(name)
             self._check_needed(name, going)
 
     def _check_needed(self, name: str, going: set[str]) -> None:
@@ -188,6 +222,7 @@ class Truth:
         if parsed is None or parsed.lineage is None:
             return
         others = [(key, need) for key, need in self.needs.items() if need.lineage == parsed.lineage]
+        self._check_order(name, parsed)
         if not others:
             return
         for key, need in others:
@@ -202,6 +237,18 @@ class Truth:
                     missing = need.packs.get(pack, BitMap()) - left
                     if missing:
                         self.broken(f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else")
+
+    def _check_order(self, name: str, parsed: names.ParsedName) -> None:
+        """A key goes after its lineage is closed, a retired part's manifest after its grave is there."""
+        closed = names.closed(parsed.lineage or "") in self.store.objects
+        if parsed.kind == "key" and not closed:
+            self.broken(f"{name} is removed before the lineage is closed")
+        if parsed.kind == "manifest" and not closed and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects:
+            row = self.checker.sim.raw.execute(
+                "SELECT state FROM part WHERE lineage = ? AND seq = ?", (parsed.lineage, parsed.seq)
+            ).fetchone()
+            if row is not None and row[0] == "RETIRED":
+                self.broken(f"{name} is removed before there is a grave")
 
     def _there(self, lineage: str, pack: int, but: set[str]) -> BitMap:
         found = BitMap()
@@ -232,6 +279,8 @@ class Truth:
 
     def learn(self, key: str) -> None:
         """A backup has completed: it must restore from here on, and this is what it needs."""
+        if key in self.spoilt:
+            return
         need = self.read_back(key)
         if need is not None:
             self.needs[key] = need
@@ -245,8 +294,13 @@ class Truth:
         ).fetchone()
         try:
             keys = self._keys(lineage)
-            manifest = read_manifest(ctx, keys, lineage, seq)
-            with BackupReader(manifest, self.store, keys, CatalogLocator(ctx, lineage)) as reader:
+            if self.older:
+                locator: Locator = _ByStore(self, lineage)
+                manifest = Manifest.open(self.store, keys, lineage, root, locator)
+            else:
+                locator = CatalogLocator(ctx, lineage)
+                manifest = read_manifest(ctx, keys, lineage, seq)
+            with BackupReader(manifest, self.store, keys, locator) as reader:
                 found = {entry.name: b"".join(reader.read(entry.name)) for entry in reader.entries()}
             named = Named()
             for _, records in manifest.everything():
@@ -261,11 +315,72 @@ class Truth:
             return None
         return Needs(lineage, root, named.numbers)
 
-    def read_all(self, lineage: str | None = None) -> None:
-        """Reads every backup that must restore, of one lineage or of all."""
-        for key, need in list(self.needs.items()):
-            if lineage is None or need.lineage == lineage:
-                self.read_back(key)
+    def read_touched(self) -> None:
+        """Reads every backup that must restore in lineages that lost objects since they were read last."""
+        if not self.older:
+            for key, need in list(self.needs.items()):
+                if need.lineage in self.touched and key not in self.spoilt:
+                    self.read_back(key)
+            self.touched.clear()
+
+    def read_all(self) -> None:
+        """Reads every backup that must restore."""
+        if not self.older:
+            self.touched.update(need.lineage for need in self.needs.values())
+            self.read_touched()
+
+    # ---- other catalogs ----------------------------------------------------------------------------------------------
+
+    def forget_catalog(self) -> None:
+        """Another catalog takes the place of the one so far: what must restore stays, what its rows say is looked at anew."""
+        self.held.clear()
+        self.condemned.clear()
+        self.contents = {name: found for name, found in self.contents.items() if name in self.store.objects}
+        self.seen = -1
+        self.mark_rotten()
+
+    def older_catalog(self) -> None:
+        """A catalog of before was restored: its rows are not news."""
+        self.forget_catalog()
+        self.older = True
+        self.states = dict(self.checker.sim.raw.execute("SELECT id, state FROM backup").fetchall())
+
+    def rebuilt_catalog(self) -> None:
+        """The catalog was made from the store: everything that must restore is in it and does, nothing buried is."""
+        self.forget_catalog()
+        self.older, self.rebuilt = False, True
+        wanted, self.states = set(self.needs) - self.spoilt, {}
+        self.look()
+        for key in wanted:
+            if self.states.get(key) != "COMPLETED":
+                self.broken(f"backup {key} was complete and the rebuilt catalog shows it as {self.states.get(key)}")
+
+    def rot(self, key: str, place: int) -> tuple[int, int] | None:
+        """One chunk of a backup rots in the store; (pack, number). All that need it are spoilt."""
+        need = self.needs[key]
+        chunks = [(pack, number) for pack, numbers in sorted(need.packs.items()) for number in numbers]
+        pack, number = chunks[place % len(chunks)]
+        for name in list(self.store.names()):
+            if name.startswith(need.lineage) and number in self.content(name).get(pack, BitMap()):
+                parsed = names.parse(name)
+                assert parsed is not None
+                assert parsed.id is not None
+                held = read_index(self.store, self._keys(need.lineage), need.lineage, parsed.id, name).packs[pack]
+                at = int(held.offsets[held.numbers.tolist().index(number)])
+                self.store.damage(name, at + 3)
+        self.spoilt.update(one for one, other in self.needs.items() if number in other.packs.get(pack, BitMap()))
+        self.rotten.append((pack, number))
+        self.mark_rotten()
+        return pack, number
+
+    def mark_rotten(self) -> None:
+        """A verification has found what is rotten and says so in the catalog."""
+        raw = self.checker.sim.raw
+        for pack, number in self.rotten:
+            row = raw.execute("SELECT suspect FROM pack WHERE id = ?", (pack,)).fetchone()
+            if row is not None:
+                suspect = BitMap([number]) | (BitMap() if row[0] is None else BitMap.deserialize(row[0]))
+                raw.execute("UPDATE pack SET suspect = ? WHERE id = ?", (suspect.serialize(), pack))
 
     # ---- at rest -----------------------------------------------------------------------------------------------------
 
@@ -293,13 +408,15 @@ class Truth:
         for kind, error in raw.execute("SELECT kind, error FROM job WHERE state = 'FAILED'"):
             if kind not in ("backup", "restore"):
                 self.broken(f"a job {kind} failed: {error}")
+        self.buried.update(key for key, state in self.states.items() if state == "FAILED" and key not in self.needs)
         self._check_space(rows)
 
     def _check_space(self, rows: list[tuple[object, ...]]) -> None:
         raw = self.checker.sim.raw
         held = dict(raw.execute("SELECT object, sum(bytes) FROM holding WHERE NOT spare GROUP BY object").fetchall())
         for id_, name, state, _, kind, live, dead, _ in rows:
-            if state == "STORED" and kind in ("pack", "rewrite") and not (live > 0 and 0 <= dead < held.get(id_, 0)):  # type: ignore[operator]
+            spare = self.rebuilt and id_ not in held
+            if state == "STORED" and kind in ("pack", "rewrite") and not spare and not (live > 0 and 0 <= dead < held.get(id_, 0)):  # type: ignore[operator]
                 self.broken(f"{name} holds {live} living chunks, {dead} dead bytes of {held.get(id_, 0)}")
         gone, packs = raw.execute("SELECT coalesce(sum(gone_bytes), 0), coalesce(sum(bytes), 0) FROM pack").fetchone()
         waiting = sum(row[6] for row in rows if row[2] == "STORED")  # type: ignore[misc]
@@ -311,7 +428,8 @@ class Truth:
                 if need.lineage == lineage:
                     alive |= need.packs.get(pack, BitMap())
             gone_numbers = BitMap() if blob is None else BitMap.deserialize(blob)
-            if alive != BitMap(range(chunks)) - gone_numbers:
+            living = BitMap(range(chunks)) - gone_numbers
+            if not alive <= living or (alive != living and not self.rebuilt):
                 self.broken(f"pack {pack}: {len(alive)} chunks are needed and {chunks - len(gone_numbers)} live")
 
 
