@@ -243,7 +243,7 @@ class _Build:
         staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
         if self._begins:
-            staleness.require_unended(self._ctx, self._lineage, self._seq)
+            staleness.require_unended(self._ctx, self._lineage, self._seq, self._job.guard)
         self._take_over()
         self._put_keys()
         probe = self._engine.probe(self._ctx.target(self._instance))

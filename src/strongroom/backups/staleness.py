@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
+from strongroom.catalog.database import Guard
 from strongroom.repository import names
 
 
@@ -45,12 +46,13 @@ def require_current(ctx: Context, lineage: str) -> None:
     ctx.checked.add(lineage)
 
 
-def require_unended(ctx: Context, lineage: str, seq: int) -> None:
+def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = None) -> None:
     """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage,
     if the store holds a manifest or the grave of that seq.
 
     A catalog of before has used the seq, then, and may have completed the backup: failing it here would take its packs, and a
-    second manifest of the seq would hide it from a rebuild.
+    second manifest of the seq would hide it from a rebuild. `guard`: only while the caller's job is its own, since whoever took it
+    over may have put the manifest meanwhile.
     """
     with ctx.catalog.read() as conn:
         here = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
@@ -60,7 +62,7 @@ def require_unended(ctx: Context, lineage: str, seq: int) -> None:
     there += [name for name in [*known, names.grave(lineage, seq)] if name not in there and ctx.store.stat(name) is not None]
     if there:
         reason = _told(lineage, f"{there[0]} is there and its backup is not completed here")
-        with ctx.catalog.decide(lineages=[lineage]) as conn:
+        with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
             conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
         raise CatalogOutdated(reason)
 
