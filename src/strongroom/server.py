@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import recognise, take_possession
-from strongroom.backups.rebuilding import rebuild
+from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
@@ -187,7 +187,9 @@ def rebuild_catalog(settings: Settings, report: Callable[[str], None]) -> None:
     """Makes a new catalog from the store alone; an SQLite catalog that is there is moved aside first. Raises RebuildRefused."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir):
-        settings.root_key()  # without it nothing can be read: say so before anything is moved
+        root = RootKey(settings.root_key())  # with no key or another one nothing can be read: say so before anything is moved
+        with closing(open_store(settings.store_url)) as store:
+            require_root_key(root, store)
         _move_aside(settings, report)
         with opened(settings) as house:
             ctx = house.context

@@ -124,8 +124,7 @@ def _fail_builds(ctx: Context) -> None:
             require_unended(ctx, row.lineage, row.seq)
         except CatalogOutdated:
             continue  # the lineage is stopped: a rebuild will tell whether the part was completed
-        sweeping.finish(ctx.catalog, row.lineage)
-        with ctx.catalog.decide(backups=[row.backup], lineages=[row.lineage]) as conn:
+        with sweeping.decide_swept(ctx.catalog, backups=[row.backup], lineages=[row.lineage]) as conn:
             fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")
 
 

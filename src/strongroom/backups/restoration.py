@@ -6,6 +6,7 @@ later is refused, one that came first leaves nothing to restore. There is no cou
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,11 +22,13 @@ from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineError
+from strongroom.engines.base import Engine, EngineError, Target
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain
 from strongroom.repository.errors import RepositoryError
 from strongroom.repository.reader import BackupReader
 from strongroom.storage.base import StoreError
+
+log = logging.getLogger("strongroom.backups")
 
 ATTEMPTS = 3
 """Times that a restore is tried when the store fails in a way that passes, or its worker dies."""
@@ -89,16 +92,15 @@ class RestoreJob:
             with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
                 summary = engine.restore(target, reader, manifest.engine_facts, job, str(scratch))
         except (Cancelled, Draining):
-            engine.recover(target)
+            _end_leftovers(engine, target)
             raise
         except StoreError as error:
-            engine.recover(target)
+            _end_leftovers(engine, target)
             if not error.permanent and job.attempts < ATTEMPTS:
                 raise TryAgain(str(error)) from error
             raise JobFailed(f"the store failed: {_told(error)}") from error
         except (EngineError, RepositoryError, OSError) as error:
-            with suppress(EngineError):
-                engine.recover(target)
+            _end_leftovers(engine, target)
             self._note_damage(part.lineage, error)
             raise JobFailed(_told(error)) from error
         finally:
@@ -127,8 +129,15 @@ class RestoreJob:
         if job.attempts == 0 and job.epoch == 1:
             return  # cancelled before it ran
         _, instance, _ = self._rows(job)
-        with suppress(EngineError):
-            self._ctx.engines[instance.engine].recover(self._ctx.target(instance))
+        _end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+
+
+def _end_leftovers(engine: Engine, target: Target) -> None:
+    """Ends what the restore left in the target. That this fails must not hide why the restore did."""
+    try:
+        engine.recover(target)
+    except EngineError as error:
+        log.warning("what a restore left in %s could not be ended: %s", target.address, error)
 
 
 def _told(error: Exception) -> str:

@@ -78,6 +78,7 @@ def _work(job: OwnedJob, handler: Handler, ambient: Ambient) -> Ending:
     except Draining:
         return Ending("QUEUED", counted=False)
     except TryAgain as error:
+        log.warning("job %s (%s) is to be tried again: %s", job.id, job.claim.kind, error)
         return _again(job, str(error), error.after, ambient)
     except DBAPIError as error:
         if is_outage(error):
