@@ -47,12 +47,12 @@ def require_current(ctx: Context, lineage: str) -> None:
 
 
 def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = None) -> None:
-    """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated, and stops its lineage,
-    if the store holds a manifest or the grave of that seq.
+    """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated, and stops its
+    lineage, if the store holds a manifest or the grave of that seq.
 
     A catalog of before has used the seq, then, and may have completed the backup: failing it here would take its packs, and a
-    second manifest of the seq would hide it from a rebuild. `guard`: only while the caller's job is its own, since whoever took it
-    over may have put the manifest meanwhile.
+    second manifest of the seq would hide it from a rebuild. `guard`: only while the caller's job is its own, since whoever took
+    it over may have put the manifest meanwhile.
     """
     with ctx.catalog.read() as conn:
         here = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
