@@ -188,8 +188,9 @@ def test_a_store_that_fails_is_tried_again_if_that_may_help(tmp_path: Path, erro
     assert vault.job(job).state == state
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3, 4, 5, 7, 9, 12, 16, 20])
-def test_beside_a_delete_and_a_backup_nothing_is_mistaken(tmp_path: Path, moment: int) -> None:
+@pytest.mark.parametrize("listing", [None, Empty()], ids=["listed", "nothing listed"])
+@pytest.mark.parametrize("moment", [2, 4, 5, 8, 12, 20])
+def test_beside_a_delete_and_a_backup_nothing_is_mistaken(tmp_path: Path, moment: int, listing: Fault | None) -> None:
     """Between two effects of a reconciliation on the store a whole delete and a whole backup run: it is clean all the same."""
     steps = Steps()
     vault = Keeper(tmp_path, FaultyStore(MemoryStore(), steps))
@@ -204,6 +205,7 @@ def test_beside_a_delete_and_a_backup_nothing_is_mistaken(tmp_path: Path, moment
         while (one := vault.worker.claim([running.id])) is not None:
             vault.worker.run_claimed(one)
 
+    steps.listing = listing
     steps.at(moment, meanwhile)
     assert vault.worker.run_claimed(running)
     found = vault.job(job).result
@@ -211,21 +213,46 @@ def test_beside_a_delete_and_a_backup_nothing_is_mistaken(tmp_path: Path, moment
     vault.run()
 
 
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_a_lineage_that_begins_meanwhile_is_not_unknown(tmp_path: Path, moment: int) -> None:
+    """The only backup goes, which closes its lineage, and the next one begins another between two effects."""
+    steps = Steps()
+    vault = Keeper(tmp_path, FaultyStore(MemoryStore(), steps))
+    key = vault.backup(DATA)
+    job = reconciling.reconcile(vault.ctx, vault.project, lambda conn: None, outside=True)
+    running = vault.worker.claim()
+    assert running is not None
+
+    def meanwhile() -> None:
+        vault.delete(key)
+        vault.create(DATA)
+        while (one := vault.worker.claim([running.id])) is not None:
+            vault.worker.run_claimed(one)
+
+    steps.at(moment, meanwhile)
+    assert vault.worker.run_claimed(running)
+    assert vault.job(job).result["outcome"] == "clean"
+    vault.run()
+
+
 class Steps:
     """A plan that calls a function once, at its n-th effect from now."""
 
+    listing: Fault | None = None  # what every listing answers
+
     def __init__(self) -> None:
         self._left = 0
-        self._act: Callable[[], None] | None = None
+        self._act: Callable[[], object] | None = None
 
-    def at(self, count: int, act: Callable[[], None]) -> None:
+    def at(self, count: int, act: Callable[[], object]) -> None:
         self._left, self._act = count, act
 
-    def __call__(self, effect: Effect) -> None:
+    def __call__(self, effect: Effect) -> Fault | None:
         if self._left:
             self._left -= 1
             if self._left == 0 and self._act is not None:
                 self._act()
+        return self.listing if effect.kind == "list" and effect.phase == "before" else None
 
 
 def test_a_catalog_older_than_the_store_is_told(vault: Keeper) -> None:
@@ -520,6 +547,23 @@ class Cut:
             if self.left == 0:
                 return Fail(StoreUnavailable("cut off"))
         return None
+
+
+def test_a_take_over_while_an_object_is_copied_keeps_it_in_its_place(tmp_path: Path) -> None:
+    """The rebuilt catalog may know what the old one does not."""
+    steps = Steps()
+    store = FaultyStore(MemoryStore(), steps)
+    vault = Keeper(tmp_path, store)
+    vault.backup(DATA)
+    name = plant(store, "somebody/else")
+    mark = seal_owner(vault.ctx.root_key, 2)
+
+    def note(conn: sa.Connection, moves: Mapping[str, str]) -> None:
+        steps.at(3, lambda: plant(store, names.owner(2), mark))
+
+    with pytest.raises(CatalogOutdated, match="another catalog"):
+        reconciling.quarantine(vault.ctx, vault.project, [name], note, outside=True)
+    assert store.stat(name) is not None
 
 
 def test_a_row_that_appears_while_an_object_is_copied_keeps_it_in_its_place(tmp_path: Path) -> None:
