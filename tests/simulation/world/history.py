@@ -157,13 +157,13 @@ class World:
         )  # fmt: skip
 
     def _begin(self) -> None:
-        self.truth.checker = self._process("checker")
         self.swarm = Swarm.drawn(self.tape)
         self.ending = self.tape.weighted((4, 1, 2, 2))
         sweeping.BATCH = (3000, 1, 2, 6)[self.tape.draw(4)]
         removal.BATCH = (500, 1, 3)[self.tape.draw(3)]
         begun = _prepared(self.tape.draw(VARIANTS))
         self.sim.load(begun.rows)
+        self.truth.checker = self._process("checker")
         self.truth.continue_from(begun.truth, begun.objects)
         self.dumped: Rows | None = None
         self.engine.captures.extend(begun.captures)
@@ -184,6 +184,7 @@ class World:
             self.truth.at_rest(set())
             assert self.scheduler.failure is None, self.scheduler.failure
             self.scheduler.unwind()
+        self.sim.catalog.before = lambda _reads: None
         self.sim.forget_listeners()
         shutil.rmtree(self.scratch, ignore_errors=True)
         return Prepared(

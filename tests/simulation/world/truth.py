@@ -239,15 +239,16 @@ class Truth:
                         self.broken(f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else")
 
     def _check_order(self, name: str, parsed: names.ParsedName) -> None:
-        """A key goes after its lineage is closed, a retired part's manifest after its grave is there."""
+        """A key goes after its lineage is closed, a deleted backup's manifest after its grave is there."""
         closed = names.closed(parsed.lineage or "") in self.store.objects
         if parsed.kind == "key" and not closed:
             self.broken(f"{name} is removed before the lineage is closed")
         if parsed.kind == "manifest" and not closed and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects:
             row = self.checker.sim.raw.execute(
-                "SELECT state FROM part WHERE lineage = ? AND seq = ?", (parsed.lineage, parsed.seq)
+                "SELECT b.state FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
+                (parsed.lineage, parsed.seq),
             ).fetchone()
-            if row is not None and row[0] == "RETIRED":
+            if row is not None and row[0] == "DELETING":
                 self.broken(f"{name} is removed before there is a grave")
 
     def _there(self, lineage: str, pack: int, but: set[str]) -> BitMap:

@@ -1,0 +1,368 @@
+"""Bugs to be planted: what others shipped, and what this design invites. Each is a patch of the shipped code, for a test only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from strongroom.backups import creation, deletion, objects, rebuilding, removal, rewriting, staleness
+from strongroom.catalog import lifespans, space, sweeping
+from strongroom.catalog import tables as t
+from strongroom.jobs.claiming import Claims
+from strongroom.jobs.running import OwnedJob
+from strongroom.repository import names, writer
+from strongroom.storage.base import ObjectExists, StoreError, StoreUnavailable
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+PLANTS: dict[str, tuple[Plant, int]] = {}
+"""Name → (how it is planted, within how many seeds it must be found)."""
+
+
+def plant(seeds: int) -> Callable[[Plant], Plant]:
+    """Registers a bug under its function's name."""
+
+    def register(how: Plant) -> Plant:
+        PLANTS[how.__name__] = how, seeds
+        return how
+
+    return register
+
+
+# ---- what others shipped -------------------------------------------------------------------------------------------------
+
+
+@plant(30)
+def a_sweep_trusts_an_empty_listing(patch: pytest.MonkeyPatch) -> None:
+    """Medusa: packs whose part has no manifest in the listing are swept."""
+    carry_out = removal.carry_out
+
+    def sweeping_too(ctx: Any, job: Any, lineages: Sequence[str], key: str) -> None:
+        carry_out(ctx, job, lineages, key)
+        for lineage in lineages:
+            seqs = {parsed.seq for stat in ctx.store.list(f"{lineage}/manifest/") if (parsed := names.parse(stat.name))}
+            for stat in list(ctx.store.list(f"{lineage}/pack/")):
+                parsed = names.parse(stat.name)
+                if parsed is not None and parsed.seq not in seqs:
+                    ctx.store.delete(stat.name)
+
+    patch.setattr(removal, "carry_out", sweeping_too)
+
+
+@plant(30)
+def the_record_is_removed_though_objects_remain(patch: pytest.MonkeyPatch) -> None:
+    """Trove: the deletion is done in a `finally`, whatever the store said."""
+    remove = removal.remove_condemned
+
+    def careless(ctx: Any, job: Any, key: str) -> None:
+        with suppress(StoreError):
+            remove(ctx, job, key)
+
+    patch.setattr(removal, "remove_condemned", careless)
+    decide = deletion.DeleteJob._finish
+
+    def finish(self: Any, job: Any, backup: str) -> None:
+        with self._ctx.catalog.write() as conn:
+            here = sa.and_(t.object_.c.removal == removal.of_delete(backup), t.object_.c.state == "CONDEMNED")
+            conn.execute(sa.update(t.object_).where(here).values(removal="nobody"))
+        decide(self, job, backup)
+
+    patch.setattr(deletion.DeleteJob, "_finish", finish)
+
+
+@plant(30)
+def a_job_in_progress_after_a_crash_is_skipped(patch: pytest.MonkeyPatch) -> None:
+    """Velero: a job found RUNNING is taken for somebody else's, for ever."""
+    claim = Claims.claim
+
+    def only_queued(self: Claims, queues: Any, kinds: Any, *, take_over: bool, but: Any = ()) -> Any:
+        return claim(self, queues, kinds, take_over=False, but=but)
+
+    patch.setattr(Claims, "claim", only_queued)
+
+
+@plant(120)
+def a_paused_worker_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """kopia: nothing proves that the job, or the part's attempt, is still one's own."""
+    patch.setattr(OwnedJob, "guard", lambda self, conn: None)
+    patch.setattr(OwnedJob, "check", lambda self: None)
+    patch.setattr(lifespans, "require_attempt", lambda conn, lineage, seq, attempt: None)
+    patch.setattr(creation._Build, "_check_proof", lambda self, conn, manifest, used, own: None)
+
+
+# ---- what this design invites ----------------------------------------------------------------------------------------------
+
+
+@plant(60)
+def a_planned_pack_is_committed(patch: pytest.MonkeyPatch) -> None:
+    """A put that timed out counts as done."""
+    put = creation._CatalogSink.put
+
+    def hopeful(self: Any, slot: Any, pieces: Any, sizes: Any) -> None:
+        try:
+            put(self, slot, pieces, sizes)
+        except StoreUnavailable:
+            size = sum(len(piece) for piece in pieces)
+
+            def also(conn: sa.Connection) -> None:
+                conn.execute(sa.update(t.pack).where(t.pack.c.id == slot.pack).values(stored=True, chunks=len(sizes), bytes=sum(sizes)))
+                conn.execute(sa.update(t.holding).where(t.holding.c.object == slot.object_id).values(bytes=sum(sizes)))
+
+            creation.mark_stored(
+                self._ctx, self._job, self._lineage, self._seq, self._attempt, slot.object_id, slot.name, size, len(sizes), also
+            )
+
+    patch.setattr(creation._CatalogSink, "put", hopeful)
+
+
+@plant(250)
+def nothing_proves_coverage_at_commit(patch: pytest.MonkeyPatch) -> None:
+    """What the manifest names is compared with nothing."""
+
+    def unproven(used: Mapping[int, Any], opened: Mapping[int, Any], own: object, suspect: object) -> dict[int, Any]:
+        left = ((key, numbers - used[key] if key in used else numbers) for key, numbers in opened.items())
+        return {key: numbers for key, numbers in left if numbers}
+
+    patch.setattr(lifespans, "prove_coverage", unproven)
+    patch.setattr(creation._Build, "_check_proof", lambda self, conn, manifest, used, own: None)
+
+
+def _newest(patch: pytest.MonkeyPatch) -> None:
+    def parent(self: Any) -> Any:
+        with self._ctx.catalog.read() as conn:
+            mine = sa.and_(t.part.c.lineage == self._lineage, t.part.c.state == "COMPLETED")
+            seq = conn.execute(sa.select(sa.func.max(t.part.c.seq)).where(mine)).scalar()
+        return None if seq is None else creation.read_manifest(self._ctx, self._keys, self._lineage, seq)
+
+    patch.setattr(creation._Build, "_parent", parent)
+
+
+@plant(150)
+def files_are_adopted_from_the_newest_manifest(patch: pytest.MonkeyPatch) -> None:
+    """Not from the parent's: the proofs refuse such a build, which should never be built."""
+    _newest(patch)
+
+
+@plant(150)
+def files_are_adopted_from_the_newest_manifest_unproven(patch: pytest.MonkeyPatch) -> None:
+    """The same without the proofs: data is lost."""
+    _newest(patch)
+    nothing_proves_coverage_at_commit(patch)
+    patch.setattr(creation._Build, "_weigh", _weigh_by_packs)
+
+
+def _weigh_by_packs(self: Any, left: Mapping[int, Any], parent: object, used: object) -> list[tuple[int, Any, int]]:
+    with self._ctx.catalog.read() as conn:
+        return [(pack, numbers, lifespans.open_bytes_of(conn, self._lineage, pack)) for pack, numbers in left.items()]
+
+
+@plant(150)
+def a_build_begins_on_an_unswept_lineage(patch: pytest.MonkeyPatch) -> None:
+    """Nobody finishes the earlier sweep first."""
+    for module in (lifespans,):
+        patch.setattr(module, "require_swept", lambda conn, lineage: None)
+    patch.setattr(sweeping, "finish", lambda catalog, lineage, guard=None: None)
+
+
+@plant(60)
+def reopening_is_left_out(patch: pytest.MonkeyPatch) -> None:
+    """A head was deleted: what it had dropped stays closed."""
+    patch.setattr(lifespans, "reopen", lambda conn, lineage, limit: 0)
+    patch.setattr(sweeping, "finish_and_reopen", lambda catalog, lineage, guard=None: sweeping.finish(catalog, lineage, guard))
+
+
+@plant(60)
+def a_manifests_page_goes_with_the_parent(patch: pytest.MonkeyPatch) -> None:
+    """Pages that are shared are not named."""
+    emit = writer._Sealing._emit
+
+    def unnamed(self: Any, page: bytes) -> Any:
+        adopt = self.adopt
+        self.adopt = lambda records: None
+        try:
+            return emit(self, page)
+        finally:
+            self.adopt = adopt
+
+    patch.setattr(writer._Sealing, "_emit", unnamed)
+
+
+@plant(250)
+def a_catalog_that_is_older_than_the_store_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """Nothing compares the store with the catalog."""
+    patch.setattr(staleness, "require_current", lambda ctx, lineage: None)
+    patch.setattr(staleness, "require_unended", lambda ctx, lineage, seq, guard=None: None)
+
+
+@plant(150)
+def exists_is_success_on_a_resumed_attempt(patch: pytest.MonkeyPatch) -> None:
+    """A resumed attempt fills the slots that the one before had planned, and takes what is there for its own."""
+    opened, put = creation._CatalogSink.open, creation._CatalogSink.put
+    own = creation._own_objects
+
+    def keep_planned(conn: Any, lineage: str, seq: int, kinds: Sequence[str], state: str | None = None) -> list[str]:
+        return [] if state == "PLANNED" else own(conn, lineage, seq, kinds, state)
+
+    def again(self: Any) -> Any:
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            row = conn.execute(
+                sa.select(t.pack.c.id, t.object_.c.id.label("object"), t.object_.c.name)
+                .join(t.holding, sa.and_(t.holding.c.lineage == t.pack.c.lineage, t.holding.c.pack == t.pack.c.id))
+                .join(t.object_, t.object_.c.id == t.holding.c.object)
+                .where(
+                    t.pack.c.lineage == self._lineage, t.pack.c.born == self._seq, t.pack.c.stored.is_(False),
+                    t.pack.c.attempt < self._attempt, t.object_.c.state == "PLANNED",
+                )
+                .limit(1)
+            ).first()  # fmt: skip
+            if row is not None:
+                conn.execute(sa.update(t.pack).where(t.pack.c.id == row.id).values(attempt=self._attempt))
+                return writer.PackSlot(row.id, row.object, row.name)
+        return opened(self)
+
+    def done(self: Any, slot: Any, pieces: Any, sizes: Any) -> None:
+        try:
+            put(self, slot, pieces, sizes)
+        except ObjectExists:
+            hollow = type("Done", (), {"put_new": lambda self, name, data: sum(len(piece) for piece in pieces)})()
+            real = self._ctx
+            self._ctx = type("Ctx", (), {"store": hollow, "catalog": real.catalog})()
+            try:
+                put(self, slot, pieces, sizes)
+            finally:
+                self._ctx = real
+
+    def throw_stored_away(self: Any, key: str) -> bool:
+        with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
+            packs = conn.execute(
+                sa.select(t.pack).where(
+                    t.pack.c.lineage == self._lineage, t.pack.c.born == self._seq, t.pack.c.attempt < self._attempt, t.pack.c.stored
+                )
+            ).all()
+            space.bury(conn, self._lineage, [lifespans.Dying(pack.id, self._seq, None, pack.bytes) for pack in packs], key)
+            lifespans.forget_ahead(conn, self._lineage, self._seq, self._parent_seq, 10_000)
+        return False
+
+    patch.setattr(creation, "_own_objects", keep_planned)
+    patch.setattr(creation._CatalogSink, "open", again)
+    patch.setattr(creation._CatalogSink, "put", done)
+    patch.setattr(creation._Build, "_throw_away", throw_stored_away)
+
+
+@plant(30)
+def the_manifest_goes_after_the_packs(patch: pytest.MonkeyPatch) -> None:
+    """Packs first, then the grave and the manifest."""
+    patch.setattr(removal, "_ORDER", (("pack", "rewrite"), ("manifest",), ("grave",), ("key",)))
+    put_marks = removal.put_marks
+    patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
+    remove = removal.remove_condemned
+
+    def marks_later(ctx: Any, job: Any, key: str) -> None:
+        remove(ctx, job, key)
+        if key.startswith("delete:"):
+            with ctx.catalog.read() as conn:
+                lineages = [row.lineage for row in conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key).distinct())]
+            for lineage in lineages:
+                put_marks(ctx, lineage, key, job.guard)
+
+    patch.setattr(removal, "remove_condemned", marks_later)
+
+
+@plant(30)
+def there_are_no_graves(patch: pytest.MonkeyPatch) -> None:
+    """Nothing in the store says that a part is gone."""
+    for module in (creation, deletion):
+        patch.setattr(module, "plan_grave", lambda conn, ctx, lineage, seq, attempt, key: None)
+
+
+@plant(250)
+def a_rebuild_ignores_an_unreadable_manifest(patch: pytest.MonkeyPatch) -> None:
+    """A damaged manifest counts as no backup."""
+    parts = rebuilding._Lineage._parts
+
+    def readable(self: Any, keys: Any, buried: Any) -> Any:
+        return [part for part in parts(self, keys, buried) if part.named is not None]
+
+    patch.setattr(rebuilding._Lineage, "_parts", readable)
+
+
+@plant(60)
+def replies_are_counted_in_the_receipt(patch: pytest.MonkeyPatch) -> None:
+    """The bytes are counted when the store has answered, not when the rows go."""
+    remove, book = removal._remove, removal._book
+
+    def counted(ctx: Any, job: Any, batch: list[Any], key: str, *rest: Any) -> None:
+        for row in batch:
+            if ctx.store.stat(row.name) is not None:
+                with ctx.catalog.write(job.guard) as conn:
+                    book(ctx, conn, key, 1, row.bytes)
+        remove(ctx, job, batch, key, *rest)
+
+    patch.setattr(removal, "_remove", counted)
+    patch.setattr(removal, "_book", lambda ctx, conn, key, objects, size: None)
+
+
+@plant(60)
+def the_key_goes_before_the_lineage_is_closed(patch: pytest.MonkeyPatch) -> None:
+    """Keys first, the closing mark last."""
+    patch.setattr(removal, "_ORDER", (("key",), ("manifest",), ("pack", "rewrite"), ("grave",)))
+    put_marks = removal.put_marks
+    patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
+    remove = removal.remove_condemned
+
+    def marks_later(ctx: Any, job: Any, key: str) -> None:
+        remove(ctx, job, key)
+        for lineage in _marked(ctx, key):
+            put_marks(ctx, lineage, key, job.guard)
+
+    patch.setattr(removal, "remove_condemned", marks_later)
+
+
+def _marked(ctx: Any, key: str) -> list[str]:
+    with ctx.catalog.read() as conn:
+        rows = conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key, t.object_.c.state == "PLANNED").distinct())
+        return [row.lineage for row in rows]
+
+
+@plant(150)
+def a_suspect_chunk_is_shared(patch: pytest.MonkeyPatch) -> None:
+    """What was found damaged is adopted like anything else."""
+    patch.setattr(lifespans, "suspects", lambda conn, lineage: {})
+
+
+@plant(400)
+def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked at again after the copy."""
+    patch.setattr(rewriting, "_still", lambda conn, old, mine: True)
+
+
+@plant(120)
+def a_rewriter_forgets_its_planned_object(patch: pytest.MonkeyPatch) -> None:
+    """A run that resumes lets its choices go and not its objects."""
+
+    def let_go(ctx: Any, job: Any, key: str) -> None:
+        mine = removal.of_rewrite(key.removeprefix("delete:"))
+        with ctx.catalog.write(job.guard) as conn:
+            conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
+
+    patch.setattr(rewriting, "abandon", let_go)
+
+
+@plant(400)
+def a_lost_writer_removes_without_reading_its_row(patch: pytest.MonkeyPatch) -> None:
+    """What it put goes, whatever the catalog says of it."""
+
+    def remove(ctx: Any, key: str, name: str) -> None:
+        ctx.store.delete(name)
+
+    for module in (objects, creation, rewriting):
+        patch.setattr(module, "remove_lost", remove)
+
+
+@plant(60)
+def a_deleted_parent_takes_its_packs_along_during_a_build(patch: pytest.MonkeyPatch) -> None:
+    """Medusa: what a running backup has found and not yet committed is not looked at."""
+    patch.setattr(lifespans, "_IN_CHAIN", t.part.c.state == sa.literal_column("'COMPLETED'"))
