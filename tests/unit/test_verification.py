@@ -23,6 +23,7 @@ from strongroom.identity import accounts, audit
 from strongroom.identity import tables as identity
 from strongroom.repository.pack import HEADER_BYTES
 from strongroom.repository.records import Records
+from strongroom.repository.verification import Checked
 from strongroom.storage.base import StoreDenied, StoreUnavailable
 from strongroom.storage.faults import Effect, Fail, FaultyStore
 from strongroom.storage.memory import MemoryStore
@@ -421,6 +422,43 @@ def test_a_reading_that_fails_once_and_is_right_the_second_time_damages_nothing(
             break
     assert count > 6
     assert vault.suspects() == {}
+
+
+@pytest.mark.parametrize(("kind", "what"), [("chunk", "chunks"), ("index", "unreadable"), ("gone", "missing")])
+def test_what_is_read_wrong_again_and_again_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, what: str
+) -> None:
+    """Where reading the whole object finds nothing and reading for the backup finds it twice, as with a record that is not what
+    the chunk is: it is damage, told and marked, and the job ends."""
+    vault = Keeper(tmp_path, MemoryStore())
+    key = vault.backup(DATA)
+    name = vault.objects("pack")[0]
+    if kind == "chunk":
+        flip_chunk(vault, name, 3)
+    elif kind == "index":
+        flip(vault.store, name, -80)
+    else:
+        remove(vault.store, name)
+    monkeypatch.setattr(verification, "check_object", lambda *_: Checked(0, 0))
+    found = vault.verify(key)
+    assert [(one["name"], one["what"]) for one in found["damaged_objects"]] == [(name, what)]
+    assert (found["damaged"]["chunks"] == 1) == (kind == "chunk")
+    assert vault.suspects()
+
+
+def test_chunks_that_no_object_holds_by_the_catalog_are_told(tmp_path: Path) -> None:
+    """A pack without its holding: all its chunks are suspect, and the next backup stores them anew."""
+    vault = Keeper(tmp_path, MemoryStore())
+    first = vault.backup(DATA)
+    name = vault.objects("pack")[0]
+    (pack,) = vault.index(name).packs
+    with vault.catalog.write() as conn:
+        conn.execute(sa.delete(t.holding).where(t.holding.c.pack == pack))
+    found = vault.verify(first)
+    assert damaged_backups(found) == {first}
+    assert vault.suspects().keys() == {pack}
+    second = vault.backup(DATA)
+    assert vault.restored(second) == DATA
 
 
 class Liar(MemoryStore):

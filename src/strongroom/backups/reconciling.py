@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.verification import Touched, held_by, needing, of_root, require_store
+from strongroom.backups.verification import PRIORITY, Touched, held_by, needing, of_root, require_store
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import batches
 from strongroom.identity import tables as identity
@@ -70,7 +70,9 @@ def reconcile(ctx: Context, project: str, note: Callable[[Connection], None], *,
     """
     with ctx.catalog.write() as conn:
         args = {"project": project, "outside": outside, "close_late": close_late}
-        job = ctx.jobs.submit(conn, "reconcile", args, project=project, serial="reconcile", max_attempts=ATTEMPTS)
+        job = ctx.jobs.submit(
+            conn, "reconcile", args, project=project, serial="reconcile", priority=PRIORITY, max_attempts=ATTEMPTS
+        )
         note(conn)
     return job
 

@@ -40,6 +40,9 @@ from strongroom.storage.base import ObjectMissing, StoreError
 ATTEMPTS = 3
 """Times that a verification is tried when the store fails in a way that passes, or its worker dies."""
 
+PRIORITY = 200
+"""Of jobs that look after the store: what users wait for goes first."""
+
 MOST = 500
 """Objects and backups that a job's result lists; all of them are counted."""
 
@@ -74,7 +77,7 @@ def verify(
         args = {"project": project, "backup": backup, "instance": None if backup else instance, "sample": sample}
         job = ctx.jobs.submit(
             conn, "verify", args, project=project, instance=instance, backup=backup, serial=f"verify:{project}",
-            max_attempts=ATTEMPTS,
+            priority=PRIORITY, max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn)
     return job
