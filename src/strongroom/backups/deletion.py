@@ -135,7 +135,7 @@ def _accept(
             raise _Moved
         seen = _compute(conn, project, ids)
     jobs: dict[str, str] = {}
-    room = sweeping.BATCH
+    room = min(sweeping.AT_ONCE, sweeping.BATCH)
     for key in ids:
         known = running[key]
         if known is not None:
@@ -239,7 +239,7 @@ def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away:
         )
     ).one()
     return Promise(
-        owned=toll.owned + extra[1], freed=toll.freed + extra[1], waiting=toll.waiting,
+        owned=toll.owned + int(extra[1]), freed=toll.freed + int(extra[1]), waiting=toll.waiting,
         undecided=sweeping.undecided_bytes(conn, lineage, gap), objects=toll.objects + extra[0],
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def require_current(ctx: Context, lineage: str) -> None:
 
 
 def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = None) -> None:
-    """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated, and stops its
+    """For a part that begins here, or that a restored catalog shows as being built: raises CatalogOutdated and stops its
     lineage, if the store holds a manifest or the grave of that seq.
 
     A catalog of before has used the seq, then, and may have completed the backup: failing it here would take its packs, and a

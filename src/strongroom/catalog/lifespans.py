@@ -150,6 +150,13 @@ MOST_REOPENED = 5_000
 """Death rows that a beginning removes at most."""
 
 
+def reaches_over(conn: Connection, lineage: str, parent: int) -> bool:
+    """Whether `reopen` has something to do: one index look-up for each birth."""
+    over = sa.select(t.death.c.pack).where(t.death.c.lineage == lineage, t.death.c.last >= parent).limit(1)
+    births = _births(conn, lineage, 0, parent)
+    return any(conn.execute(over.where(t.death.c.born == born)).first() is not None for born in births)
+
+
 def begin(conn: Connection, lineage: str, backup: str) -> Begun:
     """Takes the next seq and enters the chain as BUILDING (attempt 0). Raises AlreadyBuilding, and NotSwept also where more is to
     be reopened than one transaction takes: the caller reopens in batches of its own first."""
@@ -328,6 +335,33 @@ def dying(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
         )
         for row in rows:
             yield Dying(row.pack, born, numbers_of(row.numbers), row.bytes)
+
+
+def dying_by_pack(conn: Connection, lineage: str, gap: Gap) -> tuple[int, list[Dying]]:
+    """`dying`, added up by the database: the bytes that die inside packs that live on, and the packs that go whole with them.
+
+    A pack goes whole when as many sealed bytes die as are not gone yet: no chunk is without bytes.
+    """
+    if gap.after is None:
+        return 0, list(whole_packs(conn, lineage, gap))
+    inside, whole = 0, list[Dying]()
+    for born in _births(conn, lineage, gap.before, gap.seq):
+        packs = (
+            sa.select(
+                t.death.c.pack,
+                sa.func.sum(t.death.c.bytes).label("dead"),
+                sa.func.max(t.pack.c.bytes - t.pack.c.gone_bytes).label("here"),
+            )
+            .join(t.pack, sa.and_(t.pack.c.lineage == t.death.c.lineage, t.pack.c.id == t.death.c.pack))
+            .join(_closer, _LIVE)
+            .where(t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, t.death.c.last < gap.after)
+            .group_by(t.death.c.pack)
+            .subquery()
+        )
+        lives_on = packs.c.dead < packs.c.here
+        inside += int(conn.execute(sa.select(sa.func.coalesce(sa.func.sum(packs.c.dead), 0)).where(lives_on)).scalar_one())
+        whole += [Dying(row.pack, born, None, int(row.dead)) for row in conn.execute(sa.select(packs).where(~lives_on))]
+    return inside, whole
 
 
 def whole_packs(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:

@@ -16,7 +16,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import Dying, Gap, LifespanError, dying, numbers_of
+from strongroom.catalog.lifespans import Dying, Gap, LifespanError, dying, dying_by_pack, numbers_of
 
 _IN = 800  # ids in one IN (…)
 T = TypeVar("T")
@@ -101,13 +101,29 @@ class _Earlier:
 
 
 class Forecast:
-    """Adds up what gaps of one lineage would do, one after the other, without doing it."""
+    """Adds up what gaps of one lineage would do, one after the other, without doing it.
+
+    A single gap is added up by the database: only packs that go whole are looked at one by one. With a second gap both are
+    played chunk by chunk, since the same pack may lose chunks to each.
+    """
 
     def __init__(self, conn: Connection, lineage: str) -> None:
         self._conn, self._lineage, self._earlier = conn, lineage, _Earlier()
+        self._first: Gap | None = None
+        self._played = False
 
     def add(self, gap: Gap) -> Toll:
         """What this gap does, after those added before it."""
+        if self._first is None:
+            self._first = gap
+            inside, whole = dying_by_pack(self._conn, self._lineage, gap)
+            return _effect(self._conn, self._lineage, whole, self._earlier).toll() + Toll(owned=inside, waiting=inside)
+        if not self._played:
+            self._played = True
+            self._play(self._first)
+        return self._play(gap)
+
+    def _play(self, gap: Gap) -> Toll:
         effect = _effect(self._conn, self._lineage, dying(self._conn, self._lineage, gap), self._earlier)
         self._earlier.add(effect)
         return effect.toll()

@@ -25,11 +25,14 @@ from strongroom.catalog.space import Toll
 BATCH = 3_000
 """Death rows and packs that one transaction turns over: with the pack, holding and object that hang on each some 10,000 rows."""
 
+AT_ONCE = 300
+"""What a deciding transaction itself sweeps: its caller waits for it, and others for its locks. Larger gaps are the job's."""
+
 
 def record(conn: Connection, lineage: str, cause: str, backup: str, gap: Gap, removal: str, *, room: int | None = None) -> int:
     """Writes the decision that this gap opened and sweeps it here and now if it is small.
 
-    `room`: what this transaction may still sweep (BATCH unless said); returns what is left of it for its next decision.
+    `room`: what this transaction may still sweep (AT_ONCE unless said); returns what is left of it for its next decision.
     """
     undecided = 0
     if gap.after is not None and cause == "DELETE":
@@ -40,7 +43,7 @@ def record(conn: Connection, lineage: str, cause: str, backup: str, gap: Gap, re
             swept=False, undecided=undecided, undecided_upto=gap.seq, settled=undecided == 0, settled_freed=0, settled_waiting=0,
         )
     )  # fmt: skip
-    left = BATCH if room is None else room
+    left = min(AT_ONCE, BATCH) if room is None else room
     while left > 0:
         touched = step(conn, lineage, left)
         if touched is None:
@@ -128,7 +131,7 @@ def finish_and_reopen(catalog: Catalog, lineage: str, guard: Guard | None = None
     while more:
         with catalog.read() as conn:
             top = lifespans.head(conn, lineage)
-            more = top is not None and top[1] != "BUILDING" and _reaches_over(conn, lineage, top[0])
+            more = top is not None and top[1] != "BUILDING" and lifespans.reaches_over(conn, lineage, top[0])
         if more:
             with decide_swept(catalog, guard, lineages=[lineage]) as conn:
                 more = lifespans.reopen(conn, lineage, BATCH) == BATCH
@@ -197,8 +200,3 @@ def unswept(conn: Connection, lineage: str) -> bool:
 def _building(conn: Connection, lineage: str, seq: int) -> bool:
     state = conn.execute(sa.select(t.part.c.state).where(t.part.c.lineage == lineage, t.part.c.seq == seq)).scalar_one()
     return bool(state == "BUILDING")
-
-
-def _reaches_over(conn: Connection, lineage: str, parent: int) -> bool:
-    query = sa.select(t.death.c.pack).where(t.death.c.lineage == lineage, t.death.c.born <= parent, t.death.c.last >= parent)
-    return conn.execute(query.limit(1)).first() is not None

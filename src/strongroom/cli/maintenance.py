@@ -49,7 +49,7 @@ def verify(backup_id: str | None, instance: str | None, all_: bool, sample: floa
         result = _result(api, answer, "verifies", wait_)
     if result is not None and result.get("outcome") == "damaged":
         count = (result.get("damaged") or {}).get("backups")
-        raise DamageFound(f"{word(count)} backups are damaged: take new ones, which store anew what is damaged")
+        raise DamageFound(f"damaged backups: {word(count)}. Take new ones, which store anew what is damaged")
 
 
 @click.command("reconcile")
@@ -113,6 +113,7 @@ def _show_verified(console: Console, result: Answer) -> None:
         ("OBJECT", "WHAT", ">CHUNKS", ">BACKUPS"),
         lambda one: (word(one.get("what")), word(one.get("chunks"))),
     )  # fmt: skip
+    _show_rest(console, damaged.get("objects"), result.get("damaged_objects") or [])
 
 
 def _show_compared(console: Console, result: Answer) -> None:
@@ -135,6 +136,7 @@ def _show_compared(console: Console, result: Answer) -> None:
     if unknown:
         rows = [(word(one.get("name")), size(one.get("bytes")), word(one.get("why"))) for one in unknown]
         table(console, ("UNKNOWN OBJECT", ">SIZE", "WHY"), rows, "")
+        _show_rest(console, (result.get("unknown") or {}).get("count"), unknown)
     bad = [
         {"what": what, **one}
         for what, name in (("missing", "missing"), ("another size", "wrong_size"))
@@ -144,6 +146,7 @@ def _show_compared(console: Console, result: Answer) -> None:
         console, bad, result.get("backups") or [], ("OBJECT", "WHAT", ">SIZE", ">BACKUPS"),
         lambda one: (word(one.get("what")), size(one.get("bytes"))),
     )  # fmt: skip
+    _show_rest(console, sum((result.get(name) or {}).get("count", 0) for name in ("missing", "wrong_size")), bad)
 
 
 def _show_damage(console: Console, objects: list[Answer], backups: list[Answer], columns: tuple[str, ...], middle: Any) -> None:
@@ -154,6 +157,12 @@ def _show_damage(console: Console, objects: list[Answer], backups: list[Answer],
     table(console, columns, rows, "")
     touched = [(word(one.get("id")), word(one.get("name")), word(one.get("instance_name"))) for one in backups]
     table(console, ("DAMAGED BACKUP", "NAME", "INSTANCE"), touched, "No backup needs them.")
+
+
+def _show_rest(console: Console, count: Any, listed: list[Answer]) -> None:
+    """Says so where there is more than the job's result lists."""
+    if isinstance(count, int) and count > len(listed):
+        console.print(f"… and {count - len(listed)} more objects")
 
 
 def _counted(found: Answer) -> str:

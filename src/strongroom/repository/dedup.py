@@ -194,21 +194,25 @@ class PlaceLog:
         self._path = path
         self._file = path.open("wb")
         self._on_disk = 0
-        self._tail: list[Rows] = []
+        self._tail: Rows = np.empty(1024, _PLACE)  # grows by doubling; the first _tail_rows of it are set
         self._tail_rows = 0
         self._mapped: Rows = np.empty(0, _PLACE)
 
     def append(self, packs: Sequence[int], numbers: Sequence[int], sealeds: Sequence[int]) -> None:
         """The places of the next ordinals."""
-        rows = np.empty(len(packs), _PLACE)
+        end = self._tail_rows + len(packs)
+        if end > len(self._tail):
+            grown: Rows = np.empty(max(end, 2 * len(self._tail)), _PLACE)
+            grown[: self._tail_rows] = self._tail[: self._tail_rows]
+            self._tail = grown
+        rows = self._tail[self._tail_rows : end]
         rows["pack"], rows["number"], rows["sealed"] = packs, numbers, sealeds
-        self._tail.append(rows)
-        self._tail_rows += len(rows)
-        if self._tail_rows >= _RECENT:
-            self._file.write(self._joined().tobytes())
+        self._tail_rows = end
+        if end >= _RECENT:
+            self._file.write(self._tail[:end].tobytes())
             self._file.flush()
-            self._on_disk += self._tail_rows
-            self._tail, self._tail_rows = [], 0
+            self._on_disk += end
+            self._tail_rows = 0
             self._mapped = np.memmap(self._path, _PLACE, "r")
 
     def get(self, ordinals: NDArray[np.int64]) -> Rows:
@@ -218,14 +222,9 @@ class PlaceLog:
         if old.any():
             out[old] = self._mapped[ordinals[old]]
         if not old.all():
-            out[~old] = self._joined()[ordinals[~old] - self._on_disk]
+            out[~old] = self._tail[ordinals[~old] - self._on_disk]
         return out
 
     def close(self) -> None:
         """Lets go of the file."""
         self._file.close()
-
-    def _joined(self) -> Rows:
-        if len(self._tail) > 1:
-            self._tail = [np.concatenate(self._tail)]
-        return self._tail[0] if self._tail else np.empty(0, _PLACE)
