@@ -79,7 +79,7 @@ def test_damage_is_found_by_a_command_and_healed_by_the_next_backup(server: Serv
     assert shown.returncode == 1
     assert first in shown.stdout
     assert name_of(server, packs(server)[0]) in shown.stdout
-    assert "1 backups are damaged" in shown.stderr
+    assert "damaged backups: 1." in shown.stderr
     second = back_up(server, "second")
     assert server.cli("verify", "--backup", second, "--wait")["job"]["result"]["outcome"] == "sound"
     with redis.client() as client:
