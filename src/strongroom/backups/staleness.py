@@ -63,8 +63,13 @@ def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = 
     if there:
         reason = _told(lineage, f"{there[0]} is there and its backup is not completed here")
         with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
-            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
-        raise CatalogOutdated(reason)
+            part = sa.and_(t.part.c.lineage == lineage, t.part.c.seq == seq)
+            # One that was stopped meanwhile has a grave of its own.
+            ended = conn.execute(sa.select(t.part.c.state).where(part)).scalar_one() != "BUILDING"
+            if not ended:
+                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+        if not ended:
+            raise CatalogOutdated(reason)
 
 
 def require_owner(ctx: Context) -> None:
