@@ -20,7 +20,14 @@ from strongroom.jobs.port import JobView
 router = authenticated_router("Jobs")
 Here = Annotated[Context, given(Context)]
 
-NAMES = {"backup": "BackupInstance", "restore": "RestoreInstance", "delete": "DeleteBackup", "remove": "StopBackup"}
+NAMES = {
+    "backup": "BackupInstance",
+    "restore": "RestoreInstance",
+    "delete": "DeleteBackup",
+    "remove": "StopBackup",
+    "verify": "VerifyBackups",
+    "reconcile": "ReconcileStore",
+}
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}
 _STATES = {"Running": ("QUEUED", "RUNNING"), "Completed": ("DONE",), "Failed": ("FAILED", "CANCELLED")}
@@ -65,7 +72,7 @@ def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gauss
     """Asks a backup or restore to end. A deletion is decided and cannot be called back."""
     with ctx.catalog.write() as conn:
         job = _find(ctx, conn, caller, job_id)
-        if job.kind not in ("backup", "restore"):
+        if job.kind not in ("backup", "restore", "verify", "reconcile"):
             raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
         ctx.jobs.cancel(conn, job.id)
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from pyroaring import BitMap
-from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of, suspect
+from strongroom.catalog.lifespans import suspect
+from strongroom.catalog.space import held_by
 from strongroom.repository.errors import Damaged
 from strongroom.repository.verification import check_object
 from strongroom.storage.base import ObjectMissing
@@ -33,7 +33,7 @@ def note_damage(ctx: Context, lineage: str, name: str) -> None:
     except (Damaged, ObjectMissing):
         damaged = None
     with ctx.catalog.decide(lineages=[lineage]) as conn:
-        for pack, numbers in (_held(conn, row.id) if damaged is None else damaged).items():
+        for pack, numbers in (held_by(conn, row.id) if damaged is None else damaged).items():
             suspect(conn, lineage, pack, numbers)
 
 
@@ -44,12 +44,3 @@ def damage_in(error: BaseException | None) -> str | None:
             return error.object_name
         error = error.__cause__ or error.__context__
     return None
-
-
-def _held(conn: Connection, key: str) -> dict[int, BitMap]:
-    rows = conn.execute(
-        sa.select(t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks)
-        .join(t.pack, sa.and_(t.pack.c.lineage == t.holding.c.lineage, t.pack.c.id == t.holding.c.pack))
-        .where(t.holding.c.object == key)
-    )
-    return {row.pack: BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers) for row in rows}

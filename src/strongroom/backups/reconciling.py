@@ -24,9 +24,9 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.verification import PRIORITY, Touched, held_by, needing, of_root, require_store
+from strongroom.backups.verification import PRIORITY, Touched, needing, of_root, require_store
 from strongroom.catalog import tables as t
-from strongroom.catalog.space import batches
+from strongroom.catalog.space import batches, held_by
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository import names

@@ -27,6 +27,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of, suspect
+from strongroom.catalog.space import held_by
 from strongroom.identity import audit
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository import names
@@ -189,16 +190,6 @@ def of_root(conn: Connection, key: str) -> list[Touched]:
         .where(t.part.c.root == key, t.part.c.state == "COMPLETED")
     )
     return [Touched(row.id, row.name, row.instance_name) for row in rows]
-
-
-def held_by(conn: Connection, key: str) -> dict[int, BitMap]:
-    """What an object holds, as pack → numbers."""
-    rows = conn.execute(
-        sa.select(t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks)
-        .join(t.pack, sa.and_(t.pack.c.lineage == t.holding.c.lineage, t.pack.c.id == t.holding.c.pack))
-        .where(t.holding.c.object == key)
-    )
-    return {row.pack: BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers) for row in rows}
 
 
 def _targets(conn: Connection, args: Mapping[str, Any]) -> Sequence[Any]:

@@ -166,6 +166,16 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
     return effect.toll()
 
 
+def held_by(conn: Connection, key: str) -> dict[int, BitMap]:
+    """What an object holds, as pack → numbers."""
+    rows = conn.execute(
+        sa.select(t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks)
+        .join(t.pack, sa.and_(t.pack.c.lineage == t.holding.c.lineage, t.pack.c.id == t.holding.c.pack))
+        .where(t.holding.c.object == key)
+    )
+    return {row.pack: BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers) for row in rows}
+
+
 def condemn(conn: Connection, objects: Sequence[str], removal: str) -> None:
     """Hands objects to a removal. One that was PLANNED stays `late`: the put that its row announced may still arrive."""
     for some in batches(objects, _IN):
