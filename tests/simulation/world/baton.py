@@ -13,9 +13,6 @@ from typing import Protocol
 
 from simulation.world.tape import Tape
 
-STAY = 0.62
-"""How often the task that runs goes on when others could."""
-
 
 class Died(BaseException):
     """The process is gone: raised only when its remains are unwound."""
@@ -90,6 +87,7 @@ class Scheduler:
 
     def __init__(self, tape: Tape, on_step: Callable[[], None], when_idle: Callable[[], bool]) -> None:
         self.tape, self.step, self.over = tape, 0, False
+        self.stay = 0.62  # how often the task that runs goes on when others could
         self.tasks: list[Task] = []
         self.current: Task | None = None
         self.failure: BaseException | None = None
@@ -185,7 +183,7 @@ class Scheduler:
                     self.fail(error)
                 continue
             if me in awake:
-                if len(awake) == 1 or not self.tape.rarely(1 - STAY):
+                if len(awake) == 1 or not self.tape.rarely(1 - self.stay):
                     return me
                 awake.remove(me)
             return awake[self.tape.draw(len(awake))] if len(awake) > 1 else awake[0]

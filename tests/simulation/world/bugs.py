@@ -108,7 +108,9 @@ def a_planned_pack_is_committed(patch: pytest.MonkeyPatch) -> None:
             size = sum(len(piece) for piece in pieces)
 
             def also(conn: sa.Connection) -> None:
-                conn.execute(sa.update(t.pack).where(t.pack.c.id == slot.pack).values(stored=True, chunks=len(sizes), bytes=sum(sizes)))
+                conn.execute(
+                    sa.update(t.pack).where(t.pack.c.id == slot.pack).values(stored=True, chunks=len(sizes), bytes=sum(sizes))
+                )
                 conn.execute(sa.update(t.holding).where(t.holding.c.object == slot.object_id).values(bytes=sum(sizes)))
 
             creation.mark_stored(
@@ -239,7 +241,10 @@ def exists_is_success_on_a_resumed_attempt(patch: pytest.MonkeyPatch) -> None:
         with self._ctx.catalog.own(self._job.guard, self._lineage, self._seq) as conn:
             packs = conn.execute(
                 sa.select(t.pack).where(
-                    t.pack.c.lineage == self._lineage, t.pack.c.born == self._seq, t.pack.c.attempt < self._attempt, t.pack.c.stored
+                    t.pack.c.lineage == self._lineage,
+                    t.pack.c.born == self._seq,
+                    t.pack.c.attempt < self._attempt,
+                    t.pack.c.stored,
                 )
             ).all()
             space.bury(conn, self._lineage, [lifespans.Dying(pack.id, self._seq, None, pack.bytes) for pack in packs], key)
@@ -264,7 +269,10 @@ def the_manifest_goes_after_the_packs(patch: pytest.MonkeyPatch) -> None:
         remove(ctx, job, key)
         if key.startswith("delete:"):
             with ctx.catalog.read() as conn:
-                lineages = [row.lineage for row in conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key).distinct())]
+                lineages = [
+                    row.lineage
+                    for row in conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key).distinct())
+                ]
             for lineage in lineages:
                 put_marks(ctx, lineage, key, job.guard)
 
@@ -323,7 +331,9 @@ def the_key_goes_before_the_lineage_is_closed(patch: pytest.MonkeyPatch) -> None
 
 def _marked(ctx: Any, key: str) -> list[str]:
     with ctx.catalog.read() as conn:
-        rows = conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key, t.object_.c.state == "PLANNED").distinct())
+        rows = conn.execute(
+            sa.select(t.object_.c.lineage).where(t.object_.c.removal == key, t.object_.c.state == "PLANNED").distinct()
+        )
         return [row.lineage for row in rows]
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Swarm:
     @classmethod
     def drawn(cls, tape: Tape) -> Swarm:
         """Many histories without some of it, since trouble of one kind hides trouble of another."""
-        return cls(*(_SPEED[tape.draw(4)] * weight for weight in (0.5, 0.7, 1.0, 1.0, 0.5, 1.0, 0.6, 0.1, 0.1)))
+        return cls(*(_SPEED[tape.draw(4)] * weight for weight in (0.5, 0.7, 1.0, 1.0, 0.5, 1.0, 0.6, 0.1, 0.25)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,22 @@ class Outcome:
     backups: int = 0
     deletes: int = 0
     read_backs: int = 0
+
+    def told(self) -> Iterator[str]:
+        """The history in words, a line a step."""
+        for step, who, what in self.story:
+            yield f"{step:5} {who:12} {what}"
+        end = (
+            "all is well"
+            if self.failure is None
+            else re.sub(r"[0-9a-f]{32}(br99)?", lambda m: self.names.get(m[0], m[0]), self.failure)
+        )
+        yield f"{self.steps:5} {'':12} {end}"
+        yield f"seed {self.seed}: {self.backups} backups, {self.deletes} deleted, {self.read_backs} read back, {len(self.tape)} choices"
+
+    def without_story(self) -> Outcome:
+        """What is worth sending from process to process."""
+        return replace(self, story=[], names={}, tape=[])
 
 
 class World:
@@ -159,6 +176,8 @@ class World:
     def _begin(self) -> None:
         self.swarm = Swarm.drawn(self.tape)
         self.ending = self.tape.weighted((4, 1, 2, 2))
+        self.scheduler.stay = (0.62, 0.9, 0.3)[self.tape.draw(3)]
+        self.patient, self.deletes_much = self.tape.draw(3) < 2, self.tape.draw(3) == 2
         sweeping.BATCH = (3000, 1, 2, 6)[self.tape.draw(4)]
         removal.BATCH = (500, 1, 3)[self.tape.draw(3)]
         begun = _prepared(self.tape.draw(VARIANTS))
@@ -305,7 +324,8 @@ class World:
     def _register_again(self) -> None:
         known = {row[0] for row in self.sim.raw.execute("SELECT id FROM instance")}
         self.instances = [
-            (key if key in known else self._register(address.removeprefix("plain://")), address) for key, address in self.instances
+            (key if key in known else self._register(address.removeprefix("plain://")), address)
+            for key, address in self.instances
         ]
         self.target = self._register("target")
 
@@ -376,7 +396,7 @@ class World:
 
     def _think(self, process: Process) -> None:
         """A user waits a while between calls, or until nothing is being done."""
-        patience = self.tape.draw(4)
+        patience = self.tape.draw(4) if self.patient else self.tape.draw(2)
         if patience == 3:
             self.scheduler.wait(self._nothing_to_do)
         elif patience:
@@ -413,12 +433,12 @@ class World:
 
     def _rot(self) -> None:
         """A chunk rots, and a verification finds it and says so in the catalog."""
-        sound = sorted(self.truth.needs.keys() - self.truth.spoilt)
+        sound = [key for key in self.truth.needs if key not in self.truth.spoilt]
         if not sound or self.truth.older:
             return
         with self._watching():
             self.truth.look()
-            found = self.truth.rot(sound[self.tape.draw(len(sound))], self.tape.draw(1000))
+            found = self.truth.rot(sound[-1 - self.tape.draw(len(sound))], self.tape.draw(1000))
             if found is not None:
                 pack, number = found
                 self.tell(None, f"chunk {number} of pack {pack} rots and is found out")
@@ -506,6 +526,8 @@ class World:
         assert isinstance(process, Process)
         self._between(process)
         self.tell(process, what)
+        if not self.tape.calm and self.tape.rarely(self.swarm.rot):
+            self._rot()
         if not self.tape.calm and self.tape.rarely(self.swarm.engine):
             return "the engine went away"
         return None

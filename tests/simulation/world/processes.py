@@ -126,4 +126,3 @@ class Process:
             "remove": RemoveJob(self.ctx),
         }  # fmt: skip
         self.worker = StepwiseWorker(jobs, handlers, ["default"], owner=name, ttl=TTL)
-

@@ -228,7 +228,9 @@ class Truth:
         for key, need in others:
             if need.root == name:
                 self.broken(f"the manifest of backup {key} is removed")
-        if parsed.kind == "key" and not any(one.startswith(f"{parsed.lineage}/key/") for one in self.store.names() if one not in going):
+        if parsed.kind == "key" and not any(
+            one.startswith(f"{parsed.lineage}/key/") for one in self.store.names() if one not in going
+        ):
             self.broken(f"the last key of lineage {parsed.lineage} is removed while backups need it")
         if parsed.kind in ("pack", "rewrite"):
             for pack in self.content(name):
@@ -236,14 +238,20 @@ class Truth:
                 for key, need in others:
                     missing = need.packs.get(pack, BitMap()) - left
                     if missing:
-                        self.broken(f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else")
+                        self.broken(
+                            f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else"
+                        )
 
     def _check_order(self, name: str, parsed: names.ParsedName) -> None:
         """A key goes after its lineage is closed, a deleted backup's manifest after its grave is there."""
         closed = names.closed(parsed.lineage or "") in self.store.objects
         if parsed.kind == "key" and not closed:
             self.broken(f"{name} is removed before the lineage is closed")
-        if parsed.kind == "manifest" and not closed and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects:
+        if (
+            parsed.kind == "manifest"
+            and not closed
+            and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects
+        ):
             row = self.checker.sim.raw.execute(
                 "SELECT b.state FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
                 (parsed.lineage, parsed.seq),
@@ -352,6 +360,8 @@ class Truth:
         self.older, self.rebuilt = False, True
         wanted, self.states = set(self.needs) - self.spoilt, {}
         self.look()
+        for key in self.needs.keys() - self.states.keys():
+            self.broken(f"backup {key} was complete, now damaged or not, and the rebuilt catalog does not know it")
         for key in wanted:
             if self.states.get(key) != "COMPLETED":
                 self.broken(f"backup {key} was complete and the rebuilt catalog shows it as {self.states.get(key)}")
@@ -417,7 +427,12 @@ class Truth:
         held = dict(raw.execute("SELECT object, sum(bytes) FROM holding WHERE NOT spare GROUP BY object").fetchall())
         for id_, name, state, _, kind, live, dead, _ in rows:
             spare = self.rebuilt and id_ not in held
-            if state == "STORED" and kind in ("pack", "rewrite") and not spare and not (live > 0 and 0 <= dead < held.get(id_, 0)):  # type: ignore[operator]
+            if (
+                state == "STORED"
+                and kind in ("pack", "rewrite")
+                and not spare
+                and not (live > 0 and 0 <= dead < held.get(id_, 0))
+            ):  # type: ignore[operator]
                 self.broken(f"{name} holds {live} living chunks, {dead} dead bytes of {held.get(id_, 0)}")
         gone, packs = raw.execute("SELECT coalesce(sum(gone_bytes), 0), coalesce(sum(bytes), 0) FROM pack").fetchone()
         waiting = sum(row[6] for row in rows if row[2] == "STORED")  # type: ignore[misc]

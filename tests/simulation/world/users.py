@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 _CALLS = ("create", "delete", "batch", "previewed", "restore", "stop", "hold", "release")
 _WEIGHTS = (11, 9, 3, 3, 2, 2, 1, 1)
+_DELETES = (6, 14, 1, 6, 1, 1, 0, 2)
 
 
 def one_call(world: World, process: Process) -> None:
     """One user's call through this process."""
-    kind = _CALLS[world.tape.weighted(_WEIGHTS)]
+    kind = _CALLS[world.tape.weighted(_DELETES if world.deletes_much else _WEIGHTS)]
     try:
         if kind == "create":
             create(world, process, world.tape.draw(len(world.instances)), world.tape.draw(6))
@@ -72,7 +73,8 @@ def _previewed(world: World, process: Process, key: str) -> None:
     world.truth.asked.add(key)
     deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None, seen.version)
     row = world.sim.raw.execute(
-        "SELECT owned, promised_freed, promised_waiting, promised_undecided, promised_objects FROM deletion WHERE backup = ?", (key,)
+        "SELECT owned, promised_freed, promised_waiting, promised_undecided, promised_objects FROM deletion WHERE backup = ?",
+        (key,),
     ).fetchone()
     shown = seen.promises[key]
     if row != (shown.owned, shown.freed, shown.waiting, shown.undecided, shown.objects):

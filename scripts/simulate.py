@@ -1,0 +1,78 @@
+"""Runs histories of the simulation, any number on several cores; a failing one is told in words, and shortened on request."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+from simulation.world.history import Outcome, simulate
+from simulation.world.shrinking import shrink
+
+_BATCH = 10
+
+
+def main() -> int:
+    """The command. 0: no history failed."""
+    options = _options()
+    if options.seed is not None:
+        return _one(options.seed, options.shrink)
+    began, histories, steps, failed = time.monotonic(), 0, 0, 0
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for outcomes in pool.map(_batch, _batches(options.first, options.seeds, began + options.minutes * 60)):
+            for outcome in outcomes:
+                histories, steps = histories + 1, steps + outcome.steps
+                if outcome.failure is not None:
+                    failed += 1
+                    print(f"seed {outcome.seed} fails at step {outcome.steps}: {outcome.failure}", flush=True)
+            if histories % 500 == 0:
+                print(
+                    f"{histories} histories, {failed} failed, {steps / (time.monotonic() - began):.0f} steps a second", flush=True
+                )
+    took = time.monotonic() - began
+    print(
+        f"{histories} histories of {steps // max(histories, 1)} steps in {took:.0f} seconds ({steps / took:.0f} steps a second), {failed} failed"
+    )
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/simulate", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many histories (1000)")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one per core)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no more histories after so many minutes")
+    parser.add_argument("--seed", type=int, help="run this one and tell its story")
+    parser.add_argument("--shrink", type=float, default=0, metavar="SECONDS", help="with --seed: shorten a failing history first")
+    return parser.parse_args()
+
+
+def _batches(first: int, count: int, end: float) -> Iterator[tuple[range, float]]:
+    for start in range(first, first + count, _BATCH):
+        yield range(start, min(start + _BATCH, first + count)), end
+
+
+def _batch(work: tuple[range, float]) -> list[Outcome]:
+    seeds, end = work
+    outcomes = []
+    for seed in seeds:
+        if time.monotonic() > end:
+            break
+        outcome = simulate(seed)
+        outcomes.append(outcome.without_story())
+    return outcomes
+
+
+def _one(seed: int, seconds: float) -> int:
+    outcome = simulate(seed)
+    if outcome.failure is not None and seconds:
+        outcome = shrink(outcome, seconds)
+    print("\n".join(outcome.told()))
+    return 1 if outcome.failure is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
