@@ -33,9 +33,8 @@ def main() -> int:
                     f"{histories} histories, {failed} failed, {steps / (time.monotonic() - began):.0f} steps a second", flush=True
                 )
     took = time.monotonic() - began
-    print(
-        f"{histories} histories of {steps // max(histories, 1)} steps in {took:.0f} seconds ({steps / took:.0f} steps a second), {failed} failed"
-    )
+    rate = f"{steps // max(histories, 1)} steps each, {steps / took:.0f} steps a second"
+    print(f"{histories} histories in {took:.0f} seconds ({rate}), {failed} failed")
     return 1 if failed else 0
 
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from strongroom.backups import creation, deletion, objects, rebuilding, removal, rewriting, staleness
+from strongroom.backups.locating import read_manifest
 from strongroom.catalog import lifespans, space, sweeping
 from strongroom.catalog import tables as t
 from strongroom.jobs.claiming import Claims
@@ -137,7 +138,7 @@ def _newest(patch: pytest.MonkeyPatch) -> None:
         with self._ctx.catalog.read() as conn:
             mine = sa.and_(t.part.c.lineage == self._lineage, t.part.c.state == "COMPLETED")
             seq = conn.execute(sa.select(sa.func.max(t.part.c.seq)).where(mine)).scalar()
-        return None if seq is None else creation.read_manifest(self._ctx, self._keys, self._lineage, seq)
+        return None if seq is None else read_manifest(self._ctx, self._keys, self._lineage, seq)
 
     patch.setattr(creation._Build, "_parent", parent)
 
@@ -261,7 +262,7 @@ def exists_is_success_on_a_resumed_attempt(patch: pytest.MonkeyPatch) -> None:
 def the_manifest_goes_after_the_packs(patch: pytest.MonkeyPatch) -> None:
     """Packs first, then the grave and the manifest."""
     patch.setattr(removal, "_ORDER", (("pack", "rewrite"), ("manifest",), ("grave",), ("key",)))
-    put_marks = removal.put_marks
+    put_marks = objects.put_marks
     patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
     remove = removal.remove_condemned
 
@@ -317,7 +318,7 @@ def replies_are_counted_in_the_receipt(patch: pytest.MonkeyPatch) -> None:
 def the_key_goes_before_the_lineage_is_closed(patch: pytest.MonkeyPatch) -> None:
     """Keys first, the closing mark last."""
     patch.setattr(removal, "_ORDER", (("key",), ("manifest",), ("pack", "rewrite"), ("grave",)))
-    put_marks = removal.put_marks
+    put_marks = objects.put_marks
     patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
     remove = removal.remove_condemned
 

@@ -12,14 +12,13 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyroaring import BitMap
 from sqlalchemy.exc import OperationalError
 
 from simulation.world import threads, users
@@ -117,7 +116,8 @@ class Outcome:
             else re.sub(r"[0-9a-f]{32}(br99)?", lambda m: self.names.get(m[0], m[0]), self.failure)
         )
         yield f"{self.steps:5} {'':12} {end}"
-        yield f"seed {self.seed}: {self.backups} backups, {self.deletes} deleted, {self.read_backs} read back, {len(self.tape)} choices"
+        done = f"{self.backups} backups, {self.deletes} deleted, {self.read_backs} read back"
+        yield f"seed {self.seed}: {done}, {len(self.tape)} choices"
 
     def without_story(self) -> Outcome:
         """What is worth sending from process to process."""
@@ -127,7 +127,8 @@ class Outcome:
 class World:
     """Everything that one history consists of."""
 
-    def __init__(self, seed: int, given: Sequence[int] | None = None) -> None:
+    def __init__(self, seed: int, given: Sequence[int] | None = None, flavour: Mapping[str, Any] | None = None) -> None:
+        self._flavour = flavour or {}
         self.seed, self.tape = seed, Tape(seed, given)
         self.ambient, self.contents = Seeded(seed), Contents(seed)
         self.story: list[tuple[int, str, str]] = []
@@ -139,6 +140,7 @@ class World:
         self.landed_late: set[str] = set()
         self.truth.store.landed = self._landed
         self.names: dict[str, str] = {}
+        self.instances: list[tuple[str, str]] = []
         self.processes: list[Process] = []
         self.calls_left = CALLS
         self._count = 0
@@ -180,6 +182,8 @@ class World:
         self.patient, self.deletes_much = self.tape.draw(3) < 2, self.tape.draw(3) == 2
         sweeping.BATCH = (3000, 1, 2, 6)[self.tape.draw(4)]
         removal.BATCH = (500, 1, 3)[self.tape.draw(3)]
+        for name, value in self._flavour.items():
+            setattr(self.swarm if name.startswith("swarm.") else self, name.removeprefix("swarm."), value)
         begun = _prepared(self.tape.draw(VARIANTS))
         self.sim.load(begun.rows)
         self.truth.checker = self._process("checker")
@@ -219,7 +223,6 @@ class World:
         recognise(ctx, self.scratch / "incarnation")
         with self.sim.catalog.write() as conn:
             self.project = accounts.found(conn, self.ambient, "account", "project", "admin", None).project
-        self.instances: list[tuple[str, str]] = []
         for name in ("one", "two"):
             self.engine.content[f"plain://{name}"] = self.contents.first()
             self.instances.append((self._register(name), f"plain://{name}"))
@@ -545,7 +548,7 @@ class World:
         commits, now = self.sim.commits, self.ambient.now()
         if self._due_at[:2] != (commits, now):
             row = self.sim.raw.execute(
-                "SELECT 1 FROM job WHERE (state = 'QUEUED' AND run_after <= ?) OR (state = 'RUNNING' AND lease_until < ?) LIMIT 1",
+                "SELECT 1 FROM job WHERE (state = 'QUEUED' AND run_after <= ?) OR (state = 'RUNNING' AND lease_until < ?)",
                 (now, now),
             ).fetchone()
             self._due_at = commits, now, row is not None
@@ -554,7 +557,8 @@ class World:
     def _idle(self) -> bool:
         """Nobody can go on: time passes to where a job is due. False if there is none."""
         row = self.sim.raw.execute(
-            "SELECT min(CASE state WHEN 'QUEUED' THEN run_after ELSE lease_until END) FROM job WHERE state IN ('QUEUED', 'RUNNING')"
+            "SELECT min(CASE state WHEN 'QUEUED' THEN run_after ELSE lease_until END) FROM job"
+            " WHERE state IN ('QUEUED', 'RUNNING')"
         ).fetchone()
         if row[0] is None:
             return False
@@ -607,16 +611,19 @@ def _disk_full() -> OperationalError:
 
 
 def _memory_folder() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def simulate(seed: int, given: Sequence[int] | None = None) -> Outcome:
-    """Runs one history. The same seed, or the same seed and tape, is the same history to the step."""
+def simulate(seed: int, given: Sequence[int] | None = None, flavour: Mapping[str, Any] | None = None) -> Outcome:
+    """Runs one history. The same seed, or the same seed and tape, is the same history to the step.
+
+    `flavour` gives values to what is drawn at the beginning otherwise: attributes of World, and of Swarm as "swarm.…".
+    """
     log = logging.getLogger("strongroom")
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        return World(seed, given).run()
+        return World(seed, given, flavour).run()
     finally:
         log.setLevel(before)
 

@@ -15,7 +15,7 @@ def kind_of(failure: str) -> str:
 
 
 def shrink(found: Outcome, seconds: float, run: Callable[[int, list[int]], Outcome] = simulate) -> Outcome:
-    """The shortest history that was found within about so many seconds; fails in the same way, with the same seed for its data."""
+    """The shortest history found within about so many seconds that fails in the same way, with the same seed for its data."""
     assert found.failure is not None
     wanted, best, end = kind_of(found.failure), found, time.monotonic() + seconds
 

@@ -1,4 +1,4 @@
-"""What the shipped code takes from outside: a clock that moves when told, seeded ids and keys, and databases that are dictionaries."""
+"""What the shipped code takes from outside: a clock that moves when told, seeded ids and keys, databases as dictionaries."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ zeros into it and cutting pieces out of it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class Tape:
@@ -32,13 +32,15 @@ class Tape:
         indexes = range(len(weights))
         return self._next(lambda: self._random.choices(indexes, weights)[0], len(weights))
 
-    def _next(self, fresh: object, count: int) -> int:
+    def _next(self, fresh: Callable[[], int], count: int) -> int:
         if self.calm:
             return 0
         place = len(self.drawn)
         if self._given is None:
-            value = fresh()  # type: ignore[operator]
+            value = fresh()
+        elif place < len(self._given):
+            value = min(self._given[place], count - 1)
         else:
-            value = min(self._given[place], count - 1) if place < len(self._given) else 0
+            value = 0
         self.drawn.append(value)
-        return int(value)
+        return value

@@ -1,4 +1,4 @@
-"""Threads, queues and pools for the shipped code under the scheduler: what `threading`, `queue` and `ThreadPoolExecutor` are to it.
+"""Threads, queues and pools for the shipped code under the scheduler, in the places of those that it imports.
 
 The pipeline of repository/writer.py runs unchanged: its stages are tasks, every hand-over is a turn of the baton. What only
 computes (compressing) or only fetches ahead runs at once in the task that asks for it.
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from simulation.world.baton import Scheduler, Task
@@ -144,15 +145,25 @@ class _Queues:
     Queue, Full, Empty = Queue, real_queue.Full, real_queue.Empty
 
 
+_PLACES: tuple[tuple[ModuleType, str, object], ...] = (
+    (writer, "threading", _Threading),
+    (writer, "queue", _Queues),
+    (writer, "ThreadPoolExecutor", Pool),
+    (reader, "ThreadPoolExecutor", Pool),
+)
+
+
 @contextmanager
 def under(scheduler: Scheduler) -> Iterator[None]:
     """Within the block the writer's and the reader's threads are tasks of this scheduler."""
     global _scheduler
-    before = writer.threading, writer.queue, writer.ThreadPoolExecutor, reader.ThreadPoolExecutor, _scheduler
-    writer.threading, writer.queue = _Threading, _Queues  # type: ignore[assignment]
-    writer.ThreadPoolExecutor = reader.ThreadPoolExecutor = Pool  # type: ignore[assignment, misc]
+    before = [(module, name, getattr(module, name)) for module, name, _ in _PLACES], _scheduler
     _scheduler = scheduler
+    for module, name, ours in _PLACES:
+        setattr(module, name, ours)
     try:
         yield
     finally:
-        writer.threading, writer.queue, writer.ThreadPoolExecutor, reader.ThreadPoolExecutor, _scheduler = before  # type: ignore[misc]
+        theirs, _scheduler = before
+        for module, name, own in theirs:
+            setattr(module, name, own)

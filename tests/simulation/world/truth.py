@@ -1,7 +1,7 @@
 """What must be so, seen from outside: the store's objects as they come and go, the catalog's rows after each commit.
 
-After every commit and every removal: states move only as users asked, what is removed was condemned before, and of everything that a
-completed backup needs some object is still there. A backup is read back through the shipped reader, byte for byte, when it
+After every commit and every removal: states move only as users asked, what is removed was condemned before, and of everything
+that a completed backup needs some object is still there. A backup is read back through the shipped reader, byte for byte, when it
 completes, when a job that removed something in its lineage ends, and at rest.
 """
 
@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyroaring import BitMap
 
@@ -422,7 +423,7 @@ class Truth:
         self.buried.update(key for key, state in self.states.items() if state == "FAILED" and key not in self.needs)
         self._check_space(rows)
 
-    def _check_space(self, rows: list[tuple[object, ...]]) -> None:
+    def _check_space(self, rows: list[tuple[Any, ...]]) -> None:
         raw = self.checker.sim.raw
         held = dict(raw.execute("SELECT object, sum(bytes) FROM holding WHERE NOT spare GROUP BY object").fetchall())
         for id_, name, state, _, kind, live, dead, _ in rows:
@@ -432,10 +433,10 @@ class Truth:
                 and kind in ("pack", "rewrite")
                 and not spare
                 and not (live > 0 and 0 <= dead < held.get(id_, 0))
-            ):  # type: ignore[operator]
+            ):
                 self.broken(f"{name} holds {live} living chunks, {dead} dead bytes of {held.get(id_, 0)}")
         gone, packs = raw.execute("SELECT coalesce(sum(gone_bytes), 0), coalesce(sum(bytes), 0) FROM pack").fetchone()
-        waiting = sum(row[6] for row in rows if row[2] == "STORED")  # type: ignore[misc]
+        waiting = sum(row[6] for row in rows if row[2] == "STORED")
         if gone - (packs - sum(held.values())) != waiting:
             self.broken(f"{gone} bytes are marked gone, {packs - sum(held.values())} given back, and {waiting} wait")
         for lineage, pack, chunks, blob in raw.execute("SELECT lineage, id, chunks, gone FROM pack"):
