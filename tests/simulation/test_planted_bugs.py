@@ -11,10 +11,10 @@ from simulation.world.history import simulate
 @pytest.mark.parametrize("bug", PLANTS)
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the seeds that it is given some history breaks."""
-    how, seeds = PLANTS[bug]
+    how, seeds, flavour = PLANTS[bug]
     simulate(0)  # the worlds that histories begin with are made without the bug
     how(monkeypatch)
     for seed in range(seeds):
-        if simulate(seed).failure is not None:
+        if simulate(seed, flavour=flavour).failure is not None:
             return
     pytest.fail(f"{bug} was not found in {seeds} seeds")

@@ -19,15 +19,15 @@ from strongroom.repository import names, writer
 from strongroom.storage.base import ObjectExists, StoreError, StoreUnavailable
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-PLANTS: dict[str, tuple[Plant, int]] = {}
-"""Name → (how it is planted, within how many seeds it must be found)."""
+PLANTS: dict[str, tuple[Plant, int, dict[str, Any]]] = {}
+"""Name → (how it is planted, within how many seeds it must be found, the flavour of the histories)."""
 
 
-def plant(seeds: int) -> Callable[[Plant], Plant]:
-    """Registers a bug under its function's name."""
+def plant(seeds: int, **flavour: Any) -> Callable[[Plant], Plant]:
+    """Registers a bug under its function's name. `flavour`: as for `simulate`, with "_" for "."."""
 
     def register(how: Plant) -> Plant:
-        PLANTS[how.__name__] = how, seeds
+        PLANTS[how.__name__] = how, seeds, {name.replace("swarm_", "swarm."): value for name, value in flavour.items()}
         return how
 
     return register
@@ -121,7 +121,7 @@ def a_planned_pack_is_committed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(creation._CatalogSink, "put", hopeful)
 
 
-@plant(250)
+@plant(100, swarm_rot=0.02, ending=0)
 def nothing_proves_coverage_at_commit(patch: pytest.MonkeyPatch) -> None:
     """What the manifest names is compared with nothing."""
 
@@ -149,7 +149,7 @@ def files_are_adopted_from_the_newest_manifest(patch: pytest.MonkeyPatch) -> Non
     _newest(patch)
 
 
-@plant(150)
+@plant(200, deletes_much=True, patient=False, ending=0)
 def files_are_adopted_from_the_newest_manifest_unproven(patch: pytest.MonkeyPatch) -> None:
     """The same without the proofs: data is lost."""
     _newest(patch)
@@ -193,7 +193,7 @@ def a_manifests_page_goes_with_the_parent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(writer._Sealing, "_emit", unnamed)
 
 
-@plant(250)
+@plant(60, ending=3)
 def a_catalog_that_is_older_than_the_store_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """Nothing compares the store with the catalog."""
     patch.setattr(staleness, "require_current", lambda ctx, lineage: None)
@@ -287,7 +287,7 @@ def there_are_no_graves(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "plan_grave", lambda conn, ctx, lineage, seq, attempt, key: None)
 
 
-@plant(250)
+@plant(60, ending=1)
 def a_rebuild_ignores_an_unreadable_manifest(patch: pytest.MonkeyPatch) -> None:
     """A damaged manifest counts as no backup."""
     parts = rebuilding._Lineage._parts
@@ -344,13 +344,19 @@ def a_suspect_chunk_is_shared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lifespans, "suspects", lambda conn, lineage: {})
 
 
-@plant(400)
+@plant(150, deletes_much=True, patient=False, ending=0)
 def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at again after the copy."""
+
+    def anyway(conn: sa.Connection, key: str, size: int, live: int = 0) -> bool:
+        conn.execute(sa.update(t.object_).where(t.object_.c.id == key).values(state="STORED", bytes=size, live=live))
+        return True
+
+    patch.setattr(rewriting, "stored", anyway)
     patch.setattr(rewriting, "_still", lambda conn, old, mine: True)
 
 
-@plant(120)
+@plant(100, swarm_death=0.02, deletes_much=True, ending=0)
 def a_rewriter_forgets_its_planned_object(patch: pytest.MonkeyPatch) -> None:
     """A run that resumes lets its choices go and not its objects."""
 

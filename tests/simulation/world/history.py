@@ -548,7 +548,8 @@ class World:
         commits, now = self.sim.commits, self.ambient.now()
         if self._due_at[:2] != (commits, now):
             row = self.sim.raw.execute(
-                "SELECT 1 FROM job WHERE (state = 'QUEUED' AND run_after <= ?) OR (state = 'RUNNING' AND lease_until < ?)",
+                "SELECT 1 FROM job j WHERE (state = 'RUNNING' AND lease_until < ?) OR (state = 'QUEUED' AND run_after <= ?"
+                " AND NOT EXISTS (SELECT 1 FROM job o WHERE o.serial = j.serial AND o.state = 'RUNNING')) LIMIT 1",
                 (now, now),
             ).fetchone()
             self._due_at = commits, now, row is not None
@@ -556,16 +557,18 @@ class World:
 
     def _idle(self) -> bool:
         """Nobody can go on: time passes to where a job is due. False if there is none."""
-        row = self.sim.raw.execute(
-            "SELECT min(CASE state WHEN 'QUEUED' THEN run_after ELSE lease_until END) FROM job"
-            " WHERE state IN ('QUEUED', 'RUNNING')"
+        now = self.ambient.now()
+        soonest, active = self.sim.raw.execute(
+            "SELECT min(at) FILTER (WHERE at > ?), count(*) FROM (SELECT CASE state WHEN 'QUEUED' THEN run_after ELSE lease_until END"
+            " AS at FROM job WHERE state IN ('QUEUED', 'RUNNING'))",
+            (now,),
         ).fetchone()
-        if row[0] is None:
+        if not active:
             return False
         self.scheduler.step += 1
         if self.scheduler.step > MOST_STEPS:
             raise Violation("a job is stuck")
-        self.ambient.passes(max(row[0] - self.ambient.now(), 0.0) + 0.01)
+        self.ambient.passes((now + 1.0 if soonest is None else soonest) - now + 0.01)
         return True
 
     def _landed(self, name: str) -> None:
