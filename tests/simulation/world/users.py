@@ -71,7 +71,10 @@ def _previewed(world: World, process: Process, key: str) -> None:
     if key not in seen.promises:
         return
     world.truth.asked.add(key)
-    deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None, seen.version)
+    decided: list[str] = []
+    deletion.delete(process.ctx, world.project, key, lambda conn, b, n: decided.append(b), seen.version)
+    if not decided:  # somebody else was faster: the answer is the job of that delete
+        return
     row = world.sim.raw.execute(
         "SELECT owned, promised_freed, promised_waiting, promised_undecided, promised_objects FROM deletion WHERE backup = ?",
         (key,),
