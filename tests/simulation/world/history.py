@@ -559,8 +559,8 @@ class World:
         """Nobody can go on: time passes to where a job is due. False if there is none."""
         now = self.ambient.now()
         soonest, active = self.sim.raw.execute(
-            "SELECT min(at) FILTER (WHERE at > ?), count(*) FROM"
-            " (SELECT CASE state WHEN 'QUEUED' THEN run_after ELSE lease_until END AS at FROM job WHERE state IN ('QUEUED', 'RUNNING'))",
+            "SELECT min(at) FILTER (WHERE at > ?), count(*) FROM (SELECT CASE state WHEN 'QUEUED' THEN run_after"
+            " ELSE lease_until END AS at FROM job WHERE state IN ('QUEUED', 'RUNNING'))",
             (now,),
         ).fetchone()
         if not active:
