@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, deletion, objects, rebuilding, removal, rewriting, staleness
+from strongroom.backups import creation, deletion, incarnation, objects, rebuilding, removal, rewriting, staleness
 from strongroom.backups.locating import read_manifest
 from strongroom.catalog import lifespans, space, sweeping
 from strongroom.catalog import tables as t
@@ -200,7 +201,20 @@ def a_catalog_that_is_older_than_the_store_goes_unnoticed(patch: pytest.MonkeyPa
     patch.setattr(staleness, "require_unended", lambda ctx, lineage, seq, guard=None: None)
 
 
-@plant(150)
+class _TakesForDone:
+    """A store whose puts have all been done already."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put_new(self, name: str, data: Any) -> int:
+        return sum(len(piece) for piece in data)
+
+
+@plant(100, swarm_death=0.02, swarm_refusal=0.03, ending=0)
 def exists_is_success_on_a_resumed_attempt(patch: pytest.MonkeyPatch) -> None:
     """A resumed attempt fills the slots that the one before had planned, and takes what is there for its own."""
     opened, put = creation._CatalogSink.open, creation._CatalogSink.put
@@ -230,9 +244,8 @@ def exists_is_success_on_a_resumed_attempt(patch: pytest.MonkeyPatch) -> None:
         try:
             put(self, slot, pieces, sizes)
         except ObjectExists:
-            hollow = type("Done", (), {"put_new": lambda self, name, data: sum(len(piece) for piece in pieces)})()
             real = self._ctx
-            self._ctx = type("Ctx", (), {"store": hollow, "catalog": real.catalog})()
+            self._ctx = replace(real, store=_TakesForDone(real.store))
             try:
                 put(self, slot, pieces, sizes)
             finally:
@@ -368,7 +381,7 @@ def a_rewriter_forgets_its_planned_object(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rewriting, "abandon", let_go)
 
 
-@plant(400)
+@plant(150, swarm_pause=0.03, ending=2)
 def a_lost_writer_removes_without_reading_its_row(patch: pytest.MonkeyPatch) -> None:
     """What it put goes, whatever the catalog says of it."""
 
@@ -383,3 +396,10 @@ def a_lost_writer_removes_without_reading_its_row(patch: pytest.MonkeyPatch) -> 
 def a_deleted_parent_takes_its_packs_along_during_a_build(patch: pytest.MonkeyPatch) -> None:
     """Medusa: what a running backup has found and not yet committed is not looked at."""
     patch.setattr(lifespans, "_IN_CHAIN", t.part.c.state == sa.literal_column("'COMPLETED'"))
+
+
+@plant(150, ending=3)
+def a_restored_catalog_reuses_a_seq(patch: pytest.MonkeyPatch) -> None:
+    """A build that the lost catalog completed is failed, or begun again under the same seq: found here, and mended since."""
+    for module in (staleness, incarnation):
+        patch.setattr(module, "require_unended", lambda ctx, lineage, seq, guard=None: None)
