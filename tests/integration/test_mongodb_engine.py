@@ -151,7 +151,8 @@ def test_the_largest_documents_go_there_and_back(source: MongoServer, other: Mon
     """Documents of 16 MiB, the server's limit, are read, patched and inserted like any other."""
     with source.client() as old, other.client() as new:
         room = 16 * 1024 * 1024 - len(bson.encode({"_id": 1, "data": b""}))
-        old["big"]["c"].insert_many([{"_id": number, "data": bytes(room)} for number in range(3)])
+        for number in range(3):
+            old["big"]["c"].insert_one({"_id": number, "data": bytes(room)})
         old["big"]["c"].insert_many([{"_id": number + 10, "data": b"x"} for number in range(3)])
 
         def replace() -> None:

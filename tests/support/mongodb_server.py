@@ -77,7 +77,7 @@ class MongoServer:
         fresh = not data.exists()
         data.mkdir(exist_ok=True)
         command = [program, "--dbpath", str(data), "--port", str(self.port), "--bind_ip", "127.0.0.1"]
-        command += ["--wiredTigerCacheSizeGB", "0.25", "--logpath", f"{self.folder}/log", "--logappend"]
+        command += ["--wiredTigerCacheSizeGB", "0.5", "--logpath", f"{self.folder}/log", "--logappend"]
         command += ["--nounixsocket", "--setParameter", "diagnosticDataCollectionEnabled=false"]
         command += ["--setParameter", "ttlMonitorEnabled=false"]
         if self.replica_set:
