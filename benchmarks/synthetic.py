@@ -77,8 +77,8 @@ COLUMNS = {
         "id", "lineage", "kind", "name", "state", "bytes", "live", "dead_bytes", "seq", "attempt", "late", "removal",
         "rewriting",
     ),
-    "pack": ("lineage", "id", "born", "attempt", "stored", "chunks", "bytes", "gone", "gone_bytes", "suspect"),
-    "holding": ("object", "lineage", "pack", "numbers", "bytes", "spare"),
+    "pack": ("lineage", "id", "born", "attempt", "stored", "chunks", "bytes", "gone", "gone_bytes", "suspect", "moved"),
+    "holding": ("object", "lineage", "pack", "numbers", "bytes"),
     "death": ("lineage", "pack", "last", "closer", "attempt", "born", "numbers", "bytes"),
 }  # fmt: skip
 """Columns of the tuples in a Day; `object` is the table's name."""
@@ -166,8 +166,8 @@ class History:
             self._born.append(seq)
             name = f"{self.lineage}/pack/{seq}.1/{key:032x}"
             objects.append(self._object(f"{key:032x}", "pack", name, size + INDEX_BYTES * chunks, chunks, seq))
-            packs.append((self.lineage, key, seq, 1, True, chunks, size, None, 0, None))
-            holdings.append((f"{key:032x}", self.lineage, key, None, size, False))
+            packs.append((self.lineage, key, seq, 1, True, chunks, size, None, 0, None, False))
+            holdings.append((f"{key:032x}", self.lineage, key, None, size))
         return objects, packs, holdings
 
     def _fresh(self) -> int:

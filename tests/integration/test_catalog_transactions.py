@@ -87,7 +87,7 @@ class Synthetic:
                 t.pack.insert(),
                 [
                     {"lineage": LINEAGE, "id": key, "born": born, "attempt": 1, "stored": True, "chunks": chunks,
-                     "bytes": 10 * chunks, "gone_bytes": 0}
+                     "bytes": 10 * chunks, "gone_bytes": 0, "moved": False}
                     for key in keys
                 ],
             )  # fmt: skip
@@ -102,7 +102,7 @@ class Synthetic:
             conn.execute(
                 t.holding.insert(),
                 [
-                    {"object": f"o{key}", "lineage": LINEAGE, "pack": key, "numbers": None, "bytes": 10 * chunks, "spare": False}
+                    {"object": f"o{key}", "lineage": LINEAGE, "pack": key, "numbers": None, "bytes": 10 * chunks}
                     for key in keys
                 ],
             )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import sqlalchemy as sa
 from pyroaring import BitMap
 
@@ -28,6 +29,8 @@ class World:
         self.attempt = 0
         self.own: dict[int, int] = {}
         self.packs = 0
+        self.moves = 0
+        self.moved: dict[tuple[int, int], str] = {}
         with catalog.write() as conn:
             for table in reversed(t.metadata.sorted_tables):
                 conn.execute(table.delete())
@@ -63,11 +66,37 @@ class World:
             conn.execute(
                 t.pack.insert().values(
                     lineage=LINEAGE, id=self.packs, born=self.building, attempt=self.attempt, stored=True, chunks=chunks,
-                    bytes=chunks * CHUNK, gone_bytes=0,
+                    bytes=chunks * CHUNK, gone_bytes=0, moved=False,
                 )
             )  # fmt: skip
             add_object(conn, f"o{self.packs}", self.building or 0, "pack", {self.packs: None}, chunks, chunks * CHUNK + INDEX)
         self.own[self.packs] = chunks
+
+    def place(self, chunk: tuple[int, int]) -> str:
+        """The object that a chunk is in."""
+        return self.moved.get(chunk, f"o{chunk[0]}")
+
+    def move(self) -> None:
+        """What rewriting does to the books: all that lives in some objects goes into new ones, in any grouping."""
+        sweeping.finish(self.catalog, LINEAGE)
+        living = set().union(*self.need.values()) | (self.frozen if self.building is not None else set())
+        sources = sorted({self.place(chunk) for chunk in living})
+        sources = self.random.sample(sources, min(len(sources), self.random.randrange(1, 5)))
+        chunks = [chunk for chunk in sorted(living) if self.place(chunk) in sources]
+        self.random.shuffle(chunks)
+        count = self.random.randrange(1, 4)
+        with self.catalog.decide(lineages=[LINEAGE]) as conn:
+            conn.execute(sa.delete(t.holding).where(t.holding.c.object.in_(sources)))
+            conn.execute(sa.delete(t.object_).where(t.object_.c.id.in_(sources)))
+            for some in (chunks[start::count] for start in range(count)):
+                self.moves += 1
+                held: dict[int, BitMap | None] = {}
+                for pack, number in some:
+                    held[pack] = (held.get(pack) or BitMap()) | BitMap([number])
+                    self.moved[pack, number] = f"m{self.moves}"
+                if some:
+                    add_object(conn, f"m{self.moves}", 0, "rewrite", held, len(some), len(some) * CHUNK + INDEX)
+                conn.execute(sa.update(t.pack).where(t.pack.c.id.in_(held)).values(moved=True))
 
     def take_over(self) -> None:
         """A second worker takes the build over: rows ahead of the first count no more, its packs are thrown away."""
@@ -153,9 +182,9 @@ class World:
             living = {(p.id, n) for p in packs for n in BitMap(range(p.chunks)) - lifespans.numbers_of(p.gone)}
             assert living == wanted, "what lives is what some part needs"
             objects = {row.id: row for row in conn.execute(sa.select(t.object_).where(t.object_.c.state == "STORED"))}
-            assert set(objects) == {f"o{p}" for p, _ in wanted}, "an object is stored while something in it is needed"
+            assert set(objects) == {self.place(chunk) for chunk in wanted}, "an object is stored while something in it is needed"
             for key, row in objects.items():
-                alive = sum(1 for p, _ in wanted if f"o{p}" == key)
+                alive = sum(1 for chunk in wanted if self.place(chunk) == key)
                 assert row.live == alive
                 assert row.bytes - row.dead_bytes == alive * CHUNK + INDEX
 
@@ -171,7 +200,8 @@ def add_object(conn: sa.Connection, key: str, seq: int, kind: str, packs: dict[i
         conn.execute(
             t.holding.insert().values(
                 object=key, lineage=LINEAGE, pack=pack, numbers=None if numbers is None else numbers.serialize(),
-                bytes=size - INDEX, spare=False,
+                sizes=None if numbers is None else space.to_sizes(np.full(len(numbers), CHUNK)),
+                bytes=size - INDEX if numbers is None else len(numbers) * CHUNK,
             )
         )  # fmt: skip
 
@@ -204,4 +234,6 @@ def history(world: World, steps: int) -> None:
         elif world.need:
             count = min(len(world.need), rnd.choice((1, 1, 2, 3)))
             world.delete(rnd.sample(sorted(world.need), count))
+        if rnd.random() < 0.3:
+            world.move()
         world.check()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from blake3 import blake3
@@ -13,9 +14,12 @@ from pyroaring import BitMap
 
 from strongroom.ambient import Machine
 from strongroom.repository import names
+from strongroom.repository.fetching import Holder
 from strongroom.repository.keys import LineageKeys
 from strongroom.repository.manifest import Manifest
+from strongroom.repository.pack import read_index
 from strongroom.repository.reader import BackupReader
+from strongroom.repository.rewriting import Copy, Survivors
 from strongroom.repository.writer import PackSlot, PartWriter, SealedPart
 from strongroom.storage.base import Store
 from strongroom.storage.memory import MemoryStore
@@ -100,9 +104,9 @@ class Vault:
         self.control = Quiet()
         self._writers = 0
 
-    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
+    def objects_of(self, pack: int) -> Sequence[Holder]:
         self.asked += 1
-        return list(self.places.get(pack, ()))
+        return [Holder(key, name, None) for key, name in self.places.get(pack, ())]
 
     def writer(
         self, seq: int, parent: Manifest | None = None, sink: Sink | None = None, suspects: Mapping[int, BitMap] | None = None
@@ -201,3 +205,15 @@ def size_of(used: Mapping[int, BitMap]) -> int:
 def batches(data: Iterable[bytes]) -> bytes:
     """All pieces as one."""
     return b"".join(data)
+
+
+def rewrite(vault: Vault, sources: Sequence[tuple[str, str, Mapping[int, BitMap]]], new: str) -> Copy:
+    """Chunks of some objects, (id, name, pack → numbers), copied into a new one that is not put yet."""
+    wanted: dict[int, BitMap] = {}
+    with SpooledTemporaryFile(max_size=1 << 20) as spool:
+        survivors = Survivors(vault.store, vault.keys, LINEAGE, spool)
+        for key, name, living in sources:
+            survivors.gather(read_index(vault.store, vault.keys, LINEAGE, key, name), living)
+            for pack, numbers in living.items():
+                wanted[pack] = wanted.get(pack, BitMap()) | numbers
+        return survivors.make(new, wanted, ambient=vault.ambient)

@@ -8,10 +8,11 @@ vault.delete(first); vault.check()
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from strongroom.ambient import Machine
@@ -43,6 +44,7 @@ from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.repository.keys import RootKey
 from strongroom.storage.base import Store
 from strongroom.storage.memory import MemoryStore
+from support.accounts import HOLDINGS, check_books
 
 ROOT = bytes(range(32))
 
@@ -198,6 +200,12 @@ class Vault:
         """Bytes in the store."""
         return sum(stat.size for stat in self.store.list(""))
 
+    def waiting(self) -> int:
+        """Dead bytes inside objects that live on."""
+        with self.catalog.read() as conn:
+            stored = sa.select(sa.func.coalesce(sa.func.sum(t.object_.c.dead_bytes), 0)).where(t.object_.c.state == "STORED")
+            return int(conn.execute(stored).scalar_one())
+
     def restored(self, key: str) -> dict[str, bytes]:
         """What the backup restores to, through the real restore."""
         job = self.restore(key)
@@ -218,33 +226,20 @@ class Vault:
         with self.catalog.read() as conn:
             rows = conn.execute(sa.select(t.object_)).all()
             waiting = conn.execute(sa.select(t.decision.c.id).where(t.decision.c.swept.is_(False))).all()
-            held = conn.execute(
-                sa.select(t.holding.c.object, sa.func.sum(t.holding.c.bytes).label("bytes"))
-                .where(t.holding.c.spare.is_(False))
-                .group_by(t.holding.c.object)
-            ).all()
+            held = conn.execute(sa.text(HOLDINGS)).all()
             active = conn.execute(sa.select(t.job.c.kind).where(t.job.c.state.in_(("QUEUED", "RUNNING")))).all()
         assert {row.name: row.bytes for row in rows if row.state == "STORED"} == there
         assert {row.state for row in rows} <= {"STORED", "LATE"}, [(row.name, row.state) for row in rows if row.state != "STORED"]
         assert not waiting, "every decision is swept"
         assert not active, f"no job is stuck: {active}"
-        chunk_bytes = {row.object: row.bytes for row in held}
-        for row in rows:
-            if row.kind in ("pack", "rewrite") and row.state == "STORED":
-                assert row.live > 0, f"{row.name} holds something living"
-                assert 0 <= row.dead_bytes < chunk_bytes[row.id]
-        books = self._books()
-        assert books["marked"] - books["given_back"] == sum(row.dead_bytes for row in rows if row.state == "STORED")
+        check_books(chunk_objects(rows), held, pytest.fail)
 
-    def _books(self) -> dict[str, int]:
-        """Dead bytes by the packs: marked gone and still held by some object."""
-        with self.catalog.read() as conn:
-            gone = conn.execute(sa.select(sa.func.coalesce(sa.func.sum(t.pack.c.gone_bytes), 0))).scalar_one()
-            packs = conn.execute(sa.select(sa.func.coalesce(sa.func.sum(t.pack.c.bytes), 0))).scalar_one()
-            held = conn.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(t.holding.c.bytes), 0)).where(t.holding.c.spare.is_(False))
-            ).scalar_one()
-        return {"marked": int(gone), "given_back": int(packs) - int(held)}
+
+def chunk_objects(rows: Iterable[Any]) -> list[tuple[str, str, int, int]]:
+    """Of rows of `object`, what check_books takes."""
+    return [
+        (row.id, row.name, row.live, row.dead_bytes) for row in rows if row.kind in ("pack", "rewrite") and row.state == "STORED"
+    ]
 
 
 def noise(size: int, seed: int) -> bytes:

@@ -18,10 +18,9 @@ from strongroom.repository.keys import LineageKeys
 from strongroom.repository.manifest import Manifest, peek_header
 from strongroom.repository.pack import PackBuilder, read_index
 from strongroom.repository.records import Tree
-from strongroom.repository.rewriting import rewrite
 from strongroom.repository.verification import check_object
 from strongroom.repository.writer import PackSlot
-from support.repository import LINEAGE, Seeded, Vault, Written, flipped, noise, rows
+from support.repository import LINEAGE, Seeded, Vault, Written, flipped, noise, rewrite, rows
 
 ENTRIES = {"noise": noise(60_000), "rows": rows(6000), "small": b"x"}
 
@@ -227,7 +226,7 @@ def move(vault: Vault, pack: int, key: str, name: str) -> None:
     """Rewrites a pack's object and takes the old one away."""
     new = vault.ambient.hex_id()
     whole = BitMap(read_index(vault.store, vault.keys, LINEAGE, key, name).packs[pack].numbers)
-    copy = rewrite(vault.store, vault.keys, LINEAGE, [(key, name, {pack: whole})], new, ambient=vault.ambient)
+    copy = rewrite(vault, [(key, name, {pack: whole})], new)
     vault.store.put_new(names.rewrite(LINEAGE, new), copy.pieces)
     vault.places[pack] = [(new, names.rewrite(LINEAGE, new))]
     vault.store.delete(name)
@@ -252,7 +251,7 @@ def test_a_pack_that_nothing_holds_is_missing(vault: Vault, part: Written) -> No
     key, name = vault.places[pack][0]
     rest = BitMap(read_index(vault.store, vault.keys, LINEAGE, key, name).packs[pack].numbers) - BitMap([number])
     new = vault.ambient.hex_id()
-    copy = rewrite(vault.store, vault.keys, LINEAGE, [(key, name, {pack: rest})], new, ambient=vault.ambient)
+    copy = rewrite(vault, [(key, name, {pack: rest})], new)
     vault.store.put_new(names.rewrite(LINEAGE, new), copy.pieces)
     for places in ([], [(new, names.rewrite(LINEAGE, new))]):
         vault.places[pack] = places
@@ -270,7 +269,7 @@ def test_a_pack_spread_over_two_objects_is_read_from_both(vault: Vault, part: Wr
     first, second = vault.ambient.hex_id(), vault.ambient.hex_id()
     sources_one = [(key_one, name_one, {one: low}), (key_two, name_two, {two: all_two})]
     for key, sources in ((first, sources_one), (second, [(key_one, name_one, {one: high})])):
-        copy = rewrite(vault.store, vault.keys, LINEAGE, sources, key, ambient=vault.ambient)
+        copy = rewrite(vault, sources, key)
         vault.store.put_new(names.rewrite(LINEAGE, key), copy.pieces)
     vault.places[one] = [(first, names.rewrite(LINEAGE, first)), (second, names.rewrite(LINEAGE, second))]
     vault.places[two] = [(first, names.rewrite(LINEAGE, first))]
@@ -292,7 +291,7 @@ def test_rewriting_keeps_the_living_and_drops_the_dead(vault: Vault) -> None:
             continue
         vault.store.put_new(name, before)
         new = vault.ambient.hex_id()
-        copy = rewrite(vault.store, vault.keys, LINEAGE, [(key, name, {pack: living})], new, ambient=vault.ambient)
+        copy = rewrite(vault, [(key, name, {pack: living})], new)
         assert copy.size == vault.store.put_new(names.rewrite(LINEAGE, new), copy.pieces)
         assert [(held.pack, held.numbers) for held in copy.holdings] == [(pack, living)]
         assert copy.size < len(before) or living == whole
@@ -316,15 +315,15 @@ def test_rewriting_refuses_damage_and_nonsense(vault: Vault, part: Written) -> N
     whole = vault.store.get(name)
     copying = [(key, name, {pack: BitMap([0, 1])})]
     with pytest.raises(MissingChunk):
-        rewrite(vault.store, vault.keys, LINEAGE, [(key, name, {pack: BitMap([9999])})], "c" * 32, ambient=vault.ambient)
+        rewrite(vault, [(key, name, {pack: BitMap([9999])})], "c" * 32)
     with pytest.raises(MissingChunk):
-        rewrite(vault.store, vault.keys, LINEAGE, [(key, name, {pack + 1: BitMap([0])})], "c" * 32, ambient=vault.ambient)
-    for sources in ([], [(key, name, {pack: BitMap()})], copying * 2):
+        rewrite(vault, [(key, name, {pack + 1: BitMap([0])})], "c" * 32)
+    for sources in ([], [(key, name, {pack: BitMap()})]):
         with pytest.raises(Misuse):
-            rewrite(vault.store, vault.keys, LINEAGE, sources, "c" * 32, ambient=vault.ambient)
+            rewrite(vault, sources, "c" * 32)
     vault.change(name, flipped(whole, 20))
     with pytest.raises(Damaged) as caught:
-        rewrite(vault.store, vault.keys, LINEAGE, copying, "c" * 32, ambient=vault.ambient)
+        rewrite(vault, copying, "c" * 32)
     assert (caught.value.pack, caught.value.number) == (pack, 0)
 
 

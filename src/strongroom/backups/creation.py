@@ -503,11 +503,10 @@ class _CatalogSink:
                     chunks=0,
                     bytes=0,
                     gone_bytes=0,
+                    moved=False,
                 )
             )
-            conn.execute(
-                t.holding.insert().values(object=key, lineage=self._lineage, pack=pack, numbers=None, bytes=0, spare=False)
-            )
+            conn.execute(t.holding.insert().values(object=key, lineage=self._lineage, pack=pack, numbers=None, bytes=0))
         return PackSlot(pack, key, name)
 
     def put(self, slot: PackSlot, pieces: Sequence[bytes | memoryview], sizes: Sequence[int]) -> None:

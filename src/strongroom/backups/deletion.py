@@ -169,7 +169,7 @@ def _take_out(
         t.deletion.insert().values(
             backup=backup.id, project=backup.project, job=job, state="RUNNING", at_version=version, owned=promise.owned,
             promised_freed=promise.freed, promised_waiting=promise.waiting, promised_undecided=promise.undecided,
-            promised_objects=promise.objects, freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
+            promised_objects=promise.objects, thorough=False, promised_rewrite=0, freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
             rewrite_read=0, rewrite_written=0, rewrite_dropped=0, accepted_at=ctx.ambient.now(),
         )
     )  # fmt: skip

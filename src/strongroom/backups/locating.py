@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
+from strongroom.catalog.lifespans import numbers_of
+from strongroom.repository.fetching import Holder
 from strongroom.repository.keys import LineageKeys
 from strongroom.repository.manifest import Manifest
 from strongroom.storage.base import ObjectMissing
@@ -19,16 +21,16 @@ class CatalogLocator:
     def __init__(self, ctx: Context, lineage: str) -> None:
         self._ctx, self._lineage = ctx, lineage
 
-    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
-        """(object id, name) of every stored object that holds chunks of the pack, the current one first."""
+    def objects_of(self, pack: int) -> Sequence[Holder]:
+        """Every stored object that holds chunks of the pack."""
         with self._ctx.catalog.read() as conn:
             rows = conn.execute(
-                sa.select(t.object_.c.id, t.object_.c.name)
+                sa.select(t.object_.c.id, t.object_.c.name, t.holding.c.numbers)
                 .join(t.holding, t.holding.c.object == t.object_.c.id)
                 .where(t.holding.c.lineage == self._lineage, t.holding.c.pack == pack, t.object_.c.state == "STORED")
-                .order_by(t.holding.c.spare)
+                .order_by(t.object_.c.id)
             )
-            return [(row.id, row.name) for row in rows]
+            return [Holder(row.id, row.name, None if row.numbers is None else numbers_of(row.numbers)) for row in rows]
 
 
 def read_manifest(ctx: Context, keys: LineageKeys, lineage: str, seq: int) -> Manifest:

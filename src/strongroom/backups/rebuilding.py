@@ -5,7 +5,7 @@ Backups are manifests without graves, in lineages that are not closed; of severa
 * An unreadable manifest stays in the chain as *damaged* and needs every chunk that it may name.
 * Lifespans are hulls: from the pack's part to the last part that names the chunk.
 * Numbers of a claimed pack that nobody names are gone. A pack that no manifest claims is reported and left, never condemned.
-* The same chunks in two objects: the one that holds most of them is current, the other is kept as a spare.
+* The same chunks in two objects: both are kept, either will do; rewriting keeps one.
 * Everything comes back held ("recovered") until a person releases it; instances come back without their passwords.
 * A lineage without a part that is left has nothing to say: its objects are reported and left.
 
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection
@@ -29,9 +30,11 @@ from sqlalchemy import Connection
 from strongroom.backups.context import Context
 from strongroom.backups.incarnation import REBUILDING
 from strongroom.catalog import tables as t
+from strongroom.catalog.space import to_sizes
 from strongroom.identity import tables as identity
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError, WrongKey
+from strongroom.repository.fetching import Holder
 from strongroom.repository.keys import (
     LineageKeys,
     RootKey,
@@ -60,6 +63,12 @@ class _Pack:
     chunks: int
     sizes: dict[int, int] = field(default_factory=dict)  # number → sealed bytes
     objects: list[tuple[str, str, int, BitMap]] = field(default_factory=list)  # (id, name, bytes, numbers)
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether all of it lies in one object of its own."""
+        first = self.objects[0]
+        return len(self.objects) == 1 and "/pack/" in first[1] and len(first[3]) == self.chunks
 
 
 @dataclass(slots=True)
@@ -92,9 +101,9 @@ class _Locator:
     def __init__(self, packs: dict[int, _Pack]) -> None:
         self._packs = packs
 
-    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
+    def objects_of(self, pack: int) -> Sequence[Holder]:
         found = self._packs.get(pack)
-        return [] if found is None else [(key, name) for key, name, _, _ in found.objects]
+        return [] if found is None else [Holder(key, name, numbers) for key, name, _, numbers in found.objects]
 
 
 def rebuild(ctx: Context, report: Report) -> Rebuilt:
@@ -354,41 +363,47 @@ class _Lineage:
     def _write_packs(self, conn: Connection, parts: list[_Part]) -> None:
         """Lifespans from the newest part down: the first that names a number is the last that needs it."""
         spans = _spans(parts, self._packs)
-        objects: dict[str, tuple[str, int]] = {}
-        live: dict[str, int] = defaultdict(int)
-        dead: dict[str, int] = defaultdict(int)
-        holdings: list[dict[str, Any]] = []
-        for key, pack in sorted(self._packs.items()):
-            needed = spans.get(key)
-            if not needed:
-                self._result.unknown.extend(name for _, name, _, _ in pack.objects)
-                continue
-            pack.objects.sort(key=lambda one: -len(one[3]))
-            gone = BitMap(range(pack.chunks)) - _union(needed.values())
-            _pack_row(conn, self._lineage, key, pack, gone)
+        gone: dict[int, BitMap] = {}
+        for key, needed in sorted(spans.items()):
+            pack = self._packs[key]
+            gone[key] = BitMap(range(pack.chunks)) - _union(needed.values())
+            _pack_row(conn, self._lineage, key, pack, gone[key])
             _death_rows(conn, self._lineage, key, pack, needed, parts)
-            for place, (object_id, name, size, numbers) in enumerate(pack.objects):
-                objects[object_id] = (name, size)
-                spare = place > 0
-                if not spare:
-                    live[object_id] += len(numbers - gone)
-                    dead[object_id] += sum(pack.sizes[number] for number in numbers & gone)
-                holdings.append(
-                    {
-                        "object": object_id, "lineage": self._lineage, "pack": key, "spare": spare,
-                        "numbers": None if len(numbers) == pack.chunks else numbers.serialize(),
-                        "bytes": sum(pack.sizes[number] for number in numbers),
-                    }
-                )  # fmt: skip
-        for object_id, (name, size) in objects.items():
-            parsed = names.parse(name)
-            assert parsed is not None
-            _object(
-                conn, object_id, self._lineage, parsed.kind, name, size, parsed.seq or 0, parsed.attempt or 0,
-                live=live[object_id], dead=dead[object_id],
+        held: dict[tuple[str, str, int], dict[int, BitMap]] = defaultdict(dict)
+        for key, pack in sorted(self._packs.items()):
+            for object_id, name, size, numbers in pack.objects:
+                held[object_id, name, size][key] = numbers
+        for (object_id, name, size), packs in held.items():
+            self._write_object(conn, object_id, name, size, packs, gone)
+
+    def _write_object(
+        self, conn: Connection, object_id: str, name: str, size: int, packs: dict[int, BitMap], gone: dict[int, BitMap]
+    ) -> None:
+        """An object of chunks with what it holds; one that holds nothing that is needed is reported, and left."""
+        live = dead = 0
+        holdings: list[dict[str, Any]] = []
+        for key, numbers in packs.items():
+            pack = self._packs[key]
+            died = numbers & gone.get(key, numbers)
+            live += len(numbers) - len(died)
+            dead += sum(pack.sizes[number] for number in died)
+            sizes = np.array([pack.sizes[number] for number in numbers], np.uint32)
+            holdings.append(
+                {
+                    "object": object_id, "lineage": self._lineage, "pack": key, "bytes": int(sizes.sum(dtype=np.uint64)),
+                    "numbers": None if pack.unmoved else numbers.serialize(),
+                    "sizes": None if pack.unmoved else to_sizes(sizes),
+                }
             )  # fmt: skip
-        if holdings:
-            conn.execute(t.holding.insert(), holdings)
+        if not live:
+            self._result.unknown.append(name)
+            return
+        parsed = names.parse(name)
+        assert parsed is not None
+        _object(
+            conn, object_id, self._lineage, parsed.kind, name, size, parsed.seq or 0, parsed.attempt or 0, live=live, dead=dead
+        )
+        conn.execute(t.holding.insert(), holdings)
 
 
 def _spans(parts: list[_Part], packs: dict[int, _Pack]) -> dict[int, dict[int, BitMap]]:
@@ -436,7 +451,7 @@ def _pack_row(conn: Connection, lineage: str, key: int, pack: _Pack, gone: BitMa
         t.pack.insert().values(
             lineage=lineage, id=key, born=pack.born, attempt=1, stored=True, chunks=pack.chunks,
             bytes=sum(pack.sizes.values()), gone=gone.serialize() if gone else None,
-            gone_bytes=sum(pack.sizes.get(number, 0) for number in gone),
+            gone_bytes=sum(pack.sizes.get(number, 0) for number in gone), moved=not pack.unmoved,
         )
     )  # fmt: skip
 

@@ -1,24 +1,30 @@
-"""Giving back what waits: objects that are partly dead are written anew without their dead chunks, within a budget.
+"""Giving back what waits: the survivors of objects that are partly dead move into new, full ones, sorted by lifespan.
 
 At most `reclaim_budget` bytes are written per byte that the deleted backup owned, objects with the largest dead share first, none
-under `reclaim_floor`. Rewriting needs room and is never needed to finish a deletion: on a full store it is skipped.
+under `reclaim_floor`; a thorough deletion rewrites all that waits in its lineages. Rewriting needs room and is never needed to
+finish a deletion: on a full store it is skipped.
 
-Order of effects for each object: (1) guarded: chosen (an object is in at most one rewrite), its living numbers noted, the new
-object PLANNED; (2) its living chunks copied still sealed, put; (3) guarded, under the lineage's lock: if the pack lives and its
-object is still the one that was read, the new object is STORED and takes over, the old one is condemned, dead bytes are counted
-anew; else the new one is condemned. (4) What was condemned is removed. A rewriter that has lost its job, or whose object was
-condemned before its put, removes what it put by itself.
+It goes in rounds, so that no transaction touches more than about 10,000 rows. Order of effects of a round: (1) what lives in its
+sources is read and grouped: chunks that the head still needs apart from those whose end is known, these by their end, so that what
+dies together lies together; (2) guarded, under the lineage's lock: the sources are chosen (an object is in at most one rewrite), the
+new objects PLANNED with what they will hold; (3) the living chunks are copied still sealed, each new object put; (4) guarded, under
+the lock, earlier decisions swept: the new objects are STORED and take over, the sources are condemned, what died meanwhile is counted
+as dead in the new ones; a new one that holds nothing living any more is condemned instead; (5) what was condemned is removed. A
+rewriter that has lost its job, or whose object was condemned before its put, removes what it put by itself.
 
-An object that is damaged or missing is passed over, and what it holds damaged becomes suspect: a deletion has to end without it.
+A source that is damaged or missing is passed over, and what it holds damaged becomes suspect: a deletion has to end without it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection, Row
@@ -26,28 +32,59 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import removal
 from strongroom.backups.context import Context
 from strongroom.backups.damage import note_damage
+from strongroom.backups.grouping import Class, Group, group
 from strongroom.backups.objects import plan, remove_lost, stored
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of
-from strongroom.catalog.space import condemn
+from strongroom.catalog.lifespans import ends_of, numbers_of
+from strongroom.catalog.space import batches, bytes_among, give_up, is_partly_dead, living_in, to_sizes
 from strongroom.jobs.port import JobLost, Running
+from strongroom.repository._columns import U32
 from strongroom.repository.errors import Damaged
-from strongroom.repository.rewriting import rewrite
+from strongroom.repository.pack import ObjectIndex, read_index
+from strongroom.repository.rewriting import Survivors, sizes_in
 from strongroom.storage.base import ObjectMissing, StoreFull
 
 log = logging.getLogger("strongroom.backups")
 
+MOST_SOURCES = 64
+"""Objects whose survivors one round moves."""
+
+MOST_ROWS = 3_000
+"""Holdings that one round writes."""
+
+_MOST_OBJECTS = 16  # that one round fills
+_IN = 800  # ids in one IN (…)
+_IN_MEMORY = 32 << 20  # of a round's survivors; the rest waits on disk, sealed
+
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    lineage: str
-    old: str
-    old_name: str
-    old_bytes: int
-    new: str
-    new_name: str
+class _Source:
+    id: str
+    name: str
+    bytes: int
+    index: ObjectIndex
     living: dict[int, BitMap]
+    sizes: dict[int, U32]  # sealed bytes of each living chunk
+
+    def sizes_of(self, pack: int, numbers: BitMap) -> U32:
+        """Sealed bytes of some of the pack's living chunks."""
+        all_of_it = np.array(self.living[pack].to_array(), np.uint32)
+        return self.sizes[pack][np.searchsorted(all_of_it, np.array(numbers.to_array(), np.uint32))]
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    id: str
+    name: str
+    group: Group
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    lineage: str
+    sources: list[_Source]
+    new: list[_New]
 
 
 def abandon(ctx: Context, job: Running, key: str) -> None:
@@ -60,7 +97,7 @@ def abandon(ctx: Context, job: Running, key: str) -> None:
     if not lineages:
         return
     with ctx.catalog.decide(job.guard, lineages=lineages) as conn:
-        _give_up(conn, [row.id for row in _planned(conn, mine)], mine)
+        give_up(conn, [row.id for row in _planned(conn, mine)], mine)
         conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
 
 
@@ -69,178 +106,237 @@ def _planned(conn: Connection, mine: str) -> Sequence[Row[str, str]]:
     return conn.execute(query.where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
 
 
-def _give_up(conn: Connection, objects: list[str], mine: str) -> None:
-    """Condemns objects of a lineage that is locked. What they held goes in the same transaction: later their removal and a sweep
-    of the lineage, which does not wait for it, would lock those rows in different orders."""
-    conn.execute(sa.delete(t.holding).where(t.holding.c.object.in_(objects)))
-    condemn(conn, objects, mine)
-
-
 def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) -> None:
-    """Rewrites within the budget that the deleted backup's owned bytes give, and removes what that replaced."""
+    """Rewrites within the budget that the deleted backup's owned bytes give, or thoroughly, and removes what that replaced."""
+    mine = removal.of_rewrite(backup)
     with ctx.catalog.read() as conn:
         row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup)).one()
-    budget = int(row.owned * ctx.options.reclaim_budget) - row.rewrite_written
+    total = row.promised_rewrite if row.thorough else int(row.owned * ctx.options.reclaim_budget)
+    written = row.rewrite_written
     try:
         for lineage in lineages:
-            for candidate in _candidates(ctx, lineage):
-                cost = candidate.bytes - candidate.dead_bytes
-                if cost <= budget:
-                    job.progress("rewriting", row.owned - max(budget, 0), row.owned)
-                    budget -= _rewrite_one(ctx, job, candidate, removal.of_rewrite(backup))
+            passed: set[str] = set()
+            while True:
+                job.progress("rewriting", written, max(total, written))
+                left = None if row.thorough else total - written
+                sources, groups = _next_round(ctx, lineage, left, passed)
+                if not sources:
+                    break
+                written += _rewrite(ctx, job, lineage, sources, groups, mine, passed)
+                removal.remove_condemned(ctx, job, mine)
     except StoreFull:
         abandon(ctx, job, removal.of_delete(backup))
-    removal.remove_condemned(ctx, job, removal.of_rewrite(backup))
+    removal.remove_condemned(ctx, job, mine)
 
 
-def _candidates(ctx: Context, lineage: str) -> list[Row[Any]]:
-    """Objects worth rewriting, the deadest first. One statement over the lineage's object rows that hold dead bytes."""
+# ---- choosing what moves, and how it is grouped ---------------------------------------------------------------------------
+
+
+def _next_round(ctx: Context, lineage: str, left: int | None, passed: set[str]) -> tuple[list[_Source], list[Group]]:
+    """The sources of the next round and what the new objects will hold; none if nothing is worth it or `left` bytes are too few
+    (None: there is no budget)."""
     with ctx.catalog.read() as conn:
-        state = conn.execute(sa.select(t.lineage.c.state).where(t.lineage.c.id == lineage)).scalar_one()
-        if state == "CLOSED":
-            return []
-        share = sa.cast(t.object_.c.dead_bytes, sa.Double) / t.object_.c.bytes
-        return list(
-            conn.execute(
-                sa.select(t.object_)
-                .where(
-                    t.object_.c.lineage == lineage,
-                    t.object_.c.kind.in_(("pack", "rewrite")),
-                    t.object_.c.state == "STORED",
-                    t.object_.c.rewriting.is_(None),
-                    t.object_.c.dead_bytes > sa.literal_column("0"),  # as the partial index says it
-                    t.object_.c.live > 0,
-                    share >= ctx.options.reclaim_floor,
-                )
-                .order_by(share.desc())
-            ).all()
-        )
+        row = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
+        if row.state == "CLOSED":
+            return [], []
+        candidates = _candidates(conn, lineage, left, 0.0 if left is None else ctx.options.reclaim_floor, passed)
+    chosen: list[Row[Any]] = []
+    room = _MOST_OBJECTS * row.pack_target
+    for candidate in candidates:
+        cost = candidate.bytes - candidate.dead_bytes
+        if cost <= room or not chosen:
+            chosen.append(candidate)
+            room -= cost
+    sources = _read_sources(ctx, lineage, chosen, passed)
+    while sources:
+        groups = group(_classes(ctx, lineage, sources), row.pack_target)
+        rows = sum(len(one.numbers) for one in groups)
+        if (left is None or sum(one.most_bytes for one in groups) <= left) and (rows <= MOST_ROWS or len(sources) == 1):
+            return sources, groups
+        if len(sources) == 1:
+            passed.add(sources[0].id)
+            return _next_round(ctx, lineage, left, passed)
+        sources = sources[: len(sources) // 2] if rows > MOST_ROWS else sources[:-1]
+    return [], []
 
 
-def _rewrite_one(ctx: Context, job: Running, old: Row[Any], mine: str) -> int:
-    """Rewrites one object; returns the bytes written, 0 if it was not to be had any more or cannot be read."""
-    chosen = _choose(ctx, job, old, mine)
+def _candidates(conn: Connection, lineage: str, left: int | None, floor: float, passed: set[str]) -> list[Row[Any]]:
+    """Objects worth rewriting, the deadest first, as many as fit into what is left of the budget."""
+    share = sa.cast(t.object_.c.dead_bytes, sa.Double) / t.object_.c.bytes
+    query = sa.select(t.object_).where(*is_partly_dead(lineage), t.object_.c.rewriting.is_(None), share >= floor)
+    if left is not None:
+        query = query.where(t.object_.c.bytes - t.object_.c.dead_bytes <= left)
+    found: list[Row[Any]] = []
+    for row in conn.execute(query.order_by(share.desc(), t.object_.c.id).limit(MOST_SOURCES + len(passed))):
+        cost = row.bytes - row.dead_bytes
+        if row.id not in passed and len(found) < MOST_SOURCES and (left is None or cost <= left):
+            found.append(row)
+            left = None if left is None else left - cost
+    return found
+
+
+def _read_sources(ctx: Context, lineage: str, rows: Sequence[Row[Any]], passed: set[str]) -> list[_Source]:
+    """The chosen objects with their indexes; those that cannot be read are passed over."""
+    keys = ctx.keys(lineage)
+    with ctx.catalog.read() as conn:
+        living = living_in(conn, [row.id for row in rows])
+    found: list[_Source] = []
+    for row in rows:
+        try:
+            index = read_index(ctx.store, keys, lineage, row.id, row.name)
+            sizes = {pack: sizes_in(index, pack, numbers) for pack, numbers in living[row.id].items()}
+            found.append(_Source(row.id, row.name, row.bytes, index, living[row.id], sizes))
+        except (Damaged, ObjectMissing) as error:
+            _pass_over(ctx, lineage, row.id, row.name, error, passed)
+    return found
+
+
+def _pass_over(ctx: Context, lineage: str, key: str, name: str, error: Exception, passed: set[str]) -> None:
+    log.warning("not rewritten: %s", error)
+    passed.add(key)
+    note_damage(ctx, lineage, name)
+
+
+def _classes(ctx: Context, lineage: str, sources: Sequence[_Source]) -> list[Class]:
+    """The living chunks of the sources by pack and end, each once: after a rebuild two objects may hold the same chunk."""
+    ends: dict[int, list[tuple[int, BitMap]]] = {pack: [] for source in sources for pack in source.living}
+    with ctx.catalog.read() as conn:
+        for pack, last, numbers in ends_of(conn, lineage, sorted(ends)):
+            ends[pack].append((last, numbers))
+    classes: list[Class] = []
+    taken: dict[int, BitMap] = defaultdict(BitMap)
+    for source in sources:
+        for pack, living in source.living.items():
+            rest = living - taken[pack]
+            taken[pack] |= living
+            for last, numbers in ends[pack]:
+                if mine := rest & numbers:
+                    classes.append(Class(pack, last, mine, source.sizes_of(pack, mine)))
+                    rest = rest - mine
+            if rest:
+                classes.append(Class(pack, None, rest, source.sizes_of(pack, rest)))
+    return classes
+
+
+# ---- a round --------------------------------------------------------------------------------------------------------------
+
+
+def _rewrite(
+    ctx: Context, job: Running, lineage: str, sources: list[_Source], groups: list[Group], mine: str, passed: set[str]
+) -> int:
+    """Carries one round out; returns the bytes written, 0 if a source was not to be had any more or cannot be read."""
+    chosen = _choose(ctx, job, lineage, sources, groups, mine, passed)
     if chosen is None:
         return 0
-    keys = ctx.keys(chosen.lineage)
-    sources = [(chosen.old, chosen.old_name, chosen.living)]
+    put: dict[str, int] = {}
     try:
-        copy = rewrite(ctx.store, keys, chosen.lineage, sources, chosen.new, ambient=ctx.ambient)
-    except (Damaged, ObjectMissing) as error:
-        log.warning("not rewritten: %s", error)
-        _let_go(ctx, job, chosen, mine)
-        note_damage(ctx, chosen.lineage, chosen.old_name)
-        return 0
-    job.check()
-    size = ctx.store.put_new(chosen.new_name, copy.pieces)
-    try:
-        ours = _switch(ctx, job, chosen, size, {held.pack: held.sealed_bytes for held in copy.holdings}, mine)
+        with SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(ctx.scratch)) as spool:
+            survivors = Survivors(ctx.store, ctx.keys(lineage), lineage, spool)
+            for source in chosen.sources:
+                job.check()
+                try:
+                    survivors.gather(source.index, source.living)
+                except (Damaged, ObjectMissing) as error:
+                    _let_go(ctx, job, chosen, mine)
+                    _pass_over(ctx, lineage, source.id, source.name, error, passed)
+                    return 0
+            for new in chosen.new:
+                copy = survivors.make(new.id, new.group.numbers, ambient=ctx.ambient, level=ctx.options.compression)
+                job.check()
+                put[new.id] = ctx.store.put_new(new.name, copy.pieces)
+        lost = _switch(ctx, job, chosen, put, mine)
     except JobLost:
-        remove_lost(ctx, chosen.new, chosen.new_name)
+        _remove_lost(ctx, [new for new in chosen.new if new.id in put])
         raise
-    if not ours:
-        remove_lost(ctx, chosen.new, chosen.new_name)
-        with ctx.catalog.write(job.guard) as conn:
-            _count(conn, mine, chosen.old_bytes, size, dropped=size)
-    return size
+    _remove_lost(ctx, lost)
+    return sum(put.values())
 
 
-def _let_go(ctx: Context, job: Running, chosen: _Chosen, mine: str) -> None:
+def _remove_lost(ctx: Context, lost: Sequence[_New]) -> None:
+    for new in lost:
+        remove_lost(ctx, new.id, new.name)
+
+
+def _choose(
+    ctx: Context, job: Running, lineage: str, sources: list[_Source], groups: list[Group], mine: str, passed: set[str]
+) -> _Round | None:
+    """Takes the sources and registers what will be put; None if one of them is not to be had any more."""
+    ids = [source.id for source in sources]
+    free = sa.and_(t.object_.c.id.in_(ids), t.object_.c.state == "STORED", t.object_.c.rewriting.is_(None))
+    with ctx.catalog.decide(job.guard, lineages=[lineage]) as conn:
+        here = {row.id for row in conn.execute(sa.select(t.object_.c.id).where(free))}
+        if len(here) == len(ids):
+            conn.execute(sa.update(t.object_).where(free).values(rewriting=mine))
+            return _Round(lineage, sources, [_plan(conn, ctx, lineage, one, mine) for one in groups])
+    passed.update(set(ids) - here)
+    return None
+
+
+def _plan(conn: Connection, ctx: Context, lineage: str, one: Group, mine: str) -> _New:
+    new, name = plan(conn, ctx, lineage, "rewrite", removal=mine)
+    conn.execute(
+        t.holding.insert(),
+        [
+            {
+                "object": new, "lineage": lineage, "pack": pack, "numbers": numbers.serialize(),
+                "sizes": to_sizes(one.sizes[pack]), "bytes": int(one.sizes[pack].sum(dtype=np.uint64)),
+            }
+            for pack, numbers in one.numbers.items()
+        ],
+    )  # fmt: skip
+    return _New(new, name, one)
+
+
+def _let_go(ctx: Context, job: Running, chosen: _Round, mine: str) -> None:
     with ctx.catalog.decide(job.guard, lineages=[chosen.lineage]) as conn:
-        _give_up(conn, [chosen.new], mine)
-        conn.execute(
-            sa.update(t.object_).where(t.object_.c.id == chosen.old, t.object_.c.rewriting == mine).values(rewriting=None)
-        )
+        give_up(conn, [new.id for new in chosen.new], mine)
+        conn.execute(sa.update(t.object_).where(_still(chosen, mine)).values(rewriting=None))
 
 
-def _choose(ctx: Context, job: Running, old: Row[Any], mine: str) -> _Chosen | None:
-    with ctx.catalog.write(job.guard) as conn:
-        taken = conn.execute(
-            sa.update(t.object_)
-            .where(t.object_.c.id == old.id, t.object_.c.state == "STORED", t.object_.c.rewriting.is_(None))
-            .values(rewriting=mine)
-        )
-        if taken.rowcount != 1:
-            return None
-        living = _living(conn, old.id)
-        new, name = plan(conn, ctx, old.lineage, "rewrite", removal=mine)
-        for pack, numbers in living.items():
-            conn.execute(
-                t.holding.insert().values(
-                    object=new, lineage=old.lineage, pack=pack, numbers=numbers.serialize(), bytes=0, spare=True
-                )
-            )
-    return _Chosen(old.lineage, old.id, old.name, old.bytes, new, name, living)
+def _still(chosen: _Round, mine: str) -> sa.ColumnElement[bool]:
+    """The sources that live and are ours. One that is not has been condemned by a sweep: nothing in it lives."""
+    ids = [source.id for source in chosen.sources]
+    return sa.and_(t.object_.c.id.in_(ids), t.object_.c.state == "STORED", t.object_.c.rewriting == mine)
 
 
-def _living(conn: Connection, key: str) -> dict[int, BitMap]:
-    """What an object holds that is not gone."""
-    rows = conn.execute(
-        sa.select(t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks, t.pack.c.gone)
-        .join(t.pack, sa.and_(t.pack.c.lineage == t.holding.c.lineage, t.pack.c.id == t.holding.c.pack))
-        .where(t.holding.c.object == key)
-    )
-    found = {
-        row.pack: (BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers)) - numbers_of(row.gone)
-        for row in rows
-    }
-    return {pack: numbers for pack, numbers in found.items() if numbers}
+def _switch(ctx: Context, job: Running, chosen: _Round, put: dict[str, int], mine: str) -> list[_New]:
+    """The new objects take over, those with nothing living are condemned; returns those that were condemned before they were put.
 
-
-def _switch(ctx: Context, job: Running, chosen: _Chosen, size: int, sizes: dict[int, int], mine: str) -> bool:
-    """Whether the new object was still planned: then it has taken over, or is condemned and will be removed as reclaimed.
-
-    Decisions taken meanwhile are swept first: they promised the bytes of the old object.
+    Decisions taken meanwhile are swept first: they promised the bytes of the sources.
     """
     with sweeping.decide_swept(ctx.catalog, job.guard, lineages=[chosen.lineage]) as conn:
-        if not stored(conn, chosen.new, size):
-            return False
-        _count(conn, mine, chosen.old_bytes, size)
-        if _still(conn, chosen.old, mine):
-            _take_over(conn, chosen, sizes)
-            _give_up(conn, [chosen.old], mine)
-        else:
-            _give_up(conn, [chosen.new], mine)
-    return True
+        lost = [new for new in chosen.new if not stored(conn, new.id, put[new.id])]
+        emptied = [new.id for new in chosen.new if new not in lost and not _take_over(conn, chosen.lineage, new)]
+        replaced = conn.execute(sa.select(t.object_.c.id).where(_still(chosen, mine))).scalars().all()
+        give_up(conn, [*replaced, *emptied], mine)
+        _count(conn, mine, chosen.sources, written=sum(put.values()), dropped=sum(put[new.id] for new in lost))
+    return lost
 
 
-def _count(conn: Connection, mine: str, read: int, written: int, dropped: int = 0) -> None:
+def _take_over(conn: Connection, lineage: str, new: _New) -> bool:
+    """The new object holds its chunks from now on; what died while they were copied is dead in it too. Whether any lives."""
+    gone: dict[int, BitMap] = {}
+    for some in batches(new.group.numbers, _IN):
+        here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id.in_(some))
+        gone |= {row.id: numbers_of(row.gone) for row in conn.execute(sa.select(t.pack.c.id, t.pack.c.gone).where(here))}
+        conn.execute(sa.update(t.pack).where(here).values(moved=True))
+    live = dead = 0
+    for pack, numbers in new.group.numbers.items():
+        died = numbers & gone.get(pack, numbers)
+        live += len(numbers) - len(died)
+        dead += bytes_among(numbers, to_sizes(new.group.sizes[pack]), died)
+    conn.execute(sa.update(t.object_).where(t.object_.c.id == new.id).values(live=live, dead_bytes=dead, removal=None))
+    return live > 0
+
+
+def _count(conn: Connection, mine: str, sources: Sequence[_Source], written: int, dropped: int) -> None:
+    """`dropped`: of what was written, what its writer takes away again; what the removal takes is counted there."""
     conn.execute(
         sa.update(t.deletion)
         .where(t.deletion.c.backup == mine.removeprefix("rewrite:"))
         .values(
-            rewrite_read=t.deletion.c.rewrite_read + read,
+            rewrite_read=t.deletion.c.rewrite_read + sum(source.bytes for source in sources),
             rewrite_written=t.deletion.c.rewrite_written + written,
             rewrite_dropped=t.deletion.c.rewrite_dropped + dropped,
         )
     )
-
-
-def _still(conn: Connection, old: str, mine: str) -> bool:
-    """Whether the pack lives and its object is still the one that was read."""
-    row = conn.execute(sa.select(t.object_.c.state, t.object_.c.rewriting).where(t.object_.c.id == old)).first()
-    return row is not None and row.state == "STORED" and row.rewriting == mine
-
-
-def _take_over(conn: Connection, chosen: _Chosen, sizes: dict[int, int]) -> None:
-    """The new object holds the chunks from now on; what died while they were copied is dead in it too."""
-    now = _living(conn, chosen.old)
-    live = sum(len(numbers & chosen.living.get(pack, BitMap())) for pack, numbers in now.items())
-    dead = sum(_dead_bytes(conn, chosen, pack, now.get(pack, BitMap()), sizes[pack]) for pack in sizes)
-    conn.execute(sa.update(t.object_).where(t.object_.c.id == chosen.new).values(live=live, dead_bytes=dead, removal=None))
-    for pack, sealed in sizes.items():
-        conn.execute(
-            sa.update(t.holding)
-            .where(t.holding.c.object == chosen.new, t.holding.c.pack == pack)
-            .values(bytes=sealed, spare=False)
-        )
-
-
-def _dead_bytes(conn: Connection, chosen: _Chosen, pack: int, now: BitMap, sealed: int) -> int:
-    """Sealed bytes in the new object that died while it was written: the pack's living bytes tell."""
-    if len(now) == len(chosen.living[pack]):
-        return 0
-    row = conn.execute(
-        sa.select(t.pack.c.bytes, t.pack.c.gone_bytes).where(t.pack.c.lineage == chosen.lineage, t.pack.c.id == pack)
-    ).first()
-    return sealed if row is None else sealed - (row.bytes - row.gone_bytes)

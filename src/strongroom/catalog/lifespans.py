@@ -32,6 +32,7 @@ _LIVE = sa.and_(
     _closer.c.lineage == t.death.c.lineage, _closer.c.seq == t.death.c.closer, _closer.c.committed == t.death.c.attempt
 )
 """A death row counts once the attempt that wrote it has committed."""
+_PACK_OF_ROW = sa.and_(t.pack.c.lineage == t.death.c.lineage, t.pack.c.id == t.death.c.pack)
 _IN_CHAIN = t.part.c.state != sa.literal_column("'RETIRED'")
 """Written out, since a database takes a partial index only for a condition that it can read."""
 
@@ -338,13 +339,14 @@ def dying(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
 
 
 def dying_by_pack(conn: Connection, lineage: str, gap: Gap) -> tuple[int, list[Dying]]:
-    """`dying`, added up by the database: the bytes that die inside packs that live on, and the packs that go whole with them.
+    """`dying`, added up by the database as far as it goes: the bytes that die inside packs that live on, and the packs that go
+    whole with them. Of packs that were moved into objects with others, the rows as they are.
 
     A pack goes whole when as many sealed bytes die as are not gone yet: no chunk is without bytes.
     """
     if gap.after is None:
         return 0, list(whole_packs(conn, lineage, gap))
-    inside, whole = 0, list[Dying]()
+    inside, rest = 0, list[Dying]()
     for born in _births(conn, lineage, gap.before, gap.seq):
         packs = (
             sa.select(
@@ -352,16 +354,18 @@ def dying_by_pack(conn: Connection, lineage: str, gap: Gap) -> tuple[int, list[D
                 sa.func.sum(t.death.c.bytes).label("dead"),
                 sa.func.max(t.pack.c.bytes - t.pack.c.gone_bytes).label("here"),
             )
-            .join(t.pack, sa.and_(t.pack.c.lineage == t.death.c.lineage, t.pack.c.id == t.death.c.pack))
-            .join(_closer, _LIVE)
-            .where(t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, t.death.c.last < gap.after)
+            .join(t.pack, _PACK_OF_ROW)
+            .where(*_window(lineage, gap, born), t.pack.c.moved.is_(False))
             .group_by(t.death.c.pack)
             .subquery()
         )
         lives_on = packs.c.dead < packs.c.here
         inside += int(conn.execute(sa.select(sa.func.coalesce(sa.func.sum(packs.c.dead), 0)).where(lives_on)).scalar_one())
-        whole += [Dying(row.pack, born, None, int(row.dead)) for row in conn.execute(sa.select(packs).where(~lives_on))]
-    return inside, whole
+        rest += [Dying(row.pack, born, None, int(row.dead)) for row in conn.execute(sa.select(packs).where(~lives_on))]
+        moved = sa.select(t.death.c.pack, t.death.c.numbers, t.death.c.bytes).join(t.pack, _PACK_OF_ROW)
+        rows = conn.execute(moved.where(*_window(lineage, gap, born), t.pack.c.moved))
+        rest += [Dying(row.pack, born, numbers_of(row.numbers), row.bytes) for row in rows]
+    return inside, rest
 
 
 def whole_packs(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
@@ -479,6 +483,15 @@ def forget(conn: Connection, lineage: str, keys: Iterable[tuple[int, int, int, i
             ),
             rows,
         )  # fmt: skip
+
+
+def ends_of(conn: Connection, lineage: str, packs: Sequence[int]) -> Iterator[tuple[int, int, BitMap]]:
+    """(pack, last, numbers) of what is closed in these packs; what is not told is open. For whoever sorts chunks by lifespan."""
+    for place in range(0, len(packs), _IN):
+        query = sa.select(t.death.c.pack, t.death.c.last, t.death.c.numbers)
+        some = t.death.c.pack.in_(packs[place : place + _IN])
+        for row in conn.execute(query.where(t.death.c.lineage == lineage, some, _LIVE)):
+            yield row.pack, row.last, numbers_of(row.numbers)
 
 
 def numbers_of(data: bytes | None) -> BitMap:

@@ -1,7 +1,8 @@
 """Bytes: what dying chunks free at once (objects that go whole) and what waits (dead bytes inside objects that live on).
 
-Lifespans speak of packs and numbers, the store of objects; `holding` joins the two. One function finds what a set of dying
-numbers does to the objects; `Forecast` only adds that up (preview and promise), `bury` carries it out (the sweep).
+Lifespans speak of packs and numbers, the store of objects; `holding` joins the two: at first a pack lies in an object of its own,
+after rewriting its chunks lie in several, beside chunks of others. One function finds what a set of dying numbers does to the objects;
+`Forecast` only adds that up (preview and promise), `bury` carries it out (the sweep).
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from pyroaring import BitMap
 from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import Dying, Gap, LifespanError, dying, dying_by_pack, numbers_of
+from strongroom.catalog.lifespans import Dying, Gap, dying, dying_by_pack, numbers_of
 
 _IN = 800  # ids in one IN (…)
 T = TypeVar("T")
@@ -58,9 +61,9 @@ class _Object:
     bytes: int
     dead_bytes: int
     stored: bool
+    left: int  # chunks in it that live on
     dead: int = 0  # chunks that die now
     newly_dead_bytes: int = 0
-    packs_left: int = 0  # holdings of packs that live on
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ class _Effect:
         for found in self.objects.values():
             if not found.stored:
                 continue
-            if found.packs_left == 0:
+            if found.left == 0:
                 owned = found.bytes - found.dead_bytes
                 total += Toll(owned=owned, freed=found.bytes, objects=1)
             else:
@@ -87,24 +90,23 @@ class _Earlier:
 
     gone: dict[int, BitMap] = field(default_factory=dict)
     gone_bytes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    dead_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    whole: set[str] = field(default_factory=set)  # objects
+    objects: dict[str, _Object] = field(default_factory=dict)  # as the last of these gaps left them
 
     def add(self, effect: _Effect) -> None:
         for key, found in effect.packs.items():
             self.gone[key] = found.gone | found.dead
             self.gone_bytes[key] += found.bytes
         for name, held in effect.objects.items():
-            self.dead_bytes[name] += held.newly_dead_bytes
-            if held.packs_left == 0:
-                self.whole.add(name)
+            held.dead_bytes += held.newly_dead_bytes
+            self.objects[name] = held
 
 
 class Forecast:
     """Adds up what gaps of one lineage would do, one after the other, without doing it.
 
-    A single gap is added up by the database: only packs that go whole are looked at one by one. With a second gap both are
-    played chunk by chunk, since the same pack may lose chunks to each.
+    A single gap is added up by the database as far as packs lie in objects of their own: only those that go whole, or that
+    rewriting has moved, are looked at one by one. With a second gap both are played chunk by chunk, since the same pack may lose
+    chunks to each.
     """
 
     def __init__(self, conn: Connection, lineage: str) -> None:
@@ -116,22 +118,63 @@ class Forecast:
         """What this gap does, after those added before it."""
         if self._first is None:
             self._first = gap
-            inside, whole = dying_by_pack(self._conn, self._lineage, gap)
-            return _effect(self._conn, self._lineage, whole, self._earlier).toll() + Toll(owned=inside, waiting=inside)
-        if not self._played:
-            self._played = True
-            self._play(self._first)
+            inside, rest = dying_by_pack(self._conn, self._lineage, gap)
+            return _effect(self._conn, self._lineage, rest, self._earlier).toll() + Toll(owned=inside, waiting=inside)
+        self._play_first()
         return self._play(gap)
+
+    def partly_dead(self) -> Partly:
+        """The lineage's objects that would be partly dead after all gaps added."""
+        self._play_first()
+        conn, lineage, partly = self._conn, self._lineage, Partly()
+        for row in conn.execute(
+            sa.select(t.object_.c.id, t.object_.c.bytes, t.object_.c.dead_bytes).where(*is_partly_dead(lineage))
+        ):
+            if row.id not in self._earlier.objects:
+                partly += Partly(1, row.bytes - row.dead_bytes, row.dead_bytes)
+        for found in self._earlier.objects.values():
+            if found.stored and found.left and found.dead_bytes:
+                partly += Partly(1, found.bytes - found.dead_bytes, found.dead_bytes)
+        return partly
+
+    def _play_first(self) -> None:
+        if not self._played and self._first is not None:
+            self._play(self._first)
+        self._played = True
 
     def _play(self, gap: Gap) -> Toll:
         effect = _effect(self._conn, self._lineage, dying(self._conn, self._lineage, gap), self._earlier)
+        toll = effect.toll()
         self._earlier.add(effect)
-        return effect.toll()
+        return toll
+
+
+@dataclass(frozen=True, slots=True)
+class Partly:
+    """Objects that are partly dead."""
+
+    objects: int = 0
+    living: int = 0  # bytes that rewriting all of them takes
+    dead: int = 0  # bytes that it gives back
+
+    def __add__(self, other: Partly) -> Partly:
+        return Partly(self.objects + other.objects, self.living + other.living, self.dead + other.dead)
+
+
+def is_partly_dead(lineage: str) -> list[sa.ColumnElement[bool]]:
+    """Conditions for a lineage's stored objects that hold dead and living chunks."""
+    return [
+        t.object_.c.lineage == lineage,
+        t.object_.c.kind.in_(("pack", "rewrite")),
+        t.object_.c.state == "STORED",
+        t.object_.c.dead_bytes > sa.literal_column("0"),  # as the partial index says it
+        t.object_.c.live > 0,
+    ]
 
 
 def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) -> Toll:
-    """Writes dying numbers into `gone`, removes packs that are all gone with their rows, and condemns the objects that hold
-    nothing else (PLANNED ones too: their put may still come). Returns what it did."""
+    """Writes dying numbers into `gone`, removes packs that are all gone, and condemns the objects that hold nothing living
+    (PLANNED ones too: their put may still come) with what is said of them. Returns what it did."""
     effect = _effect(conn, lineage, dead, _Earlier())
     whole = [key for key, found in effect.packs.items() if found.whole]
     parts = [
@@ -147,14 +190,13 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
             parts,
         )
     for some in batches(whole, _IN):
-        conn.execute(sa.delete(t.holding).where(t.holding.c.lineage == lineage, t.holding.c.pack.in_(some)))
         conn.execute(sa.delete(t.death).where(t.death.c.lineage == lineage, t.death.c.pack.in_(some)))
         conn.execute(sa.delete(t.pack).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(some)))
-    condemn(conn, [name for name, found in effect.objects.items() if found.packs_left == 0], removal)
+    give_up(conn, [name for name, found in effect.objects.items() if found.left == 0], removal)
     thinner = [
         {"k": name, "n": found.dead, "b": found.newly_dead_bytes}
         for name, found in effect.objects.items()
-        if found.packs_left and found.dead
+        if found.left and found.dead
     ]
     if thinner:
         conn.execute(
@@ -167,13 +209,38 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
 
 
 def held_by(conn: Connection, key: str) -> dict[int, BitMap]:
-    """What an object holds, as pack → numbers."""
-    rows = conn.execute(
-        sa.select(t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks)
+    """What an object holds of packs that are not all gone, as pack → numbers."""
+    return {row.pack: _numbers(row) for row in conn.execute(_holdings_of([key]))}
+
+
+def living_in(conn: Connection, objects: Sequence[str]) -> dict[str, dict[int, BitMap]]:
+    """What objects hold that is not gone, as object → pack → numbers."""
+    found: dict[str, dict[int, BitMap]] = {key: {} for key in objects}
+    for some in batches(objects, _IN):
+        for row in conn.execute(_holdings_of(some)):
+            if numbers := _numbers(row) - numbers_of(row.gone):
+                found[row.object][row.pack] = numbers
+    return found
+
+
+def _holdings_of(objects: Sequence[str]) -> sa.Select[Any]:
+    return (
+        sa.select(t.holding.c.object, t.holding.c.pack, t.holding.c.numbers, t.pack.c.chunks, t.pack.c.gone)
         .join(t.pack, sa.and_(t.pack.c.lineage == t.holding.c.lineage, t.pack.c.id == t.holding.c.pack))
-        .where(t.holding.c.object == key)
+        .where(t.holding.c.object.in_(objects))
     )
-    return {row.pack: BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers) for row in rows}
+
+
+def _numbers(row: Any) -> BitMap:
+    return BitMap(range(row.chunks)) if row.numbers is None else numbers_of(row.numbers)
+
+
+def give_up(conn: Connection, objects: Sequence[str], removal: str) -> None:
+    """Condemns objects of a lineage that is locked. What they held goes in the same transaction: later their removal and a sweep
+    of the lineage, which does not wait for it, would lock those rows in different orders."""
+    for some in batches(objects, _IN):
+        conn.execute(sa.delete(t.holding).where(t.holding.c.object.in_(some)))
+    condemn(conn, objects, removal)
 
 
 def condemn(conn: Connection, objects: Sequence[str], removal: str) -> None:
@@ -200,6 +267,28 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def to_sizes(lengths: NDArray[Any]) -> bytes:
+    """Sealed bytes of chunks as a holding keeps them."""
+    small = not len(lengths) or int(lengths.max()) < 1 << 16
+    return lengths.astype("<u2" if small else "<u4").tobytes()
+
+
+def sizes_of(data: bytes, count: int) -> NDArray[Any]:
+    """What `to_sizes` took."""
+    return np.frombuffer(data, "<u2" if len(data) == 2 * count else "<u4")
+
+
+def bytes_among(numbers: BitMap, sizes: bytes, wanted: BitMap) -> int:
+    """Sealed bytes of those of `numbers`, of which each has its size, that are wanted."""
+    chosen = numbers & wanted
+    if not chosen:
+        return 0
+    each = sizes_of(sizes, len(numbers))
+    if len(chosen) < len(numbers):
+        each = each[np.searchsorted(np.array(numbers.to_array()), np.array(chosen.to_array()))]
+    return int(each.sum(dtype=np.uint64))
+
+
 def _effect(conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Earlier) -> _Effect:
     """What the dying numbers do to packs and objects, given what earlier gaps of the same forecast did."""
     numbers: dict[int, BitMap | None] = {}
@@ -212,7 +301,9 @@ def _effect(conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Ear
     for some in batches(numbers, _IN):
         _read_packs(conn, lineage, {key: numbers[key] for key in some}, sizes, earlier, effect)
         _read_objects(conn, lineage, some, earlier, effect)
-    _count_holdings_left(conn, lineage, earlier, effect)
+    uncounted = [name for name, found in effect.objects.items() if found.left == _UNCOUNTED]
+    for names in batches(uncounted, _IN):
+        _count_living(conn, names, earlier, effect)
     return effect
 
 
@@ -229,47 +320,53 @@ def _read_packs(
         effect.packs[row.id] = _Pack(row.chunks, gone, dead, sizes[row.id])
 
 
+_UNCOUNTED = -1
+
+
 def _read_objects(conn: Connection, lineage: str, some: list[int], earlier: _Earlier, effect: _Effect) -> None:
     rows = conn.execute(
         sa.select(
-            t.holding.c.object, t.holding.c.pack, t.holding.c.numbers, t.holding.c.spare,
-            t.object_.c.bytes, t.object_.c.dead_bytes, t.object_.c.state,
+            t.holding.c.object, t.holding.c.pack, t.holding.c.numbers, t.holding.c.sizes,
+            t.object_.c.bytes, t.object_.c.dead_bytes, t.object_.c.state, t.object_.c.live,
         )
         .join(t.object_, t.object_.c.id == t.holding.c.object)
         .where(t.holding.c.lineage == lineage, t.holding.c.pack.in_(some), t.object_.c.state.in_(("PLANNED", "STORED")))
     )  # fmt: skip
-    current: set[int] = set()
     for row in rows:
-        if row.object in earlier.whole:
+        before = earlier.objects.get(row.object)
+        if before is not None and before.left == 0:
             continue
         found = effect.objects.get(row.object)
         if found is None:
-            found = _Object(row.bytes, row.dead_bytes + earlier.dead_bytes[row.object], row.state == "STORED")
-            effect.objects[row.object] = found
-        if row.spare:
+            found = effect.objects[row.object] = _object(row, before)
+        if row.state == "PLANNED":
             continue
-        if row.pack in current:
-            raise LifespanError(f"pack {row.pack} of lineage {lineage} has two current objects")
-        current.add(row.pack)
         pack = effect.packs[row.pack]
-        found.dead += len(pack.dead if row.numbers is None else pack.dead & numbers_of(row.numbers))
-        found.newly_dead_bytes += pack.bytes
+        if row.numbers is None:
+            dead, size = len(pack.dead), pack.bytes
+        else:
+            numbers = numbers_of(row.numbers)
+            dead, size = len(numbers & pack.dead), bytes_among(numbers, row.sizes, pack.dead)
+        found.dead += dead
+        found.newly_dead_bytes += size
+        if found.left != _UNCOUNTED:
+            found.left -= dead
 
 
-def _count_holdings_left(conn: Connection, lineage: str, earlier: _Earlier, effect: _Effect) -> None:
-    """An object goes whole when every pack that it holds chunks of is all gone."""
-    untouched: dict[int, list[str]] = defaultdict(list)
-    for some in batches(effect.objects, _IN):
-        rows = conn.execute(sa.select(t.holding.c.object, t.holding.c.pack).where(t.holding.c.object.in_(some)))
-        for row in rows:
-            pack = effect.packs.get(row.pack)
-            if pack is None:
-                untouched[row.pack].append(row.object)
-            elif not pack.whole:
-                effect.objects[row.object].packs_left += 1
-    for packs in batches(untouched, _IN):
-        rows = conn.execute(sa.select(t.pack.c.id, t.pack.c.chunks).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(packs)))
-        for row in rows:
-            if len(earlier.gone.get(row.id, ())) < row.chunks:
-                for name in untouched[row.id]:
-                    effect.objects[name].packs_left += 1
+def _object(row: Any, before: _Object | None) -> _Object:
+    """An object as it is, or as earlier gaps left it. One that is planned has no count of its own yet."""
+    if row.state == "PLANNED":
+        return _Object(0, 0, False, _UNCOUNTED)
+    if before is not None:
+        return _Object(before.bytes, before.dead_bytes, True, before.left)
+    return _Object(row.bytes, row.dead_bytes, True, row.live)
+
+
+def _count_living(conn: Connection, names: list[str], earlier: _Earlier, effect: _Effect) -> None:
+    """Counts what lives on of what planned objects will hold."""
+    for name in names:
+        effect.objects[name].left = 0
+    for row in conn.execute(_holdings_of(names)):
+        pack = effect.packs.get(row.pack)
+        gone = pack.gone | pack.dead if pack is not None else earlier.gone.get(row.pack) or numbers_of(row.gone)
+        effect.objects[row.object].left += len(_numbers(row) - gone)

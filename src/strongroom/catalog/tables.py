@@ -153,6 +153,7 @@ pack = Table(
     Column("gone", LargeBinary, nullable=True),  # numbers freed; NULL is none
     Column("gone_bytes", BigInteger, nullable=False),
     Column("suspect", LargeBinary, nullable=True),  # numbers found damaged: never shared again
+    Column("moved", Boolean, nullable=False),  # rewriting has moved its chunks: what dies is counted object by object
 )
 Index("ix_pack_born", pack.c.lineage, pack.c.born)
 
@@ -208,6 +209,8 @@ deletion = Table(
     Column("promised_waiting", BigInteger, nullable=False),
     Column("promised_undecided", BigInteger, nullable=False),
     Column("promised_objects", BigInteger, nullable=False),
+    Column("thorough", Boolean, nullable=False),  # rewrites all that waits in its lineages, whatever it costs
+    Column("promised_rewrite", BigInteger, nullable=False),  # what that was said to cost; 0 for one within the budget
     Column("freed", BigInteger, nullable=False),  # bytes of objects removed and looked up to be gone
     Column("waiting", BigInteger, nullable=False),  # bytes marked dead inside objects that live on
     Column("removed_objects", BigInteger, nullable=False),
@@ -247,15 +250,16 @@ _CHOSEN, _PARTLY_DEAD = sa.text("rewriting IS NOT NULL"), sa.text("dead_bytes > 
 Index("ix_object_rewriting", object_.c.rewriting, sqlite_where=_CHOSEN, postgresql_where=_CHOSEN)
 Index("ix_object_dead", object_.c.lineage, object_.c.dead_bytes, sqlite_where=_PARTLY_DEAD, postgresql_where=_PARTLY_DEAD)
 
+# What an object holds, or will hold once it is STORED. After a rebuild two objects may hold the same chunk.
 holding = Table(
     "holding",
     metadata,
     Column("object", Text, ForeignKey("object.id"), primary_key=True),
     Column("lineage", Text, primary_key=True),
     Column("pack", BigInteger, primary_key=True),
-    Column("numbers", LargeBinary, nullable=True),  # NULL is all numbers of the pack
+    Column("numbers", LargeBinary, nullable=True),  # NULL is all numbers of the pack: its first object
+    Column("sizes", LargeBinary, nullable=True),  # sealed bytes of each number, ascending, as u16 or u32; NULL with `numbers`
     Column("bytes", BigInteger, nullable=False),  # their sealed bytes
-    Column("spare", Boolean, nullable=False),  # another object holds the same chunks; this one goes when the pack does
 )
 Index("ix_holding_pack", holding.c.lineage, holding.c.pack)
 

@@ -6,12 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from numpy.typing import NDArray
+from pyroaring import BitMap
 
 from strongroom.repository._columns import U32, U64
 from strongroom.repository.codec import Decoder, FrameError
@@ -31,11 +32,19 @@ _MOST_PACKS = 4096
 HEAL = "verify this backup, then take a new one: it stores anew what is damaged"
 
 
+class Holder(NamedTuple):
+    """An object that holds chunks of a pack."""
+
+    object_id: str
+    name: str
+    numbers: BitMap | None  # which; None: all, or whatever its index says
+
+
 class Locator(Protocol):
     """Knows where packs are now."""
 
-    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
-        """(object id, name) of every object that holds chunks of the pack, the best first."""
+    def objects_of(self, pack: int) -> Sequence[Holder]:
+        """Every object that holds chunks of the pack, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class ChunkFetcher:
         self._lock = threading.Lock()
         self._indexes: OrderedDict[str, ObjectIndex] = OrderedDict()
         self._indexes_bytes = 0
-        self._objects: OrderedDict[int, Sequence[tuple[str, str]]] = OrderedDict()
+        self._objects: OrderedDict[int, Sequence[Holder]] = OrderedDict()
         self._local = threading.local()
 
     def fetch(self, records: Records) -> list[bytes]:
@@ -104,18 +113,20 @@ class ChunkFetcher:
             if not len(rest):
                 return found
             self._forget(pack)
-            if fresh and not any(key in missing for key, _ in known):
+            if fresh and not any(one.object_id in missing for one in known):
                 number = int(numbers[rest[0]])
                 text = f"chunk {number} of pack {pack} is in none of the {len(known)} objects that hold the pack: {HEAL}"
-                raise MissingChunk(text, object_name=known[0][1] if known else None, pack=pack, number=number)
+                raise MissingChunk(text, object_name=known[0].name if known else None, pack=pack, number=number)
 
     def _among(
-        self, objects: Sequence[tuple[str, str]], pack: int, numbers: U32, where: NDArray[np.intp], missing: set[str]
+        self, objects: Sequence[Holder], pack: int, numbers: U32, where: NDArray[np.intp], missing: set[str]
     ) -> tuple[list[tuple[ObjectIndex, _Place]], NDArray[np.intp]]:
         found: list[tuple[ObjectIndex, _Place]] = []
-        for key, name in objects:
+        for key, name, said in objects:
             if not len(where):
                 break
+            if said is not None and said.isdisjoint(BitMap(numbers[where])):
+                continue
             try:
                 index = self._index(key, name)
             except ObjectMissing as error:
@@ -160,10 +171,10 @@ class ChunkFetcher:
             index = self._indexes.pop(key, None)
             if index is not None:
                 self._indexes_bytes -= index.memory
-            for pack in [pack for pack, objects in self._objects.items() if any(one == key for one, _ in objects)]:
+            for pack in [pack for pack, objects in self._objects.items() if any(one.object_id == key for one in objects)]:
                 del self._objects[pack]
 
-    def _remember(self, pack: int, objects: Sequence[tuple[str, str]]) -> None:
+    def _remember(self, pack: int, objects: Sequence[Holder]) -> None:
         with self._lock:
             self._objects[pack] = objects
             while len(self._objects) > _MOST_PACKS:

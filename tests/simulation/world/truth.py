@@ -21,7 +21,7 @@ from simulation.world.surroundings import Databases
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.fetching import Locator
+from strongroom.repository.fetching import Holder, Locator
 from strongroom.repository.keys import LineageKeys
 from strongroom.repository.manifest import Manifest
 from strongroom.repository.pack import read_index
@@ -29,6 +29,7 @@ from strongroom.repository.reader import BackupReader
 from strongroom.repository.records import Named
 from strongroom.storage.base import StoreError
 from strongroom.storage.memory import MemoryStore
+from support.accounts import HOLDINGS, check_books
 
 FAIR_FAILURES = re.compile(
     r"the store failed: |stopped by a user|its worker was lost|.*did not answer in time|cancelled by a user|the database was away"
@@ -85,10 +86,10 @@ class _ByStore:
     def __init__(self, truth: Truth, lineage: str) -> None:
         self._truth, self._lineage = truth, lineage
 
-    def objects_of(self, pack: int) -> Sequence[tuple[str, str]]:
+    def objects_of(self, pack: int) -> Sequence[Holder]:
         """Every object that holds chunks of the pack."""
         return [
-            (name.rsplit("/", 1)[1], name)
+            Holder(name.rsplit("/", 1)[1], name, None)
             for name in self._truth.store.names()
             if name.startswith(self._lineage) and pack in self._truth.content(name)
         ]
@@ -425,20 +426,8 @@ class Truth:
 
     def _check_space(self, rows: list[tuple[Any, ...]]) -> None:
         raw = self.checker.sim.raw
-        held = dict(raw.execute("SELECT object, sum(bytes) FROM holding WHERE NOT spare GROUP BY object").fetchall())
-        for id_, name, state, _, kind, live, dead, _ in rows:
-            spare = self.rebuilt and id_ not in held
-            if (
-                state == "STORED"
-                and kind in ("pack", "rewrite")
-                and not spare
-                and not (live > 0 and 0 <= dead < held.get(id_, 0))
-            ):
-                self.broken(f"{name} holds {live} living chunks, {dead} dead bytes of {held.get(id_, 0)}")
-        gone, packs = raw.execute("SELECT coalesce(sum(gone_bytes), 0), coalesce(sum(bytes), 0) FROM pack").fetchone()
-        waiting = sum(row[6] for row in rows if row[2] == "STORED")
-        if gone - (packs - sum(held.values())) != waiting:
-            self.broken(f"{gone} bytes are marked gone, {packs - sum(held.values())} given back, and {waiting} wait")
+        chunks = [(row[0], row[1], row[5], row[6]) for row in rows if row[2] == "STORED" and row[4] in ("pack", "rewrite")]
+        check_books(chunks, raw.execute(HOLDINGS).fetchall(), self.broken)
         for lineage, pack, chunks, blob in raw.execute("SELECT lineage, id, chunks, gone FROM pack"):
             alive = BitMap()
             for need in self.needs.values():

@@ -277,6 +277,8 @@ def upgrade() -> None:
         sa.Column("promised_waiting", sa.BigInteger(), nullable=False),
         sa.Column("promised_undecided", sa.BigInteger(), nullable=False),
         sa.Column("promised_objects", sa.BigInteger(), nullable=False),
+        sa.Column("thorough", sa.Boolean(), nullable=False),
+        sa.Column("promised_rewrite", sa.BigInteger(), nullable=False),
         sa.Column("freed", sa.BigInteger(), nullable=False),
         sa.Column("waiting", sa.BigInteger(), nullable=False),
         sa.Column("removed_objects", sa.BigInteger(), nullable=False),
@@ -299,8 +301,8 @@ def upgrade() -> None:
         sa.Column("lineage", sa.Text(), nullable=False),
         sa.Column("pack", sa.BigInteger(), nullable=False),
         sa.Column("numbers", sa.LargeBinary(), nullable=True),
+        sa.Column("sizes", sa.LargeBinary(), nullable=True),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("spare", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["object"], ["object.id"], name=op.f("fk_holding_object_object")),
         sa.PrimaryKeyConstraint("object", "lineage", "pack", name=op.f("pk_holding")),
     )
@@ -317,6 +319,7 @@ def upgrade() -> None:
         sa.Column("gone", sa.LargeBinary(), nullable=True),
         sa.Column("gone_bytes", sa.BigInteger(), nullable=False),
         sa.Column("suspect", sa.LargeBinary(), nullable=True),
+        sa.Column("moved", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["lineage"], ["lineage.id"], name=op.f("fk_pack_lineage_lineage")),
         sa.PrimaryKeyConstraint("lineage", "id", name=op.f("pk_pack")),
     )
