@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pyroaring import BitMap
 
 from strongroom import server
 from strongroom.backups import creation, deletion, errors, holding, instances, restoration
@@ -17,6 +19,7 @@ from strongroom.backups.incarnation import take_possession
 from strongroom.backups.rebuilding import HELD, Rebuilt, rebuild
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
+from strongroom.catalog.space import held_by
 from strongroom.identity import accounts
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.repository import names
@@ -438,6 +441,41 @@ def test_a_build_that_was_under_way_is_reported_and_left(tmp_path: Path) -> None
         old.catalog.close()
         new.vault.catalog.close()
     assert False in seen
+
+
+def test_rewriting_keeps_one_of_two_copies(tmp_path: Path) -> None:
+    """Death between a rewrite's switch and the removal of its sources, then a rebuild: what a delete rewrites is there once."""
+    old = HarshVault(tmp_path / "old", replace(OPTIONS, reclaim_budget=50.0, reclaim_floor=0.0))
+    data, keys = noise(100_000, 1), []
+    for number in range(4):
+        keys.append(old.backup({"a": data}))
+        data = edited(data, number, edits=6)
+
+    def die(effect: Effect) -> None:
+        if effect.kind == "delete_many" and effect.phase == "before" and stored(old, "rewrite"):
+            raise Died
+
+    old.delete(keys[0])
+    old.plan = die
+    with pytest.raises(Died):
+        old.run()
+    vault = again(old, tmp_path / "new").vault
+    vault.release()
+    def twice() -> int:
+        """Chunks that two objects hold."""
+        held: dict[int, list[BitMap]] = defaultdict(list)
+        with vault.catalog.read() as conn:
+            for row in conn.execute(sa.select(t.holding.c.object).distinct()).all():
+                for pack, numbers in held_by(conn, row.object).items():
+                    held[pack].append(numbers)
+        return sum(sum(map(len, some)) - len(BitMap.union(*some)) for some in held.values())
+
+    before = twice()
+    assert before > 0
+    vault.delete(keys[1])
+    vault.run()
+    assert twice() < before
+    vault.check()
 
 
 @pytest.mark.parametrize(("kind", "phase"), [("put_new", "after"), ("delete_many", "before")])

@@ -15,8 +15,9 @@ from pyroaring import BitMap
 
 from strongroom.backups import errors, verification
 from strongroom.backups.context import Options
+from strongroom.backups.damage import needing
 from strongroom.backups.locating import read_manifest
-from strongroom.backups.verification import Choice, needing
+from strongroom.backups.verification import Choice
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of
 from strongroom.identity import accounts, audit

@@ -2,7 +2,8 @@
 
     preview     what would go and what would wait, at the lineages' version
     delete      one transaction decides everything: may it go, its parts leave their chains, the promise, the audit event, the job
-    DeleteJob   only removes: sweep → grave → manifests → condemned objects → rewrite in budget → receipt and DELETED, last
+    DeleteJob   only removes: sweep → grave → manifests → condemned objects → rewrite in budget → read back what was shared →
+                receipt and DELETED, last
 
 Promise = result: preview and promise are one function on a read-only snapshot at version v; the transaction compares v under the
 lineages' locks and computes again if it moved, the third time inside. From the 202 on the backup is hidden from every list.
@@ -11,13 +12,13 @@ lineages' locks and computes again if it moved, the third time inside. From the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors, removal, rewriting, staleness
+from strongroom.backups import aftercheck, errors, removal, rewriting, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
 from strongroom.catalog import lifespans, sweeping
@@ -169,7 +170,8 @@ def _take_out(
         t.deletion.insert().values(
             backup=backup.id, project=backup.project, job=job, state="RUNNING", at_version=version, owned=promise.owned,
             promised_freed=promise.freed, promised_waiting=promise.waiting, promised_undecided=promise.undecided,
-            promised_objects=promise.objects, thorough=False, promised_rewrite=0, freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
+            promised_objects=promise.objects, thorough=False, promised_rewrite=0,
+            freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
             rewrite_read=0, rewrite_written=0, rewrite_dropped=0, accepted_at=ctx.ambient.now(),
         )
     )  # fmt: skip
@@ -329,7 +331,9 @@ class DeleteJob:
         try:
             rewriting.abandon(ctx, job, key)
             removal.carry_out(ctx, job, lineages, key)
-            rewriting.reclaim(ctx, job, lineages, backup)
+            noted = aftercheck.Noted(ctx.store)
+            rewriting.reclaim(replace(ctx, store=noted), job, lineages, backup)
+            aftercheck.verify(ctx, job, backup, noted.rewritten)
         except (StoreError, RepositoryError, staleness.CatalogOutdated) as error:
             end = removal.ending(error)
             if isinstance(end, TryAgain):
@@ -399,6 +403,7 @@ def receipt(conn: Connection, backup: str) -> dict[str, Any]:
             "read": row.rewrite_read, "written": row.rewrite_written, "dropped": row.rewrite_dropped,
             "net": row.rewrite_dropped - row.rewrite_written,
         },
+        "verified": aftercheck.of_receipt(row.verified),
     }  # fmt: skip
 
 

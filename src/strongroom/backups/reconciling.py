@@ -24,7 +24,8 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.verification import PRIORITY, Touched, needing, of_root, require_store
+from strongroom.backups.damage import Touched, needing, of_root
+from strongroom.backups.verification import PRIORITY, require_store
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import batches, held_by
 from strongroom.identity import tables as identity

@@ -4,13 +4,17 @@ At most `reclaim_budget` bytes are written per byte that the deleted backup owne
 under `reclaim_floor`; a thorough deletion rewrites all that waits in its lineages. Rewriting needs room and is never needed to
 finish a deletion: on a full store it is skipped.
 
-It goes in rounds, so that no transaction touches more than about 10,000 rows. Order of effects of a round: (1) what lives in its
-sources is read and grouped: chunks that the head still needs apart from those whose end is known, these by their end, so that what
-dies together lies together; (2) guarded, under the lineage's lock: the sources are chosen (an object is in at most one rewrite), the
-new objects PLANNED with what they will hold; (3) the living chunks are copied still sealed, each new object put; (4) guarded, under
-the lock, earlier decisions swept: the new objects are STORED and take over, the sources are condemned, what died meanwhile is counted
-as dead in the new ones; a new one that holds nothing living any more is condemned instead; (5) what was condemned is removed. A
-rewriter that has lost its job, or whose object was condemned before its put, removes what it put by itself.
+It goes in rounds, so that no transaction touches more than about 10,000 rows. Order of effects of a round:
+
+1. What lives in its sources is read and grouped: chunks that the head still needs apart from those whose end is known, these
+   by their end, so that what dies together lies together.
+2. Guarded, under the lineage's lock: the sources are chosen (an object is in at most one rewrite), the new objects are PLANNED
+   with what they will hold.
+3. The living chunks are copied, still sealed, and each new object is put.
+4. Guarded, under the lock, earlier decisions swept: the new objects are STORED and take over, the sources are condemned, what
+   died meanwhile counts as dead in the new ones. A new one that holds nothing living any more is condemned instead.
+5. What was condemned is removed. A rewriter that has lost its job, or whose object was condemned before its put, removes what
+   it put by itself.
 
 A source that is damaged or missing is passed over, and what it holds damaged becomes suspect: a deletion has to end without it.
 """

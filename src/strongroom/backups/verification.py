@@ -22,20 +22,18 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors, listing
+from strongroom.backups import damage, errors, listing
 from strongroom.backups.context import Context
+from strongroom.backups.damage import Finding, Touched, needing, of_root
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of, suspect
 from strongroom.catalog.space import held_by
-from strongroom.identity import audit
 from strongroom.jobs.port import JobFailed, Running, TryAgain
-from strongroom.repository import names
 from strongroom.repository.errors import Damaged, MissingChunk, MissingObject, RepositoryError
 from strongroom.repository.fetching import ChunkFetcher
 from strongroom.repository.keys import LineageKeys, open_lineage_keys
 from strongroom.repository.records import Records, by_pack, without
-from strongroom.repository.verification import check_object
+from strongroom.repository.verification import add_chunks, check_object
 from strongroom.storage.base import ObjectMissing, StoreError
 
 ATTEMPTS = 3
@@ -124,72 +122,9 @@ class VerifyJob:
 
 def require_store(ctx: Context) -> None:
     """Raises JobFailed where the store lacks this catalog's own mark: then what is missing says nothing of the backups."""
-    with ctx.catalog.read() as conn:
-        mine = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
-    if ctx.store.stat(names.owner(mine)) is None:
-        raise JobFailed(
-            f"the store lacks this catalog's own mark, {names.owner(mine)}: is it the right store, and is its disk mounted? "
-            "Nothing was judged"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Touched:
-    """A backup that damage touches."""
-
-    id: str
-    name: str
-    instance_name: str
-
-
-def needing(conn: Connection, lineage: str, chunks: Mapping[int, BitMap]) -> list[Touched]:
-    """Backups with a completed part that needs any of these chunks, by the chunks' lifespans; oldest first."""
-    spans: list[tuple[int, int | None]] = []
-    for key, numbers in chunks.items():
-        spans += _spans(conn, lineage, key, numbers)
-    rows = conn.execute(
-        sa.select(t.part.c.seq, t.backup.c.id, t.backup.c.name, t.backup.c.instance_name)
-        .join(t.backup, t.backup.c.id == t.part.c.backup)
-        .where(t.part.c.lineage == lineage, t.part.c.state == "COMPLETED")
-        .order_by(t.part.c.seq)
-    ).all()
-    return [
-        Touched(row.id, row.name, row.instance_name)
-        for row in rows
-        if any(born <= row.seq and (last is None or row.seq <= last) for born, last in spans)
-    ]
-
-
-def _spans(conn: Connection, lineage: str, pack: int, numbers: BitMap) -> list[tuple[int, int | None]]:
-    """Lifespans that touch some numbers of one pack: (born, last), last None where the head needs them."""
-    row = conn.execute(sa.select(t.pack.c.born, t.pack.c.gone).where(t.pack.c.lineage == lineage, t.pack.c.id == pack)).first()
-    if row is None:
-        return []
-    rest = numbers - numbers_of(row.gone)
-    spans: list[tuple[int, int | None]] = []
-    closer = t.part.alias()
-    counts = sa.and_(closer.c.lineage == t.death.c.lineage, closer.c.seq == t.death.c.closer)
-    deaths = conn.execute(
-        sa.select(t.death.c.last, t.death.c.numbers)
-        .join(closer, counts)
-        .where(t.death.c.lineage == lineage, t.death.c.pack == pack, closer.c.committed == t.death.c.attempt)
-    )
-    for death in deaths:
-        dead = numbers_of(death.numbers)
-        if dead & rest:
-            spans.append((row.born, death.last))
-            rest -= dead
-    return [*spans, (row.born, None)] if rest else spans
-
-
-def of_root(conn: Connection, key: str) -> list[Touched]:
-    """The backup whose manifest an object is."""
-    rows = conn.execute(
-        sa.select(t.backup.c.id, t.backup.c.name, t.backup.c.instance_name)
-        .join(t.part, t.part.c.backup == t.backup.c.id)
-        .where(t.part.c.root == key, t.part.c.state == "COMPLETED")
-    )
-    return [Touched(row.id, row.name, row.instance_name) for row in rows]
+    lost = damage.lost_mark(ctx)
+    if lost is not None:
+        raise JobFailed(f"{lost} Nothing was judged")
 
 
 def _targets(conn: Connection, args: Mapping[str, Any]) -> Sequence[Any]:
@@ -222,19 +157,6 @@ class Choice:
         mixed = (mixed + (records.numbers // _STRETCH).astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
         return (mixed >> np.uint64(11)).astype(np.float64) < self.percent / 100 * 2.0**53
-
-
-@dataclass(slots=True)
-class _Finding:
-    """One damaged object. `what`: "missing", "unreadable", "chunks", "manifest"."""
-
-    what: str
-    chunks: dict[int, BitMap] = field(default_factory=dict)
-
-    def add(self, what: str, chunks: Mapping[int, BitMap]) -> None:
-        self.what = what
-        for pack, numbers in chunks.items():
-            self.chunks[pack] = self.chunks.get(pack, BitMap()) | numbers
 
 
 @dataclass(slots=True)
@@ -299,7 +221,7 @@ class _Lineage:
         self._read: dict[int, BitMap] = {}  # chunks that were judged, sound or not
         self._objects: set[str] = set()  # objects that were judged whole
         self._doubts: set[tuple[str | None, int | None, int | None]] = set()  # what one reading found damaged
-        self._found: dict[str, _Finding] = {}  # not marked yet
+        self._found: dict[str, Finding] = {}  # not marked yet
         if self._keys is not None:
             self._fetcher = ChunkFetcher(ctx.store, self._keys, lineage, CatalogLocator(ctx, lineage))
 
@@ -366,8 +288,7 @@ class _Lineage:
             self._note({pack: BitMap(numbers) for pack, numbers, _ in by_pack(window.packs, window.numbers)})
 
     def _note(self, chunks: Mapping[int, BitMap]) -> None:
-        for pack, numbers in chunks.items():
-            self._read[pack] = self._read.get(pack, BitMap()) | numbers
+        add_chunks(self._read, chunks)
 
     def _manifest_damaged(self, part: Row[Any], error: Damaged | ObjectMissing) -> None:
         """What the part names cannot all be known: every object that it may need is read instead (of a sample, none)."""
@@ -377,7 +298,7 @@ class _Lineage:
             with self._ctx.catalog.read() as conn:
                 name = conn.execute(sa.select(t.object_.c.name).where(t.object_.c.id == part.root)).scalar()
             if name is not None:
-                self._found.setdefault(name, _Finding("manifest"))
+                self._found.setdefault(name, Finding("manifest"))
         if self._choice is None:
             for row in self._objects_up_to(part.seq):
                 self._job.check()
@@ -457,9 +378,8 @@ class _Lineage:
         return found
 
     def _add(self, name: str, what: str, chunks: Mapping[int, BitMap], found: dict[int, BitMap]) -> None:
-        self._found.setdefault(name, _Finding(what)).add(what, chunks)
-        for pack, numbers in chunks.items():
-            found[pack] = found.get(pack, BitMap()) | numbers
+        self._found.setdefault(name, Finding(what)).add(what, chunks)
+        add_chunks(found, chunks)
 
     # Marking
 
@@ -475,45 +395,22 @@ class _Lineage:
                 state = conn.execute(sa.select(t.part.c.state).where(here)).scalar_one()
                 fresh = sum([self._mark(conn, name, one) for name, one in found.items()])
                 if fresh:
-                    self._tell_audit(conn, part, fresh, sorted(found))
+                    damage.tell_audit(conn, self._ctx, part.backup, self._job.id, fresh, sorted(found))
         (self._tally.verified if state == "COMPLETED" else self._tally.superseded).append(part.backup)
 
-    def _mark(self, conn: Connection, name: str, finding: _Finding) -> int:
-        """One damaged object, under the lineage's lock; returns how many chunks became suspect by this.
-
-        What was removed, replaced or freed meanwhile is no damage.
-        """
-        stored = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.name == name, t.object_.c.state == "STORED")).first()
+    def _mark(self, conn: Connection, name: str, finding: Finding) -> int:
+        """One damaged object, under the lineage's lock; returns how many chunks became suspect by this."""
         if finding.what == "manifest":
-            if stored is not None:
-                self._tally.tell(name, "manifest", 0, of_root(conn, stored.id))
+            stored = sa.and_(t.object_.c.name == name, t.object_.c.state == "STORED")
+            row = conn.execute(sa.select(t.object_.c.id).where(stored)).first()
+            if row is not None:
+                self._tally.tell(name, "manifest", 0, of_root(conn, row.id))
             return 0
-        if stored is None and finding.what != "chunks":
-            return 0
-        living: dict[int, BitMap] = {}
-        fresh = 0
-        for pack, numbers in finding.chunks.items():
-            row = conn.execute(
-                sa.select(t.pack.c.gone, t.pack.c.suspect).where(t.pack.c.lineage == self._lineage, t.pack.c.id == pack)
-            ).first()
-            if row is None or not (left := numbers - numbers_of(row.gone)):
-                continue
-            living[pack] = left
-            fresh += len(left - numbers_of(row.suspect))
-            suspect(conn, self._lineage, pack, left)
+        living, fresh = damage.mark(conn, self._lineage, name, finding)
         backups = needing(conn, self._lineage, living)
         if backups:
             self._tally.tell(name, finding.what, sum(len(numbers) for numbers in living.values()), backups)
         return fresh
-
-    def _tell_audit(self, conn: Connection, part: Row[Any], chunks: int, objects: list[str]) -> None:
-        row = conn.execute(sa.select(t.backup).where(t.backup.c.id == part.backup)).one()
-        detail = {"job": self._job.id, "chunks": chunks, "objects": objects[:20]}
-        entry = audit.Entry(
-            "StrongroomDamageFound", "backup", row.id, row.name, outcome="FAILED", level="Major", project=row.project,
-            detail=detail,
-        )  # fmt: skip
-        audit.append(conn, self._ctx.ambient, entry)
 
 
 def _windows(records: Records) -> Iterator[Records]:

@@ -494,6 +494,45 @@ def ends_of(conn: Connection, lineage: str, packs: Sequence[int]) -> Iterator[tu
             yield row.pack, row.last, numbers_of(row.numbers)
 
 
+def packs_from(conn: Connection, lineage: str, start: int, limit: int) -> list[Any]:
+    """Up to `limit` stored packs as (id, born, gone_bytes), in order of their ids from `start` on and round again.
+
+    Ids are random, so from a random start they are a sample.
+    """
+    query = sa.select(t.pack.c.id, t.pack.c.born, t.pack.c.gone_bytes).where(t.pack.c.lineage == lineage, t.pack.c.stored)
+    found = list(conn.execute(query.where(t.pack.c.id >= start).order_by(t.pack.c.id).limit(limit)))
+    if len(found) < limit:
+        found += conn.execute(query.where(t.pack.c.id < start).order_by(t.pack.c.id).limit(limit - len(found)))
+    return found
+
+
+def shared(conn: Connection, lineage: str, seq: int, packs: Sequence[int]) -> dict[int, BitMap]:
+    """The numbers of these packs that part `seq`, which has left and is swept, needed and that live on: neighbours need them."""
+    here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id.in_(packs), t.pack.c.born <= seq)
+    rows = conn.execute(sa.select(t.pack.c.id, t.pack.c.chunks, t.pack.c.gone).where(here))
+    found = {row.id: BitMap(range(row.chunks)) - numbers_of(row.gone) for row in rows}
+    before = (t.death.c.lineage == lineage, t.death.c.pack.in_(packs), t.death.c.last < seq, _LIVE)
+    for row in conn.execute(sa.select(t.death.c.pack, t.death.c.numbers).where(*before)):
+        if row.pack in found:
+            found[row.pack] -= numbers_of(row.numbers)
+    return {pack: numbers for pack, numbers in found.items() if numbers}
+
+
+def shared_bytes(conn: Connection, lineage: str, seq: int) -> int:
+    """Sealed bytes of `shared` over all packs. Reads every pack born up to `seq` and what died in it before."""
+    here = conn.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(t.pack.c.bytes - t.pack.c.gone_bytes), 0)).where(
+            t.pack.c.lineage == lineage, t.pack.c.stored, t.pack.c.born <= seq
+        )
+    ).scalar_one()
+    before = conn.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(t.death.c.bytes), 0)).where(
+            t.death.c.lineage == lineage, t.death.c.born <= seq, t.death.c.last < seq, _LIVE
+        )
+    ).scalar_one()
+    return int(here) - int(before)
+
+
 def numbers_of(data: bytes | None) -> BitMap:
     """A stored set of chunk numbers; NULL is the empty set."""
     return BitMap() if data is None else BitMap.deserialize(data)

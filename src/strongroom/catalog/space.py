@@ -1,8 +1,8 @@
 """Bytes: what dying chunks free at once (objects that go whole) and what waits (dead bytes inside objects that live on).
 
-Lifespans speak of packs and numbers, the store of objects; `holding` joins the two: at first a pack lies in an object of its own,
-after rewriting its chunks lie in several, beside chunks of others. One function finds what a set of dying numbers does to the objects;
-`Forecast` only adds that up (preview and promise), `bury` carries it out (the sweep).
+Lifespans speak of packs and numbers, the store of objects; `holding` joins the two. At first a pack lies in an object of its own;
+after rewriting its chunks lie in several, beside chunks of other packs. One function finds what a set of dying numbers does to
+objects; `Forecast` only adds that up (preview and promise), `bury` carries it out (the sweep).
 """
 
 from __future__ import annotations

@@ -219,6 +219,7 @@ deletion = Table(
     Column("rewrite_read", BigInteger, nullable=False),
     Column("rewrite_written", BigInteger, nullable=False),
     Column("rewrite_dropped", BigInteger, nullable=False),  # bytes of the objects that rewriting replaced
+    Column("verified", Text, nullable=True),  # JSON: what the check after it read and found; NULL: none was made
     Column("accepted_at", Double, nullable=False),
     Column("finished_at", Double, nullable=True),
     Column("fail_reason", Text, nullable=True),

@@ -287,6 +287,7 @@ def upgrade() -> None:
         sa.Column("rewrite_read", sa.BigInteger(), nullable=False),
         sa.Column("rewrite_written", sa.BigInteger(), nullable=False),
         sa.Column("rewrite_dropped", sa.BigInteger(), nullable=False),
+        sa.Column("verified", sa.Text(), nullable=True),
         sa.Column("accepted_at", sa.Double(), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("fail_reason", sa.Text(), nullable=True),
