@@ -97,7 +97,6 @@ class HarshVault(Vault):
         self.inner = inner
         self.store: Store = FaultyStore(inner, lambda effect: self.plan(effect) or self.nature(effect))
         self.catalog = catalog or fast_catalog(folder / "catalog.db")
-        self._processes: list[LeasedJobs] = []
 
     @property
     def faulty(self) -> FaultyStore:
@@ -119,7 +118,6 @@ class HarshVault(Vault):
 
     def _process(self, store: Store, owner: str) -> tuple[Context, StepwiseWorker]:
         jobs = LeasedJobs(self.catalog, self.clock, AmbientClock(self.clock))
-        self._processes.append(jobs)
         scratch = self.folder / f"scratch-{owner}"
         scratch.mkdir(exist_ok=True)
         ctx = Context(
@@ -176,8 +174,6 @@ class HarshVault(Vault):
 
     def _let_go(self) -> Catalog:
         """The catalog's engine, with its compiled statements and nothing else of this world."""
-        for jobs in self._processes:
-            sa.event.remove(self.catalog.engine, "checkin", jobs._checked_in)
         self.catalog.engine.dispose()
         return self.catalog
 

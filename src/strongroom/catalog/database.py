@@ -8,7 +8,7 @@ holds the write lock from its first statement (BEGIN IMMEDIATE).
 
     CatalogError
     ├── RowGone          a row that was to be locked does not exist (permanent)
-    └── CatalogBehind    the schema is not the one this version needs (permanent: migrate)
+    └── CatalogBehind    a newer version made the schema (permanent: use that one)
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Guard = Callable[[Connection], None]
 
 _IDLE_IN_TRANSACTION = "60s"  # a worker paused inside a transaction must not stop deletes; far above any of ours
 _BUSY_TIMEOUT_MS = 30_000
+_AFTER = "strongroom_after_commit"
 
 
 class CatalogError(Exception):
@@ -46,7 +47,7 @@ class RowGone(CatalogError):
 
 
 class CatalogBehind(CatalogError):
-    """The schema in the database is not the one that this version of Strongroom needs."""
+    """A newer version of Strongroom made the schema in the database."""
 
 
 class Catalog:
@@ -76,10 +77,13 @@ class Catalog:
         with self.engine.connect() as conn:
             if self.postgres:
                 conn = conn.execution_options(isolation_level="READ COMMITTED")
+            conn.info[_AFTER] = told = list[Callable[[], None]]()
             with conn.begin():
                 if guard is not None:
                     guard(conn)
                 yield conn
+        for tell in told:
+            tell()
 
     @contextmanager
     def decide(
@@ -99,6 +103,13 @@ class Catalog:
         with self.write(guard) as conn:
             lock_part(conn, lineage, seq)
             yield conn
+
+
+def after_commit(conn: Connection, tell: Callable[[], None]) -> None:
+    """Calls `tell` once this writing transaction has committed and its connection is given back; never if it does not commit."""
+    told = conn.info[_AFTER]
+    if tell not in told:
+        told.append(tell)
 
 
 def lock_backup(conn: Connection, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Bringing the catalog's schema to what this version of Strongroom needs, and refusing to work on any other.
+"""Bringing the catalog's schema to what this version of Strongroom needs, and refusing to work on a newer one.
 
 Migrations are part of the package (`migrations/versions`) and run in one transaction on both databases: a start that dies in
 the middle leaves the schema as it was. Of several processes that start at once, one migrates and the others wait for it.
@@ -31,15 +31,6 @@ def migrate(catalog: Catalog) -> None:
         _revisions(conn, config)
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
-
-
-def check_current(catalog: Catalog) -> None:
-    """Raises CatalogBehind unless the schema is exactly this version's."""
-    config = _config()
-    with catalog.read() as conn:
-        found = _revisions(conn, config)
-    if found != set(ScriptDirectory.from_config(config).get_heads()):
-        raise CatalogBehind(f"the catalog's schema is at {_name(found)}, this version needs another: migrate it first")
 
 
 def _config() -> Config:

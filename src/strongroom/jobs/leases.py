@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.dialects import postgresql, sqlite
 
 from strongroom.ambient import Ambient
-from strongroom.catalog.database import Catalog
+from strongroom.catalog.database import Catalog, after_commit
 from strongroom.catalog.tables import job as t
 from strongroom.jobs.clock import DatabaseClock, LeaseClock
 from strongroom.jobs.port import DuplicateJob, JobView
@@ -31,7 +31,6 @@ CHANNEL = "strongroom_jobs"
 """The PostgreSQL channel that tells workers of new work."""
 
 ACTIVE = t.c.state.in_(("QUEUED", "RUNNING"))
-_SUBMITTED = "strongroom_jobs_submitted"
 
 
 class LeasedJobs:
@@ -42,7 +41,6 @@ class LeasedJobs:
         self.clock: LeaseClock = clock or DatabaseClock(catalog.postgres)
         self._wakes: list[Callable[[], None]] = []
         self._lock = threading.Lock()
-        sa.event.listen(catalog.engine, "checkin", self._checked_in)
 
     def submit(
         self,
@@ -138,7 +136,7 @@ class LeasedJobs:
         return total, [view(row) for row in conn.execute(page)]
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        """`wake` is called after every transaction of this process that submitted or cancelled; it may be called in vain."""
+        """`wake` is called after every transaction that submitted or cancelled through this object; it may be called in vain."""
         with self._lock:
             self._wakes.append(wake)
 
@@ -148,17 +146,16 @@ class LeasedJobs:
             self._wakes.remove(wake)
 
     def _announce(self, conn: Connection) -> None:
-        """Tells this process's workers when the connection is given back, which is after the commit, and all others by NOTIFY."""
-        conn.info[_SUBMITTED] = True
+        """Tells this process's workers after the commit, and all others by NOTIFY."""
+        after_commit(conn, self._wake)
         if self.catalog.postgres:
             conn.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
 
-    def _checked_in(self, _raw: Any, record: Any) -> None:
-        if record.info.pop(_SUBMITTED, False):
-            with self._lock:
-                wakes = tuple(self._wakes)
-            for wake in wakes:
-                wake()
+    def _wake(self) -> None:
+        with self._lock:
+            wakes = tuple(self._wakes)
+        for wake in wakes:
+            wake()
 
 
 def shown_state() -> sa.ColumnElement[str]:

@@ -167,7 +167,6 @@ class World:
         finally:
             self.sim.catalog.before = lambda _reads: None
             sweeping.BATCH, removal.BATCH = _BATCHES
-            self.sim.forget_listeners()
             shutil.rmtree(self.scratch, ignore_errors=True)
         states = list(self.truth.states.values())
         return Outcome(
@@ -208,7 +207,6 @@ class World:
             assert self.scheduler.failure is None, self.scheduler.failure
             self.scheduler.unwind()
         self.sim.catalog.before = lambda _reads: None
-        self.sim.forget_listeners()
         shutil.rmtree(self.scratch, ignore_errors=True)
         return Prepared(
             self.sim.dump(), dict(self.truth.store.objects), self.engine.captures, self.engine.content, self.truth,

@@ -67,7 +67,6 @@ class SimCatalog:
         lent = self.catalog.engine.raw_connection()
         self.raw: sqlite3.Connection = lent.driver_connection  # type: ignore[assignment]
         lent.close()
-        self.listeners: list[Callable[..., None]] = []
 
     @property
     def commits(self) -> int:
@@ -90,12 +89,6 @@ class SimCatalog:
         self.raw.execute("COMMIT")
         self.catalog.commits += 1
 
-    def forget_listeners(self) -> None:
-        """Lets go of the jobs that histories made on this engine."""
-        for listener in self.listeners:
-            sa.event.remove(self.catalog.engine, "checkin", listener)
-        self.listeners.clear()
-
 
 class Process:
     """One process of the service on a catalog: `ctx` for users' calls, `worker` for jobs. It dies by `alive` alone."""
@@ -115,7 +108,6 @@ class Process:
         self.belongs = True  # False once the catalog was replaced under it
         self.store = FaultyStore(inner, lambda effect: plan(self, effect))
         jobs = LeasedJobs(sim.catalog, ambient, AmbientClock(ambient))
-        sim.listeners.append(jobs._checked_in)
         folder = scratch / name.replace(" ", "-")
         folder.mkdir(exist_ok=True)
         self.ctx = Context(
