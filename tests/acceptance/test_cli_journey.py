@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import random
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from strongroom.catalog import tables as t
 from support.redis_server import RedisServer, binaries, redis_server
 from support.server import ServerProcess
 
@@ -71,6 +74,25 @@ def test_a_database_is_backed_up_deleted_from_and_restored_by_commands_alone(ser
     assert digest(redis) == wanted
     assert server.cli("deletion", "list")["deletions"][0]["backup_id"] == middle
     assert server.cli("job", "list", "--status", "Completed")["jobs"]
+
+
+def test_a_thorough_delete_gives_back_all_that_waits_at_the_stated_price(server: ServerProcess, redis: RedisServer) -> None:
+    """Scattered changes; the preview says the price, the receipt what was written, and nothing waits afterwards."""
+    add(server, redis)
+    rnd = random.Random(4)
+    backups = []
+    for number in range(4):
+        with redis.client() as client:
+            client.mset({f"key:{one:05}": rnd.randbytes(500) for one in rnd.sample(range(4000), 4000 if number == 0 else 300)})
+        backups.append(back_up(server, f"day-{number}"))
+    price = server.cli("backup", "preview", backups[1])["thorough"]
+    assert price["gives_back"] > 0
+    server.cli("backup", "delete", backups[0], backups[1], "--thorough", "--yes", status=2)
+    told = server.cli("backup", "delete", backups[1], "--thorough", "--yes", "--wait")["deletions"][0]["receipt"]
+    assert told["thorough"] == {"rewrite": price["rewrite"]}
+    assert 0 < told["reclaimed"]["written"] < 1.05 * price["rewrite"] + 4096
+    with server.catalog() as catalog, catalog.read() as conn:
+        assert conn.execute(sa.select(sa.func.sum(t.object_.c.dead_bytes))).scalar_one() == 0
 
 
 def test_what_the_api_refuses_is_status_1_and_changes_nothing(server: ServerProcess, redis: RedisServer) -> None:

@@ -157,9 +157,9 @@ class Vault:
         self.wanted[key] = dict(data)
         return key
 
-    def delete(self, key: str, if_match: str | None = None) -> str:
+    def delete(self, key: str, if_match: str | None = None, *, thorough: bool = False) -> str:
         """Accepts a deletion; returns its job."""
-        job = deletion.delete(self.ctx, self.project, key, lambda conn, b, n: None, if_match)
+        job = deletion.delete(self.ctx, self.project, key, lambda conn, b, n: None, if_match, thorough=thorough)
         self.wanted.pop(key, None)
         return job
 

@@ -461,6 +461,7 @@ def test_rewriting_keeps_one_of_two_copies(tmp_path: Path) -> None:
         old.run()
     vault = again(old, tmp_path / "new").vault
     vault.release()
+
     def twice() -> int:
         """Chunks that two objects hold."""
         held: dict[int, list[BitMap]] = defaultdict(list)

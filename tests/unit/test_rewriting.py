@@ -15,7 +15,7 @@ from strongroom.backups import rewriting
 from strongroom.backups.context import Options
 from strongroom.backups.grouping import Group
 from strongroom.catalog import tables as t
-from strongroom.storage.base import StoreFull
+from strongroom.storage.base import StoreDenied, StoreFull
 from strongroom.storage.faults import Effect, Fail
 from support.harsh import TTL, HarshVault
 from support.vault import edited, noise
@@ -330,3 +330,76 @@ def test_a_damaged_source_is_passed_over_and_the_others_are_rewritten(vault: Har
     vault.check_accounts()
     assert vault.receipt(keys[0])["reclaimed"]["written"] > 0
     assert first[0].name in {row.name for row in objects(vault)}
+
+
+def test_a_thorough_delete_leaves_nothing_waiting_at_the_price_of_its_preview(vault: HarshVault) -> None:
+    """What earlier deletes left waiting too: the preview says what is written and given back, and so it comes."""
+    keys = scattered(vault, 8)
+    for key in keys[2:4]:
+        vault.delete(key)
+        vault.run()
+    seen = vault.preview(keys[5])
+    assert vault.waiting() > 0
+    assert seen.thorough.dead == vault.waiting() + seen.total.waiting
+    before, earlier = vault.size(), vault.receipt(keys[2])
+    vault.delete(keys[5], seen.version, thorough=True)
+    vault.run()
+    receipt = vault.receipt(keys[5])
+    assert vault.waiting() == 0
+    assert receipt["thorough"] == {"rewrite": seen.thorough.living}
+    assert 0 < receipt["reclaimed"]["written"] <= seen.thorough.living * 1.02 + 512 * seen.thorough.objects
+    assert receipt["reclaimed"]["net"] >= seen.thorough.dead * 0.95
+    assert before - vault.size() == receipt["freed"] + receipt["reclaimed"]["net"] - receipt["put_bytes"]
+    assert vault.receipt(keys[2]) == earlier
+    vault.check()
+
+
+def test_the_price_of_a_set_is_that_of_the_whole(vault: HarshVault) -> None:
+    """Previewed together: what would be partly dead after all of them; carried out, that is what waits."""
+    vault.options = replace(vault.options, reclaim_budget=0)
+    vault.restart()
+    keys = scattered(vault, 6)
+    seen = vault.preview(keys[1], keys[2], keys[4])
+    for key in (keys[1], keys[2], keys[4]):
+        vault.delete(key)
+        vault.run()
+    partly = [row for row in objects(vault, state="STORED") if row.dead_bytes]
+    assert seen.thorough.objects == len(partly)
+    assert seen.thorough.dead == vault.waiting()
+    assert seen.thorough.living == sum(row.bytes - row.dead_bytes for row in partly)
+
+
+def test_a_delete_that_failed_becomes_thorough_when_it_is_asked_again(vault: HarshVault) -> None:
+    """The store refuses, the job fails; asked again thoroughly, it goes on and leaves nothing waiting."""
+    keys = scattered(vault, 5)
+
+    def denied(effect: Effect) -> Fail | None:
+        return Fail(StoreDenied("access denied")) if effect.kind == "delete_many" and effect.phase == "before" else None
+
+    vault.plan = denied
+    vault.delete(keys[1])
+    vault.run()
+    assert vault.state(keys[1]) == "DELETING"
+    vault.plan = lambda _effect: None
+    vault.delete(keys[1], thorough=True)
+    vault.run()
+    assert vault.state(keys[1]) == "DELETED"
+    assert vault.waiting() == 0
+    vault.check()
+
+
+def test_a_thorough_delete_on_a_full_store_ends_without_rewriting(vault: HarshVault) -> None:
+    """Rewriting is never needed to finish: what waits goes on waiting, the receipt says what was written."""
+    keys = scattered(vault)
+
+    def full(effect: Effect) -> Fail | None:
+        rewriting_ = effect.kind == "put_new" and "/rewrite/" in effect.names[0] and effect.phase == "before"
+        return Fail(StoreFull("no space left on device")) if rewriting_ else None
+
+    vault.plan = full
+    vault.delete(keys[0], thorough=True)
+    vault.run()
+    assert vault.state(keys[0]) == "DELETED"
+    assert vault.receipt(keys[0])["reclaimed"]["written"] == 0
+    assert vault.waiting() > 0
+    vault.check()

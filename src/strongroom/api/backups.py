@@ -121,10 +121,15 @@ def delete_backup(
     ctx: Here,
     caller: Annotated[Principal, may("gaussdbfornosql:instance:deleteBackup")],
     if_match: Annotated[str | None, Header()] = None,
+    thorough: Annotated[bool, Query()] = False,
 ) -> JobAccepted:
-    """Deletes a backup: decided and hidden when this answers, freed by the job. If-Match takes a preview's version."""
+    """Deletes a backup: decided and hidden when this answers, freed by the job.
+
+    Ours beside the contract: If-Match takes a preview's version; `thorough=true` also rewrites all that waits in partly dead
+    objects, at the price that the preview states.
+    """
     version = None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
-    job = deletion.delete(ctx, caller.required_project(), backup_id, _noted(ctx, caller), version)
+    job = deletion.delete(ctx, caller.required_project(), backup_id, _noted(ctx, caller), version, thorough=thorough)
     return JobAccepted(job_id=job)
 
 

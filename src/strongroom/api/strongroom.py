@@ -60,6 +60,7 @@ def preview(
     return {
         "version": seen.version,
         **_promise_fields(seen.total),
+        "thorough": {"rewrite": seen.thorough.living, "gives_back": seen.thorough.dead, "objects": seen.thorough.objects},
         "backups": [_previewed(row, seen) for row in rows],
     }
 
@@ -70,7 +71,7 @@ def show_backup(
 ) -> dict[str, Any]:
     """One backup in detail: what it stores, what it shares, what its deletion would free."""
     project = caller.required_project()
-    owned = deletion.preview(ctx, project, [backup_id]).promises.get(backup_id)
+    owned = deletion.preview(ctx, project, [backup_id], priced=False).promises.get(backup_id)
     with ctx.catalog.read() as conn:
         row = listing.find_backup(conn, project, backup_id)
         parts = listing.parts_of(conn, backup_id)

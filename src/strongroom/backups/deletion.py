@@ -23,7 +23,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
-from strongroom.catalog.space import Forecast, Toll, condemn
+from strongroom.catalog.space import Forecast, Partly, Toll, condemn
 from strongroom.identity import audit
 from strongroom.jobs.port import Running, TryAgain
 from strongroom.repository.errors import RepositoryError
@@ -60,6 +60,7 @@ class Preview:
     version: str  # of the lineages: a delete accepted at it has equal numbers
     promises: Mapping[str, Promise]
     refusals: Mapping[str, errors.Refused]
+    thorough: Partly  # what will be partly dead in their lineages: what a thorough delete of the last writes and gives back
     parts: Mapping[str, Sequence[tuple[str, int]]] = field(repr=False, default_factory=dict)
 
     @property
@@ -68,34 +69,42 @@ class Preview:
         return sum(self.promises.values(), Promise())
 
 
-def preview(ctx: Context, project: str, ids: Sequence[str]) -> Preview:
-    """Computes what deleting these backups would do. Earlier sweeps of their lineages are finished first. Raises NoSuchBackup."""
+def preview(ctx: Context, project: str, ids: Sequence[str], *, priced: bool = True) -> Preview:
+    """Computes what deleting these backups would do. Earlier sweeps of their lineages are finished first. Raises NoSuchBackup.
+
+    `priced`: also what a thorough delete would rewrite, which takes looking at every object that would lose something.
+    """
     _finish_sweeps(ctx, project, ids)
     with ctx.catalog.read() as conn:
-        return _compute(conn, project, ids)
+        return _compute(conn, project, ids, priced=priced)
 
 
-def delete(ctx: Context, project: str, backup: str, note: Note, if_match: str | None = None) -> str:
-    """Decides the deletion of one backup and returns its job's id; the same job while one runs. Raises errors.Refused."""
-    return _decide(ctx, project, [backup], note, if_match)[0]
+def delete(
+    ctx: Context, project: str, backup: str, note: Note, if_match: str | None = None, *, thorough: bool = False
+) -> str:  # fmt: skip
+    """Decides the deletion of one backup and returns its job's id; the same job while one runs. Raises errors.Refused.
+
+    `thorough`: the job rewrites all that is partly dead in the backup's lineages, whatever it costs; the preview says what.
+    """
+    return _decide(ctx, project, [backup], note, if_match, thorough)[0]
 
 
 def delete_batch(ctx: Context, project: str, ids: Sequence[str], note: Note) -> list[str]:
     """All or nothing: 1 to 10 different ids, checked in one transaction; the first refusal is raised and nothing is decided."""
     if not 1 <= len(ids) <= MOST or len(set(ids)) != len(ids):
         raise errors.BadBatch(f"backup_ids takes 1 to {MOST} different ids; there are {len(ids)}, {len(set(ids))} different")
-    return _decide(ctx, project, ids, note, None)
+    return _decide(ctx, project, ids, note, None, thorough=False)
 
 
-def _decide(ctx: Context, project: str, ids: Sequence[str], note: Note, if_match: str | None) -> list[str]:
+def _decide(ctx: Context, project: str, ids: Sequence[str], note: Note, if_match: str | None, thorough: bool) -> list[str]:
     for attempt in (1, 2, 3):
         _finish_sweeps(ctx, project, ids)
         with ctx.catalog.read() as conn:
-            seen = _compute(conn, project, ids)
+            seen = _compute(conn, project, ids, priced=thorough)
         lineages = [lineage for parts in seen.parts.values() for lineage, _ in parts]
         try:
             with ctx.catalog.decide(backups=ids, lineages=lineages) as conn:
-                return _accept(ctx, conn, project, ids, note, if_match, seen, last=attempt == 3)
+                return _accept(ctx, conn, project, ids, note, if_match, thorough, seen, last=attempt == 3)
         except (_Moved, lifespans.NotSwept):
             continue
     raise errors.InstanceBusy("the lineage keeps moving; nothing was decided: try again")
@@ -112,6 +121,7 @@ def _accept(
     ids: Sequence[str],
     note: Note,
     if_match: str | None,
+    thorough: bool,
     seen: Preview,
     *,
     last: bool,
@@ -134,7 +144,8 @@ def _accept(
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
         if not last:
             raise _Moved
-        seen = _compute(conn, project, ids)
+        seen = _compute(conn, project, ids, priced=thorough)
+    price = seen.thorough.living if thorough else None
     jobs: dict[str, str] = {}
     room = min(sweeping.AT_ONCE, sweeping.BATCH)
     for key in ids:
@@ -142,9 +153,9 @@ def _accept(
         if known is not None:
             jobs[key] = known
         elif rows[key].state == "DELETING":
-            jobs[key] = _resume(ctx, conn, rows[key])
+            jobs[key] = _resume(ctx, conn, rows[key], price)
         else:
-            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], locked, room)
+            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], price, locked, room)
     for key in fresh:
         note(conn, key, rows[key].name)
     return [jobs[key] for key in ids]
@@ -156,11 +167,12 @@ def _take_out(
     backup: Row[Any],
     parts: Sequence[tuple[str, int]],
     promise: Promise,
+    price: int | None,
     version: str,
     room: int,
 ) -> tuple[str, int]:
     """The backup's parts leave their chains and the job that removes is submitted; what fits into `room` is swept. Returns the
-    job's id and the room that is left."""
+    job's id and the room that is left. `price`: of a thorough one, None for one within the budget."""
     key = removal.of_delete(backup.id)
     job = ctx.jobs.submit(
         conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
@@ -170,7 +182,7 @@ def _take_out(
         t.deletion.insert().values(
             backup=backup.id, project=backup.project, job=job, state="RUNNING", at_version=version, owned=promise.owned,
             promised_freed=promise.freed, promised_waiting=promise.waiting, promised_undecided=promise.undecided,
-            promised_objects=promise.objects, thorough=False, promised_rewrite=0,
+            promised_objects=promise.objects, thorough=price is not None, promised_rewrite=price or 0,
             freed=0, waiting=0, removed_objects=0, hidden=0, put_bytes=0,
             rewrite_read=0, rewrite_written=0, rewrite_dropped=0, accepted_at=ctx.ambient.now(),
         )
@@ -191,18 +203,21 @@ def _take_out(
     return job, room
 
 
-def _resume(ctx: Context, conn: Connection, backup: Row[Any]) -> str:
-    """A deletion whose job Failed goes on in a new job, with what is condemned still condemned."""
+def _resume(ctx: Context, conn: Connection, backup: Row[Any], price: int | None) -> str:
+    """A deletion whose job Failed goes on in a new job, with what is condemned still condemned; thorough if any call says so."""
     job = ctx.jobs.submit(
         conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
         unique_key=removal.of_delete(backup.id),
     )  # fmt: skip
-    conn.execute(sa.update(t.deletion).where(t.deletion.c.backup == backup.id).values(job=job, state="RUNNING", fail_reason=None))
+    here = t.deletion.c.backup == backup.id
+    conn.execute(sa.update(t.deletion).where(here).values(job=job, state="RUNNING", fail_reason=None))
+    if price is not None:
+        conn.execute(sa.update(t.deletion).where(here).values(thorough=True))
     return job
 
 
-def _compute(conn: Connection, project: str, ids: Sequence[str]) -> Preview:
-    """The one function behind preview and promise."""
+def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool) -> Preview:
+    """The one function behind preview and promise. `priced`: also what a thorough delete would rewrite."""
     parts: dict[str, Sequence[tuple[str, int]]] = {}
     promises: dict[str, Promise] = {}
     refusals: dict[str, errors.Refused] = {}
@@ -223,7 +238,9 @@ def _compute(conn: Connection, project: str, ids: Sequence[str]) -> Preview:
             promise += _promise(conn, forecast, lineage, seq, away.setdefault(lineage, set()))
             away[lineage].add(seq)
         promises[key] = promise
-    return Preview(_version(conn, [lineage for some in parts.values() for lineage, _ in some]), promises, refusals, parts)
+    thorough = sum((one.partly_dead() for one in forecasts.values()), Partly()) if priced else Partly()
+    version = _version(conn, [lineage for some in parts.values() for lineage, _ in some])
+    return Preview(version, promises, refusals, thorough, parts)
 
 
 def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away: set[int]) -> Promise:
@@ -396,6 +413,7 @@ def receipt(conn: Connection, backup: str) -> dict[str, Any]:
             "owned": row.owned, "freed": row.promised_freed, "waiting": row.promised_waiting,
             "undecided": row.promised_undecided, "objects": row.promised_objects,
         },
+        "thorough": {"rewrite": row.promised_rewrite} if row.thorough else None,
         "freed": row.freed, "waiting": row.waiting, "undecided": row.promised_undecided,
         "settled_freed": int(settled[0]), "settled_waiting": int(settled[1]),
         "removed_objects": row.removed_objects, "hidden": row.hidden, "put_bytes": row.put_bytes,

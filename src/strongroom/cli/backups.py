@@ -95,10 +95,15 @@ def preview(backup_ids: tuple[str, ...]) -> None:
 @click.option(
     "--if-match", metavar="VERSION", help="Only if nothing has moved since the preview that gave this version (one backup)."
 )
+@click.option(
+    "--thorough",
+    is_flag=True,
+    help="Also rewrite all that waits in partly dead objects, at the price that the preview states (one backup).",
+)
 @click.option("--wait", "wait_", is_flag=True, help="Follow the jobs to their end and show the receipts.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @shared
-def delete(backup_ids: tuple[str, ...], if_match: str | None, wait_: bool, yes: bool) -> None:
+def delete(backup_ids: tuple[str, ...], if_match: str | None, thorough: bool, wait_: bool, yes: bool) -> None:
     """Delete backups for ever: all of them, or none if one may not go.
 
     On a terminal the preview is shown first, and what is deleted is what was shown.
@@ -110,13 +115,15 @@ def delete(backup_ids: tuple[str, ...], if_match: str | None, wait_: bool, yes: 
         )
     if if_match is not None and len(ids) > 1:
         raise click.UsageError("--if-match goes with one backup", click.get_current_context())
+    if thorough and len(ids) > 1:
+        raise click.UsageError("--thorough goes with one backup", click.get_current_context())
     with client() as api:
         if not yes and interactive():
             seen = api.preview(ids)
             _show_preview(console(err=True), seen)
             if_match = if_match or (str(seen["version"]) if len(ids) == 1 and seen.get("version") else None)
         confirm(f"Delete {'this backup' if len(ids) == 1 else f'these {len(ids)} backups'} for ever?", yes)
-        jobs = _delete(api, ids, if_match)
+        jobs = _delete(api, ids, if_match, thorough)
         if not wait_:
             say(_deleting(jobs), lambda console: _show_jobs(console, jobs))
             return
@@ -196,13 +203,15 @@ def _follow(api: Client, answer: Answer, job_id: str) -> Answer:
     return job
 
 
-def _delete(api: Client, ids: list[str], if_match: str | None) -> dict[str, str]:
+def _delete(api: Client, ids: list[str], if_match: str | None, thorough: bool) -> dict[str, str]:
     """Deletes by one call and returns each backup's job."""
     from strongroom.cli.client import segment, text_of
 
     if len(ids) == 1:
         headers = None if if_match is None else {"If-Match": f'"{if_match.strip(chr(34))}"'}
-        return {ids[0]: text_of(api.contract("DELETE", f"v3/backups/{segment(ids[0])}", headers=headers), "job_id")}
+        query = {"thorough": "true"} if thorough else None
+        answer = api.contract("DELETE", f"v3/backups/{segment(ids[0])}", query=query, headers=headers)
+        return {ids[0]: text_of(answer, "job_id")}
     api.contract("DELETE", "v3/instances/backups", body={"backup_ids": ids})
     return {key: text_of(api.deletion(key), "job_id") for key in ids}
 
@@ -284,4 +293,10 @@ def _show_preview(console: Console, seen: Answer) -> None:
     console.print(
         "Freed: objects removed whole. Waiting: dead inside objects that live on. Undecided: a running backup may adopt it."
     )
+    price = seen.get("thorough") or {}
+    if price.get("objects"):
+        console.print(
+            f"Afterwards {size(price.get('gives_back'))} wait in {word(price.get('objects'))} partly dead objects: a thorough"
+            f" delete gives them back and writes {size(price.get('rewrite'))} for it."
+        )
     console.print(f"Version {word(seen.get('version'))}: with it as --if-match these numbers hold, or nothing is deleted.")

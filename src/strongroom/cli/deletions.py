@@ -65,6 +65,9 @@ def show_deletion(console: Console, one: Answer) -> None:
     facts(console, pairs)
     promised, receipt = one.get("promised") or {}, one.get("receipt") or {}
     rows = [(what, _both(promised.get(name)), _both(receipt.get(name))) for what, name in _AMOUNTS]
+    if receipt.get("thorough"):
+        written = (receipt.get("reclaimed") or {}).get("written")
+        rows.append(("written to give back all that waits", _both(receipt["thorough"].get("rewrite")), _both(written)))
     rows.append(("objects", word(promised.get("objects")), word(receipt.get("removed_objects"))))
     table(console, ("", ">PROMISED", ">RECEIPT"), rows, "")
     aside = {name: value for name, value in _aside(receipt).items() if value != NOTHING}

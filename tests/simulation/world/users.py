@@ -39,7 +39,8 @@ def create(world: World, process: Process, which: int, kind: int) -> None:
 def delete(world: World, process: Process, key: str) -> None:
     """A backup's deletion is asked for."""
     world.truth.asked.add(key)
-    deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None)
+    thorough = world.tape.draw(4) == 3
+    deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None, thorough=thorough)
 
 
 def _on_a_backup(world: World, process: Process, kind: str) -> None:
