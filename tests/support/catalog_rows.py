@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection
@@ -27,10 +28,11 @@ Death = tuple[int, int, int, int, int, frozenset[int], int]
 
 
 def empty_catalog() -> Catalog:
-    """The two lineages, and nothing in them."""
+    """The two lineages, and nothing in them. Rows come in an order that nobody expects where a statement does not ask for one."""
     catalog = open_catalog("sqlite://")
     t.metadata.create_all(catalog.engine)
     with catalog.write() as conn:
+        conn.execute(sa.text("PRAGMA reverse_unordered_selects = ON"))
         for lineage in (OURS, OTHER):
             conn.execute(
                 t.lineage.insert().values(
@@ -77,6 +79,7 @@ class Rows:
         values = {
             "lineage": lineage, "id": key, "born": born, "attempt": 1, "stored": True, "chunks": chunks,
             "bytes": chunks * CHUNK, "gone": numbers.serialize() if numbers else None, "gone_bytes": len(numbers) * CHUNK,
+            "moved": False,
         }  # fmt: skip
         self.conn.execute(t.pack.insert().values(values | over))
         return key
@@ -96,10 +99,8 @@ class Rows:
         )  # fmt: skip
         return pack, born, last, by, attempt, dead, len(dead) * CHUNK
 
-    def object(
-        self, key: str, packs: dict[int, Iterable[int] | None], size: int, lineage: str = OURS, spare: bool = False, **over: Any
-    ) -> str:
-        """A stored object; numbers None: all of a pack."""
+    def object(self, key: str, packs: dict[int, Iterable[int] | None], size: int, lineage: str = OURS, **over: Any) -> str:
+        """A stored object; numbers None: all of a pack that was never moved."""
         values = {
             "id": key, "lineage": lineage, "kind": "pack", "name": key, "state": "STORED", "bytes": size, "live": 0,
             "dead_bytes": 0, "seq": 0, "attempt": 1, "late": False,
@@ -107,10 +108,11 @@ class Rows:
         self.conn.execute(t.object_.insert().values(values | over))
         for pack, numbers in packs.items():
             held = None if numbers is None else BitMap(numbers)
+            sizes = None if held is None else np.full(len(held), CHUNK, "<u2").tobytes()
             self.conn.execute(
                 t.holding.insert().values(
-                    object=key, lineage=lineage, pack=pack, numbers=None if held is None else held.serialize(),
-                    bytes=0 if held is None else len(held) * CHUNK, spare=spare,
+                    object=key, lineage=lineage, pack=pack, numbers=None if held is None else held.serialize(), sizes=sizes,
+                    bytes=0 if held is None else len(held) * CHUNK,
                 )
             )  # fmt: skip
         return key
@@ -129,10 +131,11 @@ class Rows:
     def deletion(self, backup: str, **over: Any) -> None:
         numbers = (
             "owned", "promised_freed", "promised_waiting", "promised_undecided", "promised_objects", "freed", "waiting",
-            "removed_objects", "hidden", "put_bytes", "rewrite_read", "rewrite_written", "rewrite_dropped",
+            "removed_objects", "hidden", "put_bytes", "rewrite_read", "rewrite_written", "rewrite_dropped", "promised_rewrite",
         )  # fmt: skip
         values: dict[str, Any] = dict.fromkeys(numbers, 0)
         values |= {"backup": backup, "project": "p", "job": "j", "state": "RUNNING", "at_version": "", "accepted_at": 0.0}
+        values |= {"thorough": False}
         self.conn.execute(t.deletion.insert().values(values | over))
 
     def deaths(self, lineage: str = OURS) -> set[Death]:

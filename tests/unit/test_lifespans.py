@@ -108,11 +108,14 @@ def over_the_head(rows: Rows) -> tuple[set[tuple[object, ...]], set[tuple[object
         rows.conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(counter=5))
         for seq in (2, 4, 5):
             rows.part(seq, "RETIRED", lineage=lineage)
-        for key, born in ((10, 1), (11, 1), (20, 2), (30, 3)):
+        for key, born in ((10, 1), (11, 1), (20, 2), (30, 3), (40, 4)):
             rows.pack(key, born, 8, lineage=lineage)
         rows.death(10, 1, 4, [0], lineage=lineage)
-    reach = {rows.death(10, 1, 3, [1]), rows.death(11, 1, 4, [0, 1]), rows.death(20, 2, 3, [2]), rows.death(30, 3, 4, [5])}
-    stay = {rows.death(10, 1, 2, [2]), rows.death(20, 2, 2, [3])}
+    reach = {
+        rows.death(10, 1, 3, [1]), rows.death(11, 1, 4, [0, 1]), rows.death(20, 2, 3, [2]), rows.death(20, 2, 4, [4]),
+        rows.death(30, 3, 4, [5]),
+    }  # fmt: skip
+    stay = {rows.death(10, 1, 2, [2]), rows.death(20, 2, 2, [3]), rows.death(40, 4, 5, [0])}
     return reach | {(10, 1, 4, 5, 1, frozenset([0]), CHUNK)}, stay
 
 
@@ -129,7 +132,7 @@ def test_what_reaches_over_the_head_is_reopened(rows: Rows) -> None:
     assert lifespans.reopen(rows.conn, OURS, 100) == 0
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
 def test_reopening_goes_in_batches(rows: Rows, limit: int) -> None:
     """Never more than the limit at once, over births too, until nothing is left."""
     reach, stay = over_the_head(rows)
@@ -203,14 +206,14 @@ def test_a_second_beginning_is_refused(rows: Rows) -> None:
         lifespans.begin(rows.conn, OURS, f"{OURS}/3")
 
 
-@pytest.mark.parametrize("most", [5, 6])
+@pytest.mark.parametrize("most", [6, 7])
 def test_a_beginning_reopens_what_fits_into_its_transaction(rows: Rows, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Five rows reach over the head. If that is as many as a transaction takes there may be more: refused, its caller reopens
+    """Six rows reach over the head. If that is as many as a transaction takes there may be more: refused, its caller reopens
     first."""
     monkeypatch.setattr(lifespans, "MOST_REOPENED", most)
     _, stay = over_the_head(rows)
     key = rows.backup("new", "BUILDING")
-    if most == 5:
+    if most == 6:
         with pytest.raises(lifespans.NotSwept, match=f"^lineage {OURS} has more to reopen$"):
             lifespans.begin(rows.conn, OURS, key)
     else:
@@ -350,9 +353,12 @@ def written_ahead(rows: Rows) -> tuple[set[tuple[object, ...]], set[tuple[object
         rows.death(1, 1, 3, [8], closer=5, attempt=1, lineage=lineage)
     rows.part(5, committed=2, parent=3, attempt=2)
     rows.part(6, "BUILDING", parent=5)
-    ahead = {rows.death(2, 1, 3, [0], closer=5, attempt=1), rows.death(3, 3, 3, [1], closer=5, attempt=3)}
+    ahead = {
+        rows.death(2, 1, 3, [0], closer=5, attempt=1), rows.death(3, 3, 3, [1], closer=5, attempt=3),
+        rows.death(3, 3, 3, [2], closer=5, attempt=1),
+    }  # fmt: skip
     others = {
-        rows.death(3, 3, 3, [2], closer=5, attempt=2),  # counts
+        rows.death(3, 3, 3, [3], closer=5, attempt=2),  # counts
         rows.death(1, 1, 2, [0], closer=3),  # another's
         rows.death(1, 1, 3, [3], closer=6, attempt=1),  # ahead of another part
         rows.death(1, 1, 2, [4], closer=5, attempt=1),  # not from this parent: nothing of this build
@@ -372,6 +378,16 @@ def test_rows_ahead_that_never_counted_are_forgotten_in_batches(rows: Rows, limi
     assert lifespans.forget_ahead(rows.conn, OURS, 5, 3, limit) == 0
     assert rows.deaths() == others
     assert rows.snapshot(OTHER) == before
+
+
+def test_rows_ahead_of_a_single_birth_are_forgotten(rows: Rows) -> None:
+    """Each birth is looked at for its own rows."""
+    rows.parts(1)
+    rows.part(2, "RETIRED", committed=None, attempt=2)
+    rows.pack(1, 1)
+    rows.death(1, 1, 1, [0], closer=2, attempt=1)
+    assert lifespans.forget_ahead(rows.conn, OURS, 2, 1, 10) == 1
+    assert rows.deaths() == set()
 
 
 # Ends
@@ -445,7 +461,7 @@ def expected(before: int, seq: int, after: int) -> set[tuple[int, int, frozenset
     }
 
 
-GAPS = [Gap(4, 3, 6), Gap(4, 2, 5), Gap(3, 0, 4), Gap(2, 1, 7), Gap(5, 4, 6), Gap(6, 1, 7)]
+GAPS = [Gap(4, 3, 6), Gap(4, 2, 5), Gap(3, 0, 4), Gap(2, 1, 7), Gap(5, 4, 6), Gap(6, 1, 7), Gap(3, 1, 6), Gap(4, 1, 7)]
 
 
 @pytest.mark.parametrize("gap", GAPS)
@@ -498,6 +514,12 @@ def test_packs_of_one_birth_are_taken_in_order_and_whole(rows: Rows) -> None:
     assert lifespans._some_packs(rows.conn, OURS, gap, 1, 1, first=False) == ([], False)
     assert lifespans._some_packs(rows.conn, OURS, gap, 1, 2, first=False) == ([7], False)
     assert lifespans._some_packs(rows.conn, OURS, gap, 2, 2, first=True) == ([], True)
+    rows.pack(1, 2)
+    rows.death(1, 2, 2, [0])
+    gap = Gap(2, 0, 5)
+    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [7], "a later birth waits for its turn"
+    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [8, 8]
+    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [1]
 
 
 def test_many_packs_are_taken_whatever_a_statement_holds(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,12 +542,14 @@ def test_a_pack_goes_whole_when_all_that_is_left_of_it_dies(rows: Rows) -> None:
         rows.pack(1, 1, 4, gone=[0], lineage=lineage)
         rows.pack(2, 2, 4, lineage=lineage)
         rows.death(1, 1, 2, [1], lineage=lineage)
+        rows.pack(3, 1, 9, lineage=lineage)
+        rows.death(3, 1, 2, [7, 8], lineage=lineage)
     rows.death(1, 1, 3, [2, 3])
     rows.death(2, 2, 2, [0, 1])
     rows.death(2, 2, 1, [2], closer=9)
     inside, whole = lifespans.dying_by_pack(rows.conn, OURS, Gap(2, 0, 4))
-    assert (inside, dead(whole)) == (2 * CHUNK, {(1, 1, None, 3 * CHUNK)})
-    assert lifespans.dying_by_pack(rows.conn, OTHER, Gap(2, 0, 4)) == (CHUNK, [])
+    assert (inside, dead(whole)) == (4 * CHUNK, {(1, 1, None, 3 * CHUNK)})
+    assert lifespans.dying_by_pack(rows.conn, OTHER, Gap(2, 0, 4)) == (3 * CHUNK, [])
     assert lifespans.dying_by_pack(rows.conn, OURS, Gap(9, 8, 10)) == (0, [])
 
 

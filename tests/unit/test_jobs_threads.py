@@ -1,0 +1,293 @@
+"""A worker's threads in trouble: its loops outlive every error, and no end of a job is lost while its process lives."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from strongroom.ambient import Machine
+from strongroom.catalog.database import Catalog
+from strongroom.catalog.tables import job as t
+from strongroom.jobs import worker as module
+from strongroom.jobs.claiming import Claim, Claims
+from strongroom.jobs.execution import Ending
+from strongroom.jobs.leases import LeasedJobs
+from strongroom.jobs.port import JobLost, JobView, Running
+from strongroom.jobs.running import OwnedJob
+from strongroom.jobs.worker import Worker
+
+Body = Callable[[Running], Mapping[str, Any] | None]
+
+
+class Busy(Exception):
+    """As SQLite says it."""
+
+    sqlite_errorname = "SQLITE_BUSY"
+
+
+Busy.__module__ = "sqlite3"
+
+
+def away() -> OperationalError:
+    """The database is away."""
+    return OperationalError("", {}, Busy("database is locked"))
+
+
+class Work:
+    """A handler that does what the test gives it."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        return self._body(job)
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        raise AssertionError(f"{outcome}: {reason}")
+
+
+class House:
+    """Workers of one catalog in this process."""
+
+    def __init__(self, catalog: Catalog, stack: ExitStack) -> None:
+        self.catalog, self._stack = catalog, stack
+        self.jobs = LeasedJobs(catalog, Machine())
+
+    def worker(self, body: Body, **options: Any) -> Worker:
+        """Not started yet; shut down at the test's end."""
+        worker = Worker(self.jobs, {"work": Work(body)}, ["default"], **{"ttl": 1.5, "beat": 0.05, "poll": 0.05} | options)
+        self._stack.callback(worker.shutdown, 0.5)
+        return worker
+
+    def submit(self, **options: Any) -> str:
+        with self.catalog.write() as conn:
+            return self.jobs.submit(conn, "work", {}, **options)
+
+    def get(self, job: str) -> JobView:
+        with self.catalog.read() as conn:
+            found = self.jobs.get(conn, job)
+        assert found is not None
+        return found
+
+    def wait(self, job: str, state: str) -> JobView:
+        until = time.monotonic() + 20
+        while (shown := self.get(job)).state != state:
+            assert time.monotonic() < until, f"still {shown}"
+            time.sleep(0.01)
+        return shown
+
+
+@pytest.fixture
+def house(catalog: Catalog) -> Iterator[House]:
+    with ExitStack() as stack:
+        yield House(catalog, stack)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_the_loops_outlive_every_error(house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that is away is a warning, a defect is logged with its traceback; then work is claimed as ever."""
+    claim, troubles = Claims.claim, [away(), ProgrammingError("", {}, sqlite3.ProgrammingError("wrong")), KeyError("a defect")]
+
+    def troubled(claims: Claims, *args: Any, **options: Any) -> Claim | None:
+        if troubles:
+            raise troubles.pop(0)
+        return claim(claims, *args, **options)
+
+    monkeypatch.setattr(Claims, "claim", troubled)
+    house.worker(lambda job: {"x": 1}).start()
+    assert house.wait(house.submit(), "DONE").result == {"x": 1}
+    told = [(record.levelname, record.message, record.exc_info is not None) for record in caplog.records]
+    assert told == [
+        ("WARNING", "looking for work: the database is away: database is locked", False),
+        ("ERROR", "looking for work failed", True),
+        ("ERROR", "looking for work failed", True),
+    ]
+
+
+def test_a_worker_that_lost_the_database_takes_nothing_over_at_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every lease looks expired then; their owners get the time to renew."""
+    claim, asked, left = Claims.claim, list[bool](), [1]
+
+    def noted(claims: Claims, *args: Any, **options: Any) -> Claim | None:
+        asked.append(options["take_over"])
+        if len(asked) == 2 and left:
+            left.pop()
+            raise away()
+        return claim(claims, *args, **options)
+
+    monkeypatch.setattr(Claims, "claim", noted)
+    house.worker(lambda job: None, ttl=0.2, beat=0.05).start()
+    wait_for(lambda: len(asked) > 2 and any(asked[2:]))
+    assert asked[:3] == [True, True, False]
+
+
+def test_an_end_is_recorded_when_the_database_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The work is not done twice for an outage at its end."""
+    record, tries, runs = module.record, list[str](), list[int]()
+
+    def troubled(claims: Claims, job: OwnedJob, ending: Ending) -> None:
+        tries.append(ending.state)
+        if len(tries) < 4:
+            raise away()
+        record(claims, job, ending)
+
+    monkeypatch.setattr(module, "record", troubled)
+    house.worker(lambda job: runs.append(job.epoch)).start()
+    key = house.submit()
+    house.wait(key, "DONE")
+    assert (tries, runs) == (["DONE"] * 4, [1])
+    assert f"job {key}: its end (DONE) waits for the database: database is locked" in caplog.text
+
+
+def test_a_job_that_is_lost_while_its_end_waits_is_not_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker owns it meanwhile: what this one found is dropped."""
+    tries: list[str] = []
+
+    def troubled(claims: Claims, job: OwnedJob, ending: Ending) -> None:
+        tries.append(claims.owner)
+        with house.catalog.write() as conn:
+            conn.execute(sa.update(t).values(owner="another", epoch=t.c.epoch + 1, lease_until=t.c.lease_until + 100))
+        raise away()
+
+    monkeypatch.setattr(module, "record", troubled)
+    worker = house.worker(lambda job: {"by": "the first"})
+    worker.start()
+    key = house.submit()
+    wait_for(lambda: bool(tries))
+    wait_for(lambda: not worker._running)
+    assert len(tries) < 20
+    assert (house.get(key).state, house.get(key).result) == ("RUNNING", None)
+
+
+def test_a_process_that_stops_leaves_an_end_that_cannot_be_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not wait for the database for ever: the lease runs out, and the job is run again elsewhere."""
+    trying = threading.Event()
+
+    def troubled(claims: Claims, job: OwnedJob, ending: Ending) -> None:
+        trying.set()
+        raise away()
+
+    monkeypatch.setattr(module, "record", troubled)
+    worker = house.worker(lambda job: {"by": "the first"}, ttl=0.5)
+    worker.start()
+    key = house.submit()
+    assert trying.wait(10)
+    monkeypatch.setattr(Claims, "queue_again", lambda *args, **options: (_ for _ in ()).throw(away()))
+    worker.shutdown(0.1)
+    wait_for(lambda: not worker._running)
+    assert f"job {key} could not be given back, its lease will run out: database is locked" in caplog.text
+    assert house.get(key).state == "RUNNING"
+    monkeypatch.undo()
+    house.worker(lambda job: {"by": "the second"}).start()
+    assert house.wait(key, "DONE").result == {"by": "the second"}
+
+
+def test_an_end_that_cannot_be_recorded_is_reported_and_the_job_is_run_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect in recording must not end the worker, nor lose the job."""
+    record, left = module.record, [1]
+
+    def troubled(claims: Claims, job: OwnedJob, ending: Ending) -> None:
+        if left:
+            left.pop()
+            raise ValueError("a defect")
+        record(claims, job, ending)
+
+    monkeypatch.setattr(module, "record", troubled)
+    house.worker(lambda job: None, ttl=0.3).start()
+    key = house.submit()
+    assert house.wait(key, "DONE").attempts == 2
+    said = f"job {key} (work): its end could not be recorded; its lease will run out"
+    assert [record.message for record in caplog.records if record.exc_info] == [said]
+
+
+def test_a_heartbeat_tells_a_handler_that_its_job_is_lost(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Another worker has taken it over: the next check ends the handler, and nothing is recorded."""
+    begun, lost = threading.Event(), threading.Event()
+
+    def body(job: Running) -> None:
+        begun.set()
+        try:
+            while True:
+                job.check()
+                time.sleep(0.01)
+        except JobLost:
+            lost.set()
+            raise
+
+    worker = house.worker(body, ttl=60.0)
+    worker.start()
+    key = house.submit()
+    assert begun.wait(10)
+    with house.catalog.write() as conn:
+        conn.execute(sa.update(t).values(owner="another", epoch=2))
+    assert lost.wait(10)
+    wait_for(lambda: not worker._running)
+    assert f"job {key} (work): another worker owns it now" in caplog.text
+    assert house.get(key).state == "RUNNING"
+
+
+def test_a_job_that_is_claimed_while_the_process_stops_is_handed_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claimed in the moment in which the shutdown began: it ends at its first check, and it was no attempt."""
+    claim, worker = Claims.claim, house.worker(lambda job: job.check(), ttl=60.0)
+    stopper = threading.Thread(target=worker.shutdown, args=(5.0,))
+
+    def stopping(claims: Claims, *args: Any, **options: Any) -> Claim | None:
+        found = claim(claims, *args, **options)
+        if found is not None:
+            stopper.start()
+            assert worker._draining.wait(10)
+        return found
+
+    monkeypatch.setattr(Claims, "claim", stopping)
+    key = house.submit(max_attempts=1)
+    worker.start()
+    wait_for(lambda: not stopper.is_alive() and stopper.ident is not None)
+    assert (house.get(key).state, house.get(key).attempts) == ("QUEUED", 0)
+
+
+def test_a_second_shutdown_does_nothing(house: House) -> None:
+    """Nor does one of a worker that runs nothing."""
+    worker = house.worker(lambda job: None)
+    worker.start()
+    worker.shutdown(1)
+    worker.shutdown(1)
+    key = house.submit()
+    time.sleep(0.2)
+    assert house.get(key).state == "QUEUED"
+
+
+def test_old_internal_jobs_are_forgotten_soon_after_the_start(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """By the worker itself, and without an error."""
+    key = house.submit()
+    with house.catalog.write() as conn:
+        conn.execute(sa.update(t).values(state="DONE", finished_at=1.0))
+
+    def forgotten() -> bool:
+        with house.catalog.read() as conn:
+            return house.jobs.get(conn, key) is None
+
+    with caplog.at_level(logging.WARNING):
+        house.worker(lambda job: None).start()
+        wait_for(forgotten)
+    assert caplog.records == []
