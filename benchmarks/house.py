@@ -32,6 +32,7 @@ from strongroom.jobs.port import Handler, JobView
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.jobs.worker import Worker
 from strongroom.repository.keys import RootKey
+from strongroom.storage.base import Store
 from strongroom.storage.opening import open_store
 
 CHUNK_AVERAGE = 64 << 10
@@ -130,20 +131,20 @@ class House:
 
 
 @contextmanager
-def opened(repo: Path, data: Path, *, threads: int) -> Iterator[House]:
+def opened(repo: Path | Store, data: Path, *, threads: int, options: Options | None = None) -> Iterator[House]:
     """Opens a house, made if need be. `threads` 0: jobs run in the caller's thread while it waits for them."""
     data.mkdir(parents=True, exist_ok=True)
     ambient, engine = Machine(), TreeEngine()
     root = RootKey.load_or_create(data / "root.key", ambient)
     catalog = open_catalog(f"sqlite:///{data / 'catalog.db'}")
-    store = open_store(str(repo))
+    store = open_store(str(repo)) if isinstance(repo, Path) else repo
     scratch = data / "scratch"
     scratch.mkdir(exist_ok=True)
     try:
         migrate(catalog)
         jobs = LeasedJobs(catalog, ambient)
-        options = Options(chunk_average=CHUNK_AVERAGE)
-        ctx = Context(catalog, store, jobs, {engine.name: engine}, root, Sealer(root.secret), ambient, scratch, options)
+        sealer, chosen = Sealer(root.secret), options or Options(chunk_average=CHUNK_AVERAGE)
+        ctx = Context(catalog, store, jobs, {engine.name: engine}, root, sealer, ambient, scratch, chosen)
         take_possession(ctx)
         with _running(jobs, handlers(ctx), threads) as run_jobs:
             yield House(ctx, engine, _project(ctx), run_jobs)
