@@ -1,0 +1,298 @@
+"""The two forms of the service, each with everything around it that can fail: one process with SQLite and a directory on small
+disks, and two processes that share a PostgreSQL and an S3 server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path as Folder
+from urllib.parse import quote
+
+from support.postgres import ROLE, PostgresServer, postgres_server
+from support.seaweed import seaweed
+from torture.kit.api import Api
+from torture.kit.databases import Database, Load, MongoDatabase, RedisDatabase, stop_all, wait_for
+from torture.kit.disks import MIB, Disk, small_disk
+from torture.kit.faults import Fault, pausing, send
+from torture.kit.paths import Path
+from torture.kit.servers import Server
+from torture.kit.stores import Books, BucketStore, FolderStore, PostgresBooks, SqliteBooks, Store
+from torture.kit.story import Story
+from torture.kit.users import Side, User
+
+FORMS = ("embedded", "shared")
+_DATA, _STORE = 96 * MIB, 192 * MIB  # the small disks
+_KEYS = {"redis": 1600, "mongodb": 700}  # of each writer
+_SIZE = {"redis": 2400, "mongodb": 3000}  # bytes of a value
+_RATE = {"redis": 60.0, "mongodb": 25.0}  # writes of each writer a second
+_START = 60.0  # seconds until a server must answer for the first time
+
+
+@dataclass
+class House:
+    """A service with its surroundings, running and filled."""
+
+    form: str
+    servers: list[Server]
+    store: Store
+    books: Books
+    faults: list[Fault]
+    mended: Callable[[], None]  # waits until the surroundings answer after the last fault
+    api: Api
+    users: list[User] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def house(form: str, folder: Folder, seed: str, story: Story) -> Iterator[House]:
+    """Builds one of the FORMS below `folder`; ends every process of it at the end."""
+    with ExitStack() as stack:
+        databases = _databases(stack, folder, seed)
+        built = (_embedded if form == "embedded" else _shared)(stack, folder, story)
+        for kind, (source, target, proof) in databases.items():
+            built.users.append(_user(stack, built, kind, source, target, proof, seed, story))
+        yield built
+
+
+def _databases(stack: ExitStack, folder: Folder, seed: str) -> dict[str, tuple[Database, Database, Database]]:
+    """A source, a spare and an untouched one of each kind, started side by side."""
+    made: dict[str, tuple[Database, Database, Database]] = {}
+    for kind, create in (("redis", RedisDatabase), ("mongodb", MongoDatabase)):
+        roles = (f"{kind}-source", f"{kind}-target", f"{kind}-proof")
+        first, second, third = (create(folder / role, seed, _KEYS[kind], _SIZE[kind]) for role in roles)
+        made[kind] = (first, second, third)
+    every = [one for three in made.values() for one in three]
+    stack.callback(stop_all, every)
+    with ThreadPoolExecutor(len(every)) as pool:
+        list(pool.map(lambda one: one.start(), every))
+    for source, _, _ in made.values():
+        source.fill()
+    return made
+
+
+def _user(
+    stack: ExitStack, built: House, kind: str, source: Database, target: Database, proof: Database, seed: str, story: Story
+) -> User:
+    """Registers the three databases by way of proxies, begins the load, and adds what can fail of them."""
+    rnd = random.Random(f"{seed} {kind} user")
+    load = Load(source, _RATE[kind], lambda: story.count(f"writes to {kind}"))
+    stack.callback(load.close)
+    side = Side(load, target, proof)
+    ids = []
+    for role, database in (("source", source), ("target", target), ("proof", proof)):
+        port = database.port
+        if role != "proof":
+            path = Path(database.port)
+            stack.callback(path.close)
+            port = path.port
+            built.faults += _path_faults(path, f"path to {kind} {role}", 1.0 if role == "source" else 0.5)
+            built.faults += _database_faults(database, f"{kind} {role}", story)
+        told = database.target(port)
+        body = {"name": f"{kind}-{role}", "engine": kind, "address": told.address, "password": told.password}
+        answer = built.api.insist(rnd, "POST", built.api.own("instances"), body)
+        if answer.status != 201:
+            raise RuntimeError(f"{kind} {role} could not be registered: {answer}")
+        ids.append(answer.body["id"])
+    side.instance, side.target_instance, side.proof_instance = ids
+    load.start()
+    return User(built.api, side, story, rnd)
+
+
+# ---- what can fail of what every form has -------------------------------------------------------------------------------------
+
+
+def _path_faults(path: Path, name: str, weight: float) -> list[Fault]:
+    """Connections to a database break."""
+    return [
+        Fault("connections held", name, weight, (0.3, 4.0), lambda _: path.hold(), path.mend),
+        Fault("connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend),
+        Fault("connections refused", name, weight / 2, (0.5, 4.0), lambda _: path.away(), path.mend),
+        Fault("connections slow", name, weight, (1.0, 5.0), lambda rnd: path.slow(rnd.uniform(0.002, 0.03)), path.mend),
+        Fault(
+            "connections cut after some bytes", name, weight, (1.0, 4.0),
+            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(1, 6.7))), path.mend,
+        ),
+        Fault(
+            "connections cut after some bytes", name, weight / 2, (1.0, 3.0),
+            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(1, 6.7))), path.mend,
+        ),
+    ]  # fmt: skip
+
+
+def _database_faults(database: Database, name: str, story: Story) -> list[Fault]:
+    def again() -> None:
+        send(database.pid, signal.SIGCONT)
+        if database.pid is None:
+            database.start()
+        wait_for(database)
+
+    def kill(_: random.Random) -> None:
+        database.kill()
+
+    return [
+        pausing(name, lambda: database.pid, 0.7, (0.3, 5.0), "engines stopped"),
+        Fault("engines killed", name, 0.5 if database.kind == "redis" else 0.25, (0.1, 2.0), kill, again),
+    ]
+
+
+def _server_faults(server: Server, weight: float) -> list[Fault]:
+    def killed_while_starting(rnd: random.Random) -> None:
+        server.kill()
+        server.start()
+        time.sleep(rnd.uniform(0.0, 1.8))
+        server.kill()
+
+    def term(_: random.Random) -> None:
+        server.signal(signal.SIGTERM)
+        server.end()
+
+    return [
+        Fault("kills (SIGKILL)", server.name, 5 * weight, (0.0, 1.5), lambda _: server.kill(), server.start),
+        Fault("kills while it starts", server.name, weight, (0.0, 0.5), killed_while_starting, server.start),
+        pausing(server.name, lambda: server.pid, 4 * weight, (0.2, 9.0), "stops (SIGSTOP, then SIGCONT)"),
+        Fault("ends in order (SIGTERM)", server.name, weight, (0.0, 1.0), term, server.start),
+    ]
+
+
+def _wait_ready(servers: list[Server], api_ready: Callable[[Server], bool]) -> None:
+    end = time.monotonic() + _START
+    for server in servers:
+        while not api_ready(server):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{server.name} does not answer:\n{server.log.read_text('utf-8', 'replace')[-3000:]}")
+            time.sleep(0.1)
+
+
+def _answers(server: Server) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{server.endpoint}/readyz", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _api(stack: ExitStack, servers: list[Server], story: Story) -> Api:
+    """Starts the servers and enters with the credentials that the first start left in one of the folders."""
+    for server in servers:
+        stack.callback(server.close)
+        server.start()
+    _wait_ready(servers, _answers)
+    told = next(file for server in servers if (file := server.folder / "credentials.json").exists())
+    api = Api(servers, json.loads(told.read_text("utf-8")), story)
+    stack.callback(api.close)
+    return api
+
+
+# ---- one process, SQLite and a directory ------------------------------------------------------------------------------------
+
+
+def _embedded(stack: ExitStack, folder: Folder, story: Story) -> House:
+    pids: list[Callable[[], int | None]] = []
+
+    def pid() -> int | None:
+        return pids[0]() if pids else None
+
+    data = stack.enter_context(small_disk(folder / "data-disk", _DATA, pid))
+    store = stack.enter_context(small_disk(folder / "store-disk", _STORE, pid))
+    environ = {"STRONGROOM_STORE_URL": str(store.path / "store"), "STRONGROOM_RATE_PER_USER": "off"}
+    server = Server("server", data.path / "data", environ, story)
+    pids.append(lambda: server.pid)
+    story.say(f"disks: {data.kind}")
+    api = _api(stack, [server], story)
+    faults = [*_server_faults(server, 2.0), *_disk_faults(store, "store's disk", 3.0), *_disk_faults(data, "catalog's disk", 1.0)]
+    faults = [fault for fault in faults if (fault.kind, fault.subject) != ("disk read-only", "catalog's disk")]
+    books = SqliteBooks(data.path / "data" / "catalog.db")
+    return House(
+        "embedded", [server], FolderStore(store.path / "store"), books, faults, lambda: _wait_ready([server], _answers), api
+    )  # fmt: skip
+
+
+def _disk_faults(disk: Disk, name: str, weight: float) -> list[Fault]:
+    return [
+        Fault("disk full", name, weight, (0.5, 6.0), lambda rnd: disk.fill(int(10 ** rnd.uniform(1, 7))), disk.mend),
+        Fault("disk read-only", name, weight, (0.3, 4.0), lambda _: disk.forbid(), disk.mend),
+    ]
+
+
+# ---- two processes, PostgreSQL and S3 ---------------------------------------------------------------------------------------
+
+
+def _shared(stack: ExitStack, folder: Folder, story: Story) -> House:
+    postgres = stack.enter_context(postgres_server())
+    bucket_server = stack.enter_context(seaweed(folder))
+    store = BucketStore(bucket_server, "vault", folder / "weed" / "again.log")
+    stack.callback(store.kill)
+    database = postgres.create_database()
+    key = secrets.token_hex(32)
+    servers, faults = [], []
+    for name in ("server-1", "server-2"):
+        path = Path(int(bucket_server.endpoint.rpartition(":")[2]))
+        stack.callback(path.close)
+        environ = {
+            **bucket_server.environment,
+            "STRONGROOM_CATALOG_URL": postgres.url(database),
+            "STRONGROOM_STORE_URL": f"s3://{bucket_server.bucket}/vault?endpoint={quote(f'http://127.0.0.1:{path.port}')}",
+            "STRONGROOM_ROOT_KEY": key,
+            "STRONGROOM_RATE_PER_USER": "off",
+        }
+        server = Server(name, folder / name, environ, story)
+        servers.append(server)
+        faults += [*_server_faults(server, 1.0), *_store_path_faults(path, f"path from {name} to the store", 1.0)]
+    api = _api(stack, servers, story)
+
+    def mended() -> None:
+        store.wait_ready()
+        _wait_ready(servers, _answers)
+
+    faults += [*_store_faults(store), *_postgres_faults(postgres)]
+    return House("shared", servers, store, PostgresBooks(postgres.folder, ROLE, database), faults, mended, api)
+
+
+def _store_path_faults(path: Path, name: str, weight: float) -> list[Fault]:
+    """The store answers with errors or not at all, its answers are lost, or puts arrive when nobody waits for them any more."""
+    return [
+        Fault("store answers 503", name, weight, (0.3, 4.0), lambda _: path.answer(503), path.mend),
+        Fault("store answers 500", name, weight, (0.3, 4.0), lambda _: path.answer(500), path.mend),
+        Fault("store's answers lost", name, 2 * weight, (0.3, 3.0), lambda _: path.deaf(), path.mend),
+        Fault("store held, then delivered", name, 2 * weight, (0.5, 8.0), lambda _: path.hold(), path.mend),
+        Fault("store refuses connections", name, weight, (0.5, 4.0), lambda _: path.away(), path.mend),
+        Fault("store's connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend),
+        Fault(
+            "store's connections cut after some bytes", name, 2 * weight, (0.5, 4.0),
+            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(2, 6.7))), path.mend,
+        ),
+        Fault(
+            "store's connections cut after some bytes", name, weight, (0.5, 4.0),
+            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(2, 6.7))), path.mend,
+        ),
+    ]  # fmt: skip
+
+
+def _store_faults(store: BucketStore) -> list[Fault]:
+    def restart() -> None:
+        store.start()
+        store.wait_ready()
+
+    return [
+        pausing("store's server", lambda: store.pid, 1.0, (0.3, 6.0), "store's server stopped"),
+        Fault("store's server restarted", "store's server", 0.5, (0.2, 1.5), lambda _: store.end(), restart),
+    ]
+
+
+def _postgres_faults(postgres: PostgresServer) -> list[Fault]:
+    def pid() -> int | None:
+        return postgres.pid
+
+    return [
+        pausing("catalog's server", pid, 1.0, (0.3, 9.0), "catalog's server stopped"),
+        Fault("catalog's server killed", "catalog's server", 0.7, (0.1, 2.0), lambda _: postgres.kill(), postgres.start),
+        Fault("catalog's server restarted", "catalog's server", 0.3, (0.1, 2.0), lambda _: postgres.stop(), postgres.start),
+    ]
