@@ -26,6 +26,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
+from strongroom.catalog.many import execute_each
 
 _closer = t.part.alias("closer")
 _LIVE = sa.and_(
@@ -475,14 +476,15 @@ def open_bytes_of(conn: Connection, lineage: str, pack: int) -> int:
 def forget(conn: Connection, lineage: str, keys: Iterable[tuple[int, int, int, int]]) -> None:
     """Removes death rows by (pack, last, closer, attempt)."""
     rows = [{"p": p, "l": last, "c": c, "a": a} for p, last, c, a in keys]
-    if rows:
-        conn.execute(
-            sa.delete(t.death).where(
-                t.death.c.lineage == lineage, t.death.c.pack == sa.bindparam("p"), t.death.c.last == sa.bindparam("l"),
-                t.death.c.closer == sa.bindparam("c"), t.death.c.attempt == sa.bindparam("a"),
-            ),
-            rows,
-        )  # fmt: skip
+    number = sa.BigInteger()
+    execute_each(
+        conn,
+        lambda row: sa.delete(t.death).where(
+            t.death.c.lineage == lineage, t.death.c.pack == row.p, t.death.c.last == row.l,
+            t.death.c.closer == row.c, t.death.c.attempt == row.a,
+        ),
+        rows, p=number, l=number, c=number, a=number,
+    )  # fmt: skip
 
 
 def ends_of(conn: Connection, lineage: str, packs: Sequence[int]) -> Iterator[tuple[int, int, BitMap]]:

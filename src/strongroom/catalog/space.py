@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import Dying, Gap, dying, dying_by_pack, numbers_of
+from strongroom.catalog.many import execute_each
 
 _IN = 800  # ids in one IN (…)
 T = TypeVar("T")
@@ -182,13 +183,15 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
         for key, found in effect.packs.items()
         if not found.whole and found.dead
     ]
-    if parts:
-        conn.execute(
+    execute_each(
+        conn,
+        lambda row: (
             sa.update(t.pack)
-            .where(t.pack.c.lineage == lineage, t.pack.c.id == sa.bindparam("k"))
-            .values(gone=sa.bindparam("g"), gone_bytes=t.pack.c.gone_bytes + sa.bindparam("b")),
-            parts,
-        )
+            .where(t.pack.c.lineage == lineage, t.pack.c.id == row.k)
+            .values(gone=row.g, gone_bytes=t.pack.c.gone_bytes + row.b)
+        ),
+        parts, k=sa.BigInteger(), g=sa.LargeBinary(), b=sa.BigInteger(),
+    )  # fmt: skip
     for some in batches(whole, _IN):
         conn.execute(sa.delete(t.death).where(t.death.c.lineage == lineage, t.death.c.pack.in_(some)))
         conn.execute(sa.delete(t.pack).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(some)))
@@ -198,13 +201,15 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
         for name, found in effect.objects.items()
         if found.left and found.dead
     ]
-    if thinner:
-        conn.execute(
+    execute_each(
+        conn,
+        lambda row: (
             sa.update(t.object_)
-            .where(t.object_.c.id == sa.bindparam("k"))
-            .values(live=t.object_.c.live - sa.bindparam("n"), dead_bytes=t.object_.c.dead_bytes + sa.bindparam("b")),
-            thinner,
-        )
+            .where(t.object_.c.id == row.k)
+            .values(live=t.object_.c.live - row.n, dead_bytes=t.object_.c.dead_bytes + row.b)
+        ),
+        thinner, k=sa.Text(), n=sa.BigInteger(), b=sa.BigInteger(),
+    )  # fmt: skip
     return effect.toll()
 
 
