@@ -127,7 +127,7 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
             scratch = settings.data_dir / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
-            options = Options(reclaim_budget=settings.reclaim_budget)
+            options = Options(reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete)
             context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
             yield House(settings, context, leased)
         finally:

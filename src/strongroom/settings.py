@@ -54,6 +54,7 @@ class Settings:
     root_key_hex: str | None = field(repr=False)
     root_key_file: Path
     reclaim_budget: float  # bytes that a delete may rewrite per byte that the deleted backup owned
+    verify_after_delete: int  # bytes that a delete reads back of what the deleted backup shared; 0 reads nothing
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
@@ -78,6 +79,9 @@ class Settings:
             root_key_hex=_root_key("STRONGROOM_ROOT_KEY", environ.get("STRONGROOM_ROOT_KEY")),
             root_key_file=Path(environ.get("STRONGROOM_ROOT_KEY_FILE") or folder / "root.key").absolute(),
             reclaim_budget=_budget("STRONGROOM_RECLAIM_BUDGET", environ.get("STRONGROOM_RECLAIM_BUDGET")),
+            verify_after_delete=_whole(
+                "STRONGROOM_VERIFY_AFTER_DELETE", environ.get("STRONGROOM_VERIFY_AFTER_DELETE"), 64 << 20, 0, 1 << 40
+            ),
             rate_per_user=_rate("STRONGROOM_RATE_PER_USER", environ.get("STRONGROOM_RATE_PER_USER"), RequestRate(200, 1000)),
             rate_per_address=_rate(
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
@@ -117,8 +121,8 @@ class Settings:
         return (
             f"Settings(data_dir={str(self.data_dir)!r}, host={self.host!r}, port={self.port}, "
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
-            f"reclaim_budget={self.reclaim_budget}, rate_per_user={self.rate_per_user}, "
-            f"rate_per_address={self.rate_per_address}, workers={self.workers})"
+            f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
+            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
         )
 
 

@@ -161,6 +161,26 @@ def test_one_delete_with_a_version_sends_if_match_and_shows_the_receipt() -> Non
     assert result.stdout.count("3.0 MiB (3,145,728)") == 2
 
 
+def test_a_receipt_shows_what_was_read_back_and_found_damaged() -> None:
+    """How much of how much, why it ended early, each damaged object with the backups that need it; nothing where it is off."""
+    damaged = {"name": "a/pack/1.1/b", "what": "chunks", "chunks": 3, "backups": [BACKUP, SECOND]}
+    verified = {
+        "bytes": 3 << 20, "objects": 7, "of_bytes": 5 << 20, "damaged_objects": 1, "damaged": [damaged],
+        "ended_early": "verified 3.0 of 5.0 MiB: away",
+    }  # fmt: skip
+    sound = {**verified, "of_bytes": None, "damaged_objects": 0, "damaged": []}
+    shown = {}
+    for name, told in (("all", verified), ("sound", sound), ("off", None)):
+        answer = {**DELETION, "receipt": {**AMOUNTS, "removed_objects": 4, "verified": told}}
+        shown[name] = FakeServer({f"GET {OWN}/deletions/{BACKUP}": answer}).run("deletion", "show", BACKUP).stdout
+    for word in ("(3,145,728) in 7 objects", "(5,242,880)", "verified 3.0 of 5.0 MiB: away", "a/pack/1.1/b", BACKUP, SECOND):
+        assert word in shown["all"]
+    assert "in 7 objects" in shown["sound"]
+    assert "(5,242,880)" not in shown["sound"].split("read back")[1]
+    assert "DAMAGED" not in shown["sound"]
+    assert "read back" not in shown["off"]
+
+
 def test_a_moved_preview_is_refused_with_what_to_do() -> None:
     """412 tells to preview again."""
     server = FakeServer({f"DELETE /v3/{PROJECT}/backups/{BACKUP}": refusal(412, "DBS.212003", "the version has moved")})

@@ -39,6 +39,7 @@ def test_options_go_before_the_environment() -> None:
         ("STRONGROOM_RECLAIM_BUDGET", "nan"),
         ("STRONGROOM_RECLAIM_BUDGET", "inf"),
         ("STRONGROOM_RECLAIM_BUDGET", "-0.1"),
+        ("STRONGROOM_VERIFY_AFTER_DELETE", "64M"),
         ("STRONGROOM_RATE_PER_USER", "5"),
         ("STRONGROOM_RATE_PER_ADDRESS", "0/5"),
         ("STRONGROOM_ROOT_KEY", "abc"),

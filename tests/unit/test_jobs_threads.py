@@ -184,21 +184,153 @@ def test_a_process_that_stops_leaves_an_end_that_cannot_be_recorded(
 
     def troubled(claims: Claims, job: OwnedJob, ending: Ending) -> None:
         trying.set()
+        assert worker._stopping.wait(10)
         raise away()
 
     monkeypatch.setattr(module, "record", troubled)
+    monkeypatch.setattr(Claims, "queue_again", lambda *_args, **_options: True)
     worker = house.worker(lambda job: {"by": "the first"}, ttl=0.5)
     worker.start()
     key = house.submit()
     assert trying.wait(10)
-    monkeypatch.setattr(Claims, "queue_again", lambda *args, **options: (_ for _ in ()).throw(away()))
     worker.shutdown(0.1)
     wait_for(lambda: not worker._running)
-    assert f"job {key} could not be given back, its lease will run out: database is locked" in caplog.text
+    assert f"job {key} (work): its end could not be recorded; its lease will run out" in caplog.text
     assert house.get(key).state == "RUNNING"
     monkeypatch.undo()
     house.worker(lambda job: {"by": "the second"}).start()
     assert house.wait(key, "DONE").result == {"by": "the second"}
+
+
+def test_a_job_that_cannot_be_given_back_is_left_to_its_lease(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database is away while the process stops: it says so and ends; another worker goes on when the lease has run out."""
+    begun, go = threading.Event(), threading.Event()
+
+    def stubborn(job: Running) -> Mapping[str, Any] | None:
+        if job.attempts > 1:
+            return {"by": "the second"}
+        begun.set()
+        go.wait(20)
+        return None
+
+    def fails(*_args: object, **_options: object) -> bool:
+        raise away()
+
+    worker = house.worker(stubborn, ttl=0.5)
+    worker.start()
+    key = house.submit()
+    assert begun.wait(10)
+    monkeypatch.setattr(Claims, "queue_again", fails)
+    worker.shutdown(0.1)
+    monkeypatch.undo()
+    assert f"job {key} could not be given back, its lease will run out: database is locked" in caplog.text
+    assert house.get(key).state == "RUNNING"
+    house.worker(stubborn).start()
+    assert house.wait(key, "DONE").result == {"by": "the second"}
+    go.set()
+
+
+def test_a_job_that_does_not_stop_in_time_is_given_back(house: House) -> None:
+    """After the grace, uncounted and at once, with what it last told; its thread is fenced: what it returns is not recorded."""
+    begun, go = threading.Event(), threading.Event()
+
+    def stubborn(job: Running) -> Mapping[str, Any]:
+        job.progress("copying", 3, 10)
+        begun.set()
+        go.wait(20)
+        return {"by": "the first"}
+
+    worker = house.worker(stubborn, ttl=60.0)
+    worker.start()
+    key = house.submit(max_attempts=1)
+    assert begun.wait(10)
+    worker.shutdown(0.1)
+    shown = house.get(key)
+    assert (shown.state, shown.attempts) == ("QUEUED", 0)
+    assert shown.progress == {"phase": "copying", "done": 3, "total": 10}
+    go.set()
+    wait_for(lambda: not worker._running)
+    assert house.get(key).state == "QUEUED"
+
+
+def test_no_more_jobs_are_claimed_than_there_are_threads(house: House) -> None:
+    """The second waits for the first, however often the worker looks."""
+    go, running, most = threading.Event(), list[str](), list[int]()
+
+    def body(job: Running) -> None:
+        running.append(job.id)
+        most.append(len(running))
+        go.wait(20)
+        running.remove(job.id)
+
+    house.worker(body, threads=1).start()
+    first, second = house.submit(), house.submit()
+    wait_for(lambda: bool(running))
+    time.sleep(0.3)
+    go.set()
+    for key in (first, second):
+        house.wait(key, "DONE")
+    assert most == [1, 1]
+
+
+def test_a_hung_handler_is_reported_once_and_its_lease_let_go(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """No check() for longer than `hung`: this process does not claim the job again while the thread is there, others do. A
+    handler that has moved again and hangs again is reported again."""
+    go, moved = threading.Event(), threading.Event()
+
+    def hang(job: Running) -> Mapping[str, Any]:
+        moved.wait(20)
+        job.check()
+        go.wait(20)
+        return {"by": "the first"}
+
+    worker = house.worker(hang, hung=0.2, ttl=30.0)
+    worker.start()
+    key = house.submit()
+
+    def reported() -> int:
+        return sum("no check() for" in record.message for record in caplog.records)
+
+    wait_for(lambda: reported() == 1)
+    time.sleep(0.3)
+    assert reported() == 1
+    moved.set()
+    wait_for(lambda: reported() == 2)
+    assert caplog.records[-1].levelname == "ERROR"
+    said = f"job {key} (work) hangs: no check() for 0 s; its lease is let go. Restart this process if it stays so"
+    assert caplog.records[-1].message == said
+    with house.catalog.write() as conn:
+        conn.execute(sa.update(t).values(lease_until=0.0))
+    time.sleep(0.3)
+    assert house.get(key).attempts == 1, "not by the process in which it hangs"
+    house.worker(lambda job: {"by": "the second"}).start()
+    assert house.wait(key, "DONE").result == {"by": "the second"}
+    go.set()
+    wait_for(lambda: not worker._running)
+    assert house.get(key).result == {"by": "the second"}
+
+
+def test_a_heartbeat_passes_over_a_job_that_its_handler_has_ended(house: House) -> None:
+    """Its end is in the catalog, its thread still works: it is not lost."""
+    go, ended = threading.Event(), threading.Event()
+
+    def body(job: Running) -> None:
+        with house.catalog.write(job.guard) as conn:
+            job.finish(conn, {"x": 1})
+        ended.set()
+        go.wait(20)
+        job.check()
+
+    worker = house.worker(body)
+    worker.start()
+    key = house.submit()
+    assert ended.wait(10)
+    time.sleep(0.3)
+    go.set()
+    wait_for(lambda: not worker._running)
+    assert house.get(key).result == {"x": 1}
 
 
 def test_an_end_that_cannot_be_recorded_is_reported_and_the_job_is_run_again(

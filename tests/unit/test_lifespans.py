@@ -553,6 +553,28 @@ def test_a_pack_goes_whole_when_all_that_is_left_of_it_dies(rows: Rows) -> None:
     assert lifespans.dying_by_pack(rows.conn, OURS, Gap(9, 8, 10)) == (0, [])
 
 
+def test_what_dies_in_packs_that_were_moved_is_told_row_by_row(rows: Rows) -> None:
+    """Their chunks lie beside others in several objects: only the numbers tell what dies there, even if the pack goes whole."""
+    for lineage, moved in ((OURS, True), (OTHER, False)):
+        rows.parts(1, 2, 3, 4, lineage=lineage)
+        rows.pack(1, 1, 4, lineage=lineage, moved=moved)
+        rows.pack(2, 2, 4, lineage=lineage, moved=moved)
+        rows.pack(3, 2, 4, lineage=lineage)
+        rows.death(1, 1, 2, [0, 1], lineage=lineage)
+        rows.death(1, 1, 3, [2], lineage=lineage)
+        rows.death(1, 1, 1, [3], lineage=lineage)
+        rows.death(2, 2, 2, [0, 1, 2, 3], lineage=lineage)
+        rows.death(3, 2, 2, [2], lineage=lineage)
+    gap = Gap(2, 0, 4)
+    inside, rest = lifespans.dying_by_pack(rows.conn, OURS, gap)
+    assert inside == CHUNK
+    assert dead(rest) == {
+        (1, 1, frozenset([0, 1]), 2 * CHUNK), (1, 1, frozenset([2]), CHUNK), (2, 2, frozenset([0, 1, 2, 3]), 4 * CHUNK)
+    }  # fmt: skip
+    inside, rest = lifespans.dying_by_pack(rows.conn, OTHER, gap)
+    assert (inside, dead(rest)) == (4 * CHUNK, {(2, 2, None, 4 * CHUNK)})
+
+
 def test_at_the_chains_end_packs_go_whole(rows: Rows) -> None:
     """Those born in the gap, less what is gone of them; their death rows are part of them and are not told again."""
     lives(rows)
@@ -636,6 +658,48 @@ def test_rows_are_forgotten_by_all_that_names_them(rows: Rows) -> None:
     assert len(rows.deaths(OTHER)) == 5
     lifespans.forget(rows.conn, OURS, [])
     assert len(rows.deaths()) == 4
+
+
+def test_ends_are_told_of_what_is_closed_by_commits_that_count(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the packs asked for, however many one statement holds; what is not told is open."""
+    monkeypatch.setattr(lifespans, "_IN", 2)
+    for lineage in (OURS, OTHER):
+        rows.parts(1, 2, 3, lineage=lineage)
+        for key in range(1, 7):
+            rows.pack(key, 1, lineage=lineage)
+            rows.death(key, 1, 1, [key % 3], lineage=lineage)
+    rows.death(1, 1, 2, [3])
+    rows.death(2, 1, 2, [3], attempt=9)
+    told = [(pack, last, set(numbers)) for pack, last, numbers in lifespans.ends_of(rows.conn, OURS, [1, 2, 3, 4, 5])]
+    assert sorted(told, key=str) == [(1, 1, {1}), (1, 2, {3}), (2, 1, {2}), (3, 1, {0}), (4, 1, {1}), (5, 1, {2})]
+    assert list(lifespans.ends_of(rows.conn, OURS, [])) == []
+
+
+def test_what_a_part_shared_is_what_it_needed_and_what_lives_on(rows: Rows) -> None:
+    """Part 3 has left and is swept: not what came after it, what died before it or what is gone; rows that do not count take
+    nothing away."""
+    for lineage in (OURS, OTHER):
+        rows.parts(1, 2, 4, lineage=lineage)
+        rows.part(3, "RETIRED", lineage=lineage, attempt=2)
+        rows.pack(1, 1, 8, gone=[0], lineage=lineage)
+        rows.pack(2, 3, 2, lineage=lineage)
+        rows.pack(3, 4, 2, lineage=lineage)
+        rows.pack(4, 2, 2, gone=[1], lineage=lineage)
+    rows.death(1, 1, 1, [1])
+    rows.death(1, 1, 2, [2])
+    rows.death(1, 1, 3, [3])
+    rows.death(1, 1, 2, [4], closer=4, attempt=9)
+    rows.death(4, 2, 2, [0])
+    rows.death(3, 4, 2, [0])  # no such life: it must not be looked for
+    rows.death(1, 1, 1, [5], lineage=OTHER)
+    assert lifespans.shared(rows.conn, OURS, 3, [1, 2, 3, 4, 99]) == {1: BitMap([3, 4, 5, 6, 7]), 2: BitMap([0, 1])}
+    assert lifespans.shared(rows.conn, OURS, 3, [2, 3]) == {2: BitMap([0, 1])}
+    assert lifespans.shared(rows.conn, OTHER, 3, [1]) == {1: BitMap([1, 2, 3, 4, 6, 7])}
+    assert lifespans.shared_bytes(rows.conn, OURS, 3) == 7 * CHUNK
+    assert lifespans.shared_bytes(rows.conn, OTHER, 3) == (6 + 2 + 1) * CHUNK
+    rows.pack(5, 3, 4, stored=False)
+    assert lifespans.shared_bytes(rows.conn, OURS, 3) == 7 * CHUNK
+    assert lifespans.shared_bytes(rows.conn, OURS, 0) == 0
 
 
 def test_a_missing_set_of_numbers_is_the_empty_one() -> None:

@@ -153,6 +153,7 @@ class _Reading:
         self.ctx, self.job, self.backup, self.report = ctx, job, backup, report
         self.random = random.Random(ctx.ambient.key())
         self._left = max(ctx.options.verify_after_delete - report.bytes, 0)
+        self._told: dict[str, dict[str, Any]] = {}
         self._end = ctx.ambient.monotonic() + LONGEST
 
     def run(self, rewritten: Sequence[str]) -> None:
@@ -170,6 +171,19 @@ class _Reading:
         self.job.progress("verifying", self.report.bytes, self._goal)
         if self.ctx.ambient.monotonic() > self._end:
             raise _Enough(f"the store is slow: {LONGEST:.0f} seconds are over")
+
+    def tell(self, one: dict[str, Any]) -> None:
+        """A damaged object, or more of one."""
+        log.warning("found damaged after the deletion of backup %s: %s", self.backup, one)
+        if one["name"] not in self._told:
+            self._told[one["name"]] = one
+            self.report.damaged_objects += 1
+            if len(self.report.damaged) < MOST:
+                self.report.damaged.append(one)
+        else:
+            known = self._told[one["name"]]
+            known["chunks"] += one["chunks"]
+            known["backups"] = sorted({*known["backups"], *one["backups"]})
 
     def end_early(self, why: str) -> None:
         """Says how far it came."""
@@ -190,17 +204,18 @@ class _Lineage:
         self._lineage, self._seq, self._left = part.lineage, part.seq, 0
         self._keys = open_lineage_keys(self._ctx.root_key, part.lineage, part.sealed_keys)
         self._packs, self.extent = self._choose(conn, part.before)
+        self._asked: set[int] = set()  # packs
         self._read: dict[int, BitMap] = {}
         self._objects: set[str] = set()
         self._indexes: dict[str, ObjectIndex] = {}
 
     def _choose(self, conn: Connection, before: int) -> tuple[list[int], int | None]:
         """Packs that may be shared, those that lost chunks first, else at random; and the bytes that are, if cheaply known."""
-        rows = lifespans.packs_from(conn, self._lineage, self._reading.random.getrandbits(63), LOOK)
-        lost = [row.id for row in rows if before < row.born <= self._seq and row.gone_bytes]
-        other = [row.id for row in rows if row.born <= self._seq and not (before < row.born and row.gone_bytes)]
-        self._reading.random.shuffle(lost)
-        return lost + other, lifespans.shared_bytes(conn, self._lineage, self._seq) if len(rows) < LOOK else None
+        start = self._reading.random.getrandbits(63)
+        rows, every = lifespans.packs_up_to(conn, self._lineage, self._seq, start, LOOK)
+        self._reading.random.shuffle(rows)
+        rows.sort(key=lambda row: not (row.born > before and row.gone_bytes))
+        return [row.id for row in rows], lifespans.shared_bytes(conn, self._lineage, self._seq) if every else None
 
     def read(self, rewritten: Sequence[str], budget: int) -> int:
         """Reads until nothing is left to read or of the budget; returns what is left of it."""
@@ -209,10 +224,8 @@ class _Lineage:
             if self._left > 0 and name.startswith(f"{self._lineage}/"):
                 self._check(self._of_object(name))
         for pack in self._packs:
-            if self._left > 0:
-                with self._ctx.catalog.read() as conn:
-                    wanted = lifespans.shared(conn, self._lineage, self._seq, [pack])
-                self._check(wanted)
+            if self._left > 0 and pack not in self._asked:
+                self._check(self._of_pack(pack))
         return self._left
 
     def _of_object(self, name: str) -> dict[int, BitMap]:
@@ -225,6 +238,23 @@ class _Lineage:
             found, wanted = _locate(conn, self._lineage, living)
         add_chunks(wanted, found.get((key, name), {}))
         return wanted
+
+    def _of_pack(self, pack: int) -> dict[int, BitMap]:
+        """The shared chunks of a pack, and of those that lie in the same objects."""
+        beside, here = t.holding.alias(), t.holding.c
+        with self._ctx.catalog.read() as conn:
+            rows = conn.execute(
+                sa.select(beside.c.pack)
+                .join(t.holding, here.object == beside.c.object)
+                .where(here.lineage == self._lineage, here.pack == pack)
+                .distinct()
+            )
+            packs = {pack, *rows.scalars()} - self._asked
+            self._asked |= packs
+            found: dict[int, BitMap] = {}
+            for some in batches(sorted(packs), _IN):
+                found |= lifespans.shared(conn, self._lineage, self._seq, some)
+        return found
 
     # Reading
 
@@ -309,7 +339,7 @@ class _Lineage:
 
     def _mark(self, found: Mapping[str, Finding]) -> None:
         """Makes suspect what lives still, and tells receipt, log and audit trail."""
-        ctx, report = self._ctx, self._reading.report
+        ctx = self._ctx
         if any(finding.what == "missing" for finding in found.values()):
             lost = damage.lost_mark(ctx)
             if lost is not None:
@@ -320,6 +350,7 @@ class _Lineage:
             for name, finding in sorted(found.items()):
                 if finding.what != "chunks":
                     finding.add(finding.what, _held_under(conn, name))
+                add_chunks(self._read, finding.chunks)
                 living, fresh = damage.mark(conn, self._lineage, name, finding)
                 backups = [one.id for one in needing(conn, self._lineage, living)]
                 if living:
@@ -330,9 +361,7 @@ class _Lineage:
             if total and touched:
                 damage.tell_audit(conn, ctx, touched[-1], self._reading.job.id, total, [one["name"] for one in told])
         for one in told:
-            log.warning("found damaged after the deletion of backup %s: %s", self._reading.backup, one)
-        report.damaged_objects += len(told)
-        report.damaged += told[: MOST - len(report.damaged)]
+            self._reading.tell(one)
 
 
 def _held_under(conn: Connection, name: str) -> dict[int, BitMap]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
 
 from strongroom.backups.context import Context
 from strongroom.backups.creation import fail
@@ -41,17 +42,9 @@ def take_possession(ctx: Context) -> None:
     Raises CatalogOutdated if another catalog has it or a rebuild of this one has not ended, WrongKey if it was made with another
     root key. A store that does not answer stops no start but the first: every batch that removes asks it again.
     """
-    with ctx.catalog.read() as conn:
-        known = conn.execute(sa.select(t.installation)).first()
-    if known is None:
-        if ctx.store.stat(names.owner(1)) is not None:
-            raise CatalogOutdated(
-                "the store belongs to another catalog: use that one, choose another store, or run `strongroom catalog rebuild`"
-            )
-        with ctx.catalog.write() as conn:
-            conn.execute(t.installation.insert().values(id=1, owner=1, incarnation="", created_at=ctx.ambient.now()))
-            plan(conn, ctx, "", "owner", name=names.owner(1))
-    elif known.incarnation == REBUILDING:
+    if _incarnation(ctx) is None:
+        _found(ctx)
+    if _incarnation(ctx) == REBUILDING:
         raise CatalogOutdated("the rebuild of this catalog did not end: run `strongroom catalog rebuild` again")
     put_owner(ctx)
     try:
@@ -59,6 +52,29 @@ def take_possession(ctx: Context) -> None:
         _require_root_key(ctx)
     except StoreUnavailable as error:
         log.warning("the store does not answer: %s", error)
+
+
+def _incarnation(ctx: Context) -> str | None:
+    """The row's word; None before the first start."""
+    with ctx.catalog.read() as conn:
+        word: str | None = conn.execute(sa.select(t.installation.c.incarnation)).scalar()
+    return word
+
+
+def _found(ctx: Context) -> None:
+    """Registers this catalog as the store's owner, unless another process of it has done so meanwhile. Raises CatalogOutdated."""
+    taken = ctx.store.stat(names.owner(1)) is not None
+    insert = postgresql.insert if ctx.catalog.postgres else sqlite.insert
+    row = {"id": 1, "owner": 1, "incarnation": "", "created_at": ctx.ambient.now()}
+    with ctx.catalog.write() as conn:
+        founded = insert(t.installation).values(row).on_conflict_do_nothing().returning(t.installation.c.id)
+        if conn.execute(founded).first() is None:
+            return
+        if taken:
+            raise CatalogOutdated(
+                "the store belongs to another catalog: use that one, choose another store, or run `strongroom catalog rebuild`"
+            )
+        plan(conn, ctx, "", "owner", name=names.owner(1))
 
 
 def _require_root_key(ctx: Context) -> None:

@@ -496,16 +496,22 @@ def ends_of(conn: Connection, lineage: str, packs: Sequence[int]) -> Iterator[tu
             yield row.pack, row.last, numbers_of(row.numbers)
 
 
-def packs_from(conn: Connection, lineage: str, start: int, limit: int) -> list[Any]:
-    """Up to `limit` stored packs as (id, born, gone_bytes), in order of their ids from `start` on and round again.
+def packs_up_to(conn: Connection, lineage: str, seq: int, start: int, limit: int) -> tuple[list[Any], bool]:
+    """Stored packs born up to `seq` as (id, born, gone_bytes), and whether they are all that there are.
 
-    Ids are random, so from a random start they are a sample.
+    Looks at no more than `limit` packs in order of their ids from `start` on and round again: ids are random, so from a random
+    start they are a sample. Where few of these are old enough, as many are looked up by birth.
     """
     query = sa.select(t.pack.c.id, t.pack.c.born, t.pack.c.gone_bytes).where(t.pack.c.lineage == lineage, t.pack.c.stored)
     found = list(conn.execute(query.where(t.pack.c.id >= start).order_by(t.pack.c.id).limit(limit)))
     if len(found) < limit:
         found += conn.execute(query.where(t.pack.c.id < start).order_by(t.pack.c.id).limit(limit - len(found)))
-    return found
+    every = len(found) < limit
+    old = [row for row in found if row.born <= seq]
+    if not every and len(old) <= limit // 20:
+        old = list(conn.execute(query.where(t.pack.c.born <= seq).limit(limit)))
+        every = len(old) < limit
+    return old, every
 
 
 def shared(conn: Connection, lineage: str, seq: int, packs: Sequence[int]) -> dict[int, BitMap]:

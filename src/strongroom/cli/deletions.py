@@ -73,6 +73,8 @@ def show_deletion(console: Console, one: Answer) -> None:
     aside = {name: value for name, value in _aside(receipt).items() if value != NOTHING}
     if aside:
         facts(console, aside)
+    if receipt.get("verified"):
+        _show_verified(console, receipt["verified"])
 
 
 _AMOUNTS = (
@@ -96,6 +98,28 @@ def _aside(receipt: Answer) -> dict[str, str]:
         "  written for it": _unless_none(again.get("written")),
         "  dropped by it": _unless_none(again.get("dropped")),
     }
+
+
+def _show_verified(console: Console, verified: Answer) -> None:
+    """What was read back of the data that the deleted backup shared with its neighbours."""
+    of = verified.get("of_bytes")
+    facts(
+        console,
+        {
+            "read back after it": f"{_both(verified.get('bytes'))} in {word(verified.get('objects'))} objects",
+            "  of what it shared": NOTHING if of is None else _both(of),
+            "  ended early": word(verified.get("ended_early")),
+            "  damaged objects": word(verified.get("damaged_objects") or None),
+        },
+    )
+    damaged = verified.get("damaged") or []
+    if damaged:
+        rows = [(word(one.get("name")), word(one.get("what")), word(one.get("chunks")), _lines(one)) for one in damaged]
+        table(console, ("DAMAGED OBJECT", "WHAT", ">CHUNKS", "BACKUPS THAT NEED IT"), rows, "")
+
+
+def _lines(one: Answer) -> str:
+    return "\n".join(one.get("backups") or []) or NOTHING
 
 
 def _unless_none(count: Any) -> str:
