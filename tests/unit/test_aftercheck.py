@@ -1017,22 +1017,3 @@ def test_where_most_packs_are_younger_the_older_are_found_by_birth(rows: Rows, l
 
 
 # ---- the store that notes ------------------------------------------------------------------------------------------------
-
-
-def test_a_store_that_notes_is_the_store_in_all_else() -> None:
-    """It hands every call on, and remembers rewritten objects alone."""
-    inner = MemoryStore()
-    noted = aftercheck.Noted(inner)
-    rewritten, pack = f"{'a' * 32}/rewrite/{'b' * 32}", f"{'a' * 32}/pack/1.0/{'c' * 32}"
-    assert noted.put_new(rewritten, b"123") == 3
-    noted.put_new(pack, b"1")
-    noted.put_new("odd/name", b"2")
-    assert noted.rewritten == [rewritten]
-    assert noted.get(rewritten, 1, 1) == b"2"
-    assert noted.stat(pack) == inner.stat(pack)
-    assert {stat.name for stat in noted.list("")} == {rewritten, pack, "odd/name"}
-    assert noted.keeps_deleted_bytes() is None
-    noted.delete("odd/name")
-    noted.delete_many([pack])
-    noted.close()
-    assert [stat.name for stat in inner.list("")] == [rewritten]

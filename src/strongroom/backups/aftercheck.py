@@ -32,12 +32,11 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of
 from strongroom.catalog.space import batches, held_by
 from strongroom.jobs.port import Running
-from strongroom.repository import names
 from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import open_lineage_keys
 from strongroom.repository.pack import ObjectIndex, read_index
 from strongroom.repository.verification import Places, add_chunks, check_chunks, places, take_chunks
-from strongroom.storage.base import ObjectMissing, Stat, Store, StoreError
+from strongroom.storage.base import ObjectMissing, StoreError
 
 log = logging.getLogger("strongroom.backups")
 
@@ -54,42 +53,6 @@ _IN = 800  # ids in one IN (…)
 _INDEXES = 16  # opened indexes kept at a time
 
 
-class Noted:
-    """A store that notes what rewriting puts into it."""
-
-    def __init__(self, inner: Store) -> None:
-        self._inner = inner
-        self.rewritten: list[str] = []
-
-    def put_new(self, name: str, data: bytes | memoryview | Sequence[bytes | memoryview]) -> int:
-        size = self._inner.put_new(name, data)
-        said = names.parse(name)
-        if said is not None and said.kind == "rewrite":
-            self.rewritten.append(name)
-        return size
-
-    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        return self._inner.get(name, start, length)
-
-    def delete(self, name: str) -> None:
-        self._inner.delete(name)
-
-    def delete_many(self, names: Sequence[str]) -> None:
-        self._inner.delete_many(names)
-
-    def stat(self, name: str) -> Stat | None:
-        return self._inner.stat(name)
-
-    def list(self, prefix: str) -> Iterator[Stat]:
-        return self._inner.list(prefix)
-
-    def keeps_deleted_bytes(self) -> str | None:
-        return self._inner.keeps_deleted_bytes()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
 @dataclass(slots=True)
 class Verified:
     """What was read back after a delete and found, as its row and its receipt have it."""
@@ -103,7 +66,7 @@ class Verified:
 
 
 def verify(ctx: Context, job: Running, backup: str, rewritten: Sequence[str]) -> None:
-    """Reads back after the delete of `backup`, which has swept, removed and rewritten; `rewritten` are names of what it put.
+    """Reads back after the delete of `backup`, which has swept, removed and rewritten; `rewritten`: names of its new objects.
 
     A deletion that goes on after a crash does not read the same again. Raises what the job's checks and guard raise.
     """
@@ -400,4 +363,4 @@ def _locate(
     return found, {pack: numbers for pack, numbers in left.items() if numbers}
 
 
-__all__ = ["Noted", "Verified", "of_receipt", "verify"]
+__all__ = ["Verified", "of_receipt", "verify"]

@@ -12,7 +12,7 @@ lineages' locks and computes again if it moved, the third time inside. From the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -348,9 +348,8 @@ class DeleteJob:
         try:
             rewriting.abandon(ctx, job, key)
             removal.carry_out(ctx, job, lineages, key)
-            noted = aftercheck.Noted(ctx.store)
-            rewriting.reclaim(replace(ctx, store=noted), job, lineages, backup)
-            aftercheck.verify(ctx, job, backup, noted.rewritten)
+            rewritten = rewriting.reclaim(ctx, job, lineages, backup)
+            aftercheck.verify(ctx, job, backup, rewritten)
         except (StoreError, RepositoryError, staleness.CatalogOutdated) as error:
             end = removal.ending(error)
             if isinstance(end, TryAgain):

@@ -110,8 +110,10 @@ def _planned(conn: Connection, mine: str) -> Sequence[Row[str, str]]:
     return conn.execute(query.where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
 
 
-def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) -> None:
-    """Rewrites within the budget that the deleted backup's owned bytes give, or thoroughly, and removes what that replaced."""
+def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) -> list[str]:
+    """Rewrites within the budget that the deleted backup's owned bytes give, or thoroughly, and removes what that replaced.
+    Returns the names of the objects that it put."""
+    names: list[str] = []
     mine = removal.of_rewrite(backup)
     with ctx.catalog.read() as conn:
         row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup)).one()
@@ -126,11 +128,14 @@ def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) ->
                 sources, groups = _next_round(ctx, lineage, left, passed)
                 if not sources:
                     break
-                written += _rewrite(ctx, job, lineage, sources, groups, mine, passed)
+                put = _rewrite(ctx, job, lineage, sources, groups, mine, passed)
+                written += sum(put.values())
+                names += put
                 removal.remove_condemned(ctx, job, mine)
     except StoreFull:
         abandon(ctx, job, removal.of_delete(backup))
     removal.remove_condemned(ctx, job, mine)
+    return names
 
 
 # ---- choosing what moves, and how it is grouped ---------------------------------------------------------------------------
@@ -227,11 +232,12 @@ def _classes(ctx: Context, lineage: str, sources: Sequence[_Source]) -> list[Cla
 
 def _rewrite(
     ctx: Context, job: Running, lineage: str, sources: list[_Source], groups: list[Group], mine: str, passed: set[str]
-) -> int:
-    """Carries one round out; returns the bytes written, 0 if a source was not to be had any more or cannot be read."""
+) -> dict[str, int]:
+    """Carries one round out; returns the names and sizes of what it put: nothing if a source was not to be had any more or cannot
+    be read."""
     chosen = _choose(ctx, job, lineage, sources, groups, mine, passed)
     if chosen is None:
-        return 0
+        return {}
     put: dict[str, int] = {}
     try:
         with SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(ctx.scratch)) as spool:
@@ -243,7 +249,7 @@ def _rewrite(
                 except (Damaged, ObjectMissing) as error:
                     _let_go(ctx, job, chosen, mine)
                     _pass_over(ctx, lineage, source.id, source.name, error, passed)
-                    return 0
+                    return {}
             for new in chosen.new:
                 copy = survivors.make(new.id, new.group.numbers, ambient=ctx.ambient, level=ctx.options.compression)
                 job.check()
@@ -253,7 +259,7 @@ def _rewrite(
         _remove_lost(ctx, [new for new in chosen.new if new.id in put])
         raise
     _remove_lost(ctx, lost)
-    return sum(put.values())
+    return {new.name: put[new.id] for new in chosen.new}
 
 
 def _remove_lost(ctx: Context, lost: Sequence[_New]) -> None:
