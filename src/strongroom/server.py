@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import backups, instances, jobs, maintenance, strongroom
+from strongroom.api import audit, backups, instances, jobs, maintenance, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -45,13 +45,14 @@ from strongroom.catalog.migrating import migrate
 from strongroom.engines.base import Engine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
-from strongroom.identity import accounts
+from strongroom.identity import accounts, forgetting
 from strongroom.identity import tables as identity
 from strongroom.identity.passwords import Passwords
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.embedded import forget_leases, lock_data_folder
 from strongroom.jobs.leases import LeasedJobs
 from strongroom.jobs.port import Handler
+from strongroom.jobs.schedules import put_schedule
 from strongroom.jobs.worker import Worker
 from strongroom.repository.keys import RootKey
 from strongroom.settings import RequestRate, Settings
@@ -76,6 +77,7 @@ class House:
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+            forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
     def app(self) -> FastAPI:
@@ -84,7 +86,7 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router]
+        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router, audit.router]
         return build_app(services, routers, objects={Context: ctx})
 
 
@@ -147,6 +149,8 @@ def _begin(house: House, endpoint: str) -> None:
     if not recognise(ctx, house.settings.data_dir / "incarnation"):
         log.warning("this catalog is not the one that ran here last: builds of before are failed, lineages are compared first")
     _found(house, endpoint)
+    with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
+        put_schedule(house.jobs, conn, forgetting.HOURLY)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:
             forget_leases(conn)

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from strongroom import __version__
+from strongroom.cli.audit import audit
 from strongroom.cli.backups import backup
 from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
@@ -29,7 +30,7 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, catalog):
+for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, audit, catalog):
     strongroom.add_command(command)
 
 

@@ -101,12 +101,30 @@ class ChainBroken:
     reason: str
 
 
-def check_chain(conn: Connection, account: str) -> ChainBroken | None:
-    """Reads an account's whole trail and proves that no row was changed, removed or put in between. None: it holds.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An account's newest row: what to keep elsewhere, since it stands for the whole trail up to it."""
 
-    Who can write the database can also write a new chain; keep the head's digest elsewhere to notice that.
+    sequence: int  # 0: nothing has happened yet
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.sequence}:{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What str() gave. Raises ValueError."""
+        sequence, _, digest = text.partition(":")
+        return cls(int(sequence), digest)
+
+
+def check_chain(conn: Connection, account: str, kept: Head | None = None) -> ChainBroken | None:
+    """Reads an account's whole trail and proves that no row was changed, removed, moved or put in between. None: it holds.
+
+    Who can write the database can also write a new chain. That shows only by a head that was `kept` elsewhere: its row must
+    still be there.
     """
-    head = conn.execute(sa.select(t.audit_head).where(t.audit_head.c.account == account)).one_or_none()
+    newest = head(conn, account)
     sequence, previous = 0, ""
     rows = sa.select(t.audit).where(t.audit.c.account == account).order_by(t.audit.c.sequence)
     for row in conn.execute(rows.execution_options(yield_per=1000)):
@@ -115,10 +133,18 @@ def check_chain(conn: Connection, account: str) -> ChainBroken | None:
             return ChainBroken(sequence, "a row is missing")
         if row.previous != previous or row.digest != _digest(_fields(row)):
             return ChainBroken(sequence, "a row was changed")
+        if kept is not None and kept.sequence == sequence and kept.digest != row.digest:
+            return ChainBroken(sequence, "it is not the row whose digest was kept: the trail was written anew")
         previous = row.digest
-    if (sequence, previous) != ((head.sequence, head.digest) if head else (0, "")):
+    if Head(sequence, previous) != newest or (kept is not None and kept.sequence > sequence):
         return ChainBroken(sequence + 1, "the newest rows are missing")
     return None
+
+
+def head(conn: Connection, account: str) -> Head:
+    """The newest row of an account's trail."""
+    row = conn.execute(sa.select(t.audit_head).where(t.audit_head.c.account == account)).one_or_none()
+    return Head(0, "") if row is None else Head(row.sequence, row.digest)
 
 
 def _take_head(conn: Connection, account: str) -> tuple[int, str]:

@@ -75,6 +75,7 @@ _TABLE = (
     Action("strongroom:backup:preview", Level.READ),
     Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:audit:list", Level.LIST),
+    Action("strongroom:audit:verify", Level.READ),  # and the account's administrator alone
     Action("strongroom:store:verify", Level.WRITE),
     Action("strongroom:store:reconcile", Level.WRITE),  # and the account's administrator alone
     Action("strongroom:store:quarantine", Level.WRITE),  # the same

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
     seed = options.seed or secrets.token_hex(4)
     root = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="strongroom-torture-"))
     print(f"seed {seed}: {' and '.join(forms)}, {options.minutes:g} minutes of trouble; logs in {root}", flush=True)
+    signal.signal(signal.SIGTERM, _end)
     outcomes = [torture(form, options.minutes * 60 / len(forms), seed, root / form, loud=True) for form in forms]
     for outcome in outcomes:
         print(_told(outcome))
@@ -34,6 +36,11 @@ def main() -> int:
     if not options.keep:
         shutil.rmtree(root)
     return 0
+
+
+def _end(number: int, _frame: object) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that every process that was started is ended."""
+    sys.exit(128 + number)
 
 
 def _options() -> argparse.Namespace:

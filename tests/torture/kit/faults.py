@@ -25,6 +25,7 @@ class Fault:
     seconds: tuple[float, float]
     begin: Callable[[random.Random], object]  # False: not possible just now
     end: Callable[[], object]
+    total: str | None = None  # the line of the table that sums such faults up
 
 
 class Director:
@@ -67,9 +68,8 @@ class Director:
         self._story.tell("fault", f"{fault.kind}: {fault.subject}, for {lasts:.2f} s")
         if fault.begin(self._random) is False:
             self._story.tell("fault", f"{fault.kind}: {fault.subject} is not possible just now")
-            fault.end()
             return
-        self._story.count(fault.kind)
+        self._story.count(fault.kind, total=fault.total)
         self._active.append((now + lasts, fault))
 
     def _end_those_due(self, now: float) -> None:
@@ -109,5 +109,5 @@ def send(pid: int | None, number: signal.Signals) -> bool:
 def pausing(name: str, pid: Callable[[], int | None], weight: float, seconds: tuple[float, float], kind: str) -> Fault:
     """SIGSTOP, and SIGCONT later, to whichever process runs then."""
     return Fault(
-        kind, name, weight, seconds, lambda _: send(pid(), signal.SIGSTOP), lambda: send(pid(), signal.SIGCONT)
+        kind, name, weight, seconds, lambda _: send(pid(), signal.SIGSTOP), lambda: send(pid(), signal.SIGCONT), "stops"
     )  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as Folder
 from urllib.parse import quote
 
@@ -32,7 +33,9 @@ FORMS = ("embedded", "shared")
 _DATA, _STORE = 96 * MIB, 192 * MIB  # the small disks
 _KEYS = {"redis": 1600, "mongodb": 700}  # of each writer
 _SIZE = {"redis": 2400, "mongodb": 3000}  # bytes of a value
+_USERS = {"redis": 2, "mongodb": 1}  # each with a history of backups of its own
 _RATE = {"redis": 60.0, "mongodb": 25.0}  # writes of each writer a second
+_LIFE = 6.0  # seconds that a process of the service serves before it may be killed, at most
 _START = 60.0  # seconds until a server must answer for the first time
 
 
@@ -56,53 +59,63 @@ def house(form: str, folder: Folder, seed: str, story: Story) -> Iterator[House]
     with ExitStack() as stack:
         databases = _databases(stack, folder, seed)
         built = (_embedded if form == "embedded" else _shared)(stack, folder, story)
-        for kind, (source, target, proof) in databases.items():
-            built.users.append(_user(stack, built, kind, source, target, proof, seed, story))
+        for kind, three in databases.items():
+            load = Load(three.source, _RATE[kind], partial(story.count, f"writes to {kind}"))
+            stack.callback(load.close)
+            built.faults += _database_faults(three.source, f"{kind} source")
+            for number, target in enumerate(three.targets):
+                side = _registered(stack, built, Side(f"{kind}-{number}", load, target, three.proof), story)
+                built.users.append(User(built.api, side, story, random.Random(f"{seed} {side.name} user")))
+            load.start()
         yield built
 
 
-def _databases(stack: ExitStack, folder: Folder, seed: str) -> dict[str, tuple[Database, Database, Database]]:
-    """A source, a spare and an untouched one of each kind, started side by side."""
-    made: dict[str, tuple[Database, Database, Database]] = {}
+@dataclass(frozen=True, slots=True)
+class _Databases:
+    """Of one kind: what is backed up, one for each user to restore into, and one that only proofs touch."""
+
+    source: Database
+    targets: list[Database]
+    proof: Database
+
+
+def _databases(stack: ExitStack, folder: Folder, seed: str) -> dict[str, _Databases]:
+    """All of both kinds, started side by side, the sources filled."""
+    made: dict[str, _Databases] = {}
     for kind, create in (("redis", RedisDatabase), ("mongodb", MongoDatabase)):
-        roles = (f"{kind}-source", f"{kind}-target", f"{kind}-proof")
-        first, second, third = (create(folder / role, seed, _KEYS[kind], _SIZE[kind]) for role in roles)
-        made[kind] = (first, second, third)
-    every = [one for three in made.values() for one in three]
+        roles = ["source", "proof", *(f"target-{number}" for number in range(_USERS[kind]))]
+        source, proof, *targets = (create(folder / f"{kind}-{role}", seed, _KEYS[kind], _SIZE[kind]) for role in roles)
+        made[kind] = _Databases(source, list(targets), proof)
+    every = [one for three in made.values() for one in (three.source, three.proof, *three.targets)]
     stack.callback(stop_all, every)
     with ThreadPoolExecutor(len(every)) as pool:
         list(pool.map(lambda one: one.start(), every))
-    for source, _, _ in made.values():
-        source.fill()
+    for three in made.values():
+        three.source.fill()
     return made
 
 
-def _user(
-    stack: ExitStack, built: House, kind: str, source: Database, target: Database, proof: Database, seed: str, story: Story
-) -> User:
-    """Registers the three databases by way of proxies, begins the load, and adds what can fail of them."""
-    rnd = random.Random(f"{seed} {kind} user")
-    load = Load(source, _RATE[kind], lambda: story.count(f"writes to {kind}"))
-    stack.callback(load.close)
-    side = Side(load, target, proof)
+def _registered(stack: ExitStack, built: House, side: Side, story: Story) -> Side:
+    """Registers one user's three databases, the first two by way of proxies, and adds what can fail of those."""
+    rnd = random.Random(side.name)
     ids = []
-    for role, database in (("source", source), ("target", target), ("proof", proof)):
+    for role, database in (("source", side.load.database), ("target", side.target), ("proof", side.proof)):
         port = database.port
         if role != "proof":
             path = Path(database.port)
             stack.callback(path.close)
             port = path.port
-            built.faults += _path_faults(path, f"path to {kind} {role}", 1.0 if role == "source" else 0.5)
-            built.faults += _database_faults(database, f"{kind} {role}", story)
+            built.faults += _path_faults(path, f"path of {side.name} to its {role}", 1.0 if role == "source" else 0.5)
+        if role == "target":
+            built.faults += _database_faults(database, f"target of {side.name}")
         told = database.target(port)
-        body = {"name": f"{kind}-{role}", "engine": kind, "address": told.address, "password": told.password}
+        body = {"name": f"{side.name}-{role}", "engine": database.kind, "address": told.address, "password": told.password}
         answer = built.api.insist(rnd, "POST", built.api.own("instances"), body)
         if answer.status != 201:
-            raise RuntimeError(f"{kind} {role} could not be registered: {answer}")
+            raise RuntimeError(f"the {role} of {side.name} could not be registered: {answer}")
         ids.append(answer.body["id"])
     side.instance, side.target_instance, side.proof_instance = ids
-    load.start()
-    return User(built.api, side, story, rnd)
+    return side
 
 
 # ---- what can fail of what every form has -------------------------------------------------------------------------------------
@@ -111,22 +124,22 @@ def _user(
 def _path_faults(path: Path, name: str, weight: float) -> list[Fault]:
     """Connections to a database break."""
     return [
-        Fault("connections held", name, weight, (0.3, 4.0), lambda _: path.hold(), path.mend),
-        Fault("connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend),
-        Fault("connections refused", name, weight / 2, (0.5, 4.0), lambda _: path.away(), path.mend),
-        Fault("connections slow", name, weight, (1.0, 5.0), lambda rnd: path.slow(rnd.uniform(0.002, 0.03)), path.mend),
+        Fault("connections held", name, weight, (0.3, 4.0), lambda _: path.hold(), path.mend, "cuts"),
+        Fault("connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend, "cuts"),
+        Fault("connections refused", name, weight / 2, (0.5, 4.0), lambda _: path.away(), path.mend, "cuts"),
+        Fault("connections slow", name, weight, (1.0, 5.0), lambda rnd: path.slow(rnd.uniform(0.002, 0.03)), path.mend, "cuts"),
         Fault(
             "connections cut after some bytes", name, weight, (1.0, 4.0),
-            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(1, 6.7))), path.mend,
+            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(1, 6.7))), path.mend, "cuts",
         ),
         Fault(
             "connections cut after some bytes", name, weight / 2, (1.0, 3.0),
-            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(1, 6.7))), path.mend,
+            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(1, 6.7))), path.mend, "cuts",
         ),
     ]  # fmt: skip
 
 
-def _database_faults(database: Database, name: str, story: Story) -> list[Fault]:
+def _database_faults(database: Database, name: str) -> list[Fault]:
     def again() -> None:
         send(database.pid, signal.SIGCONT)
         if database.pid is None:
@@ -138,25 +151,37 @@ def _database_faults(database: Database, name: str, story: Story) -> list[Fault]
 
     return [
         pausing(name, lambda: database.pid, 0.7, (0.3, 5.0), "engines stopped"),
-        Fault("engines killed", name, 0.5 if database.kind == "redis" else 0.25, (0.1, 2.0), kill, again),
+        Fault("engines killed", name, 0.5 if database.kind == "redis" else 0.25, (0.1, 2.0), kill, again, "kills"),
     ]
 
 
-def _server_faults(server: Server, weight: float) -> list[Fault]:
+def _server_faults(server: Server, weight: float, longest_stop: float) -> list[Fault]:
+    def lived(rnd: random.Random) -> bool:
+        """Most processes live for some seconds, on a slow machine too: else nothing would ever be under way."""
+        return server.served_for() > rnd.uniform(0.0, _LIFE)
+
+    def kill(rnd: random.Random) -> bool:
+        if not lived(rnd):
+            return False
+        server.kill()
+        return True
+
     def killed_while_starting(rnd: random.Random) -> None:
         server.kill()
         server.start()
         time.sleep(rnd.uniform(0.0, 1.8))
         server.kill()
 
-    def term(_: random.Random) -> None:
-        server.signal(signal.SIGTERM)
+    def term(rnd: random.Random) -> bool:
+        if not lived(rnd):
+            return False
         server.end()
+        return True
 
     return [
-        Fault("kills (SIGKILL)", server.name, 5 * weight, (0.0, 1.5), lambda _: server.kill(), server.start),
-        Fault("kills while it starts", server.name, weight, (0.0, 0.5), killed_while_starting, server.start),
-        pausing(server.name, lambda: server.pid, 4 * weight, (0.2, 9.0), "stops (SIGSTOP, then SIGCONT)"),
+        Fault("kills (SIGKILL)", server.name, 5 * weight, (0.0, 1.5), kill, server.start, "kills"),
+        Fault("kills while it starts", server.name, weight, (0.0, 0.5), killed_while_starting, server.start, "kills"),
+        pausing(server.name, lambda: server.pid, 4 * weight, (0.2, longest_stop), "stops (SIGSTOP, then SIGCONT)"),
         Fault("ends in order (SIGTERM)", server.name, weight, (0.0, 1.0), term, server.start),
     ]
 
@@ -207,7 +232,11 @@ def _embedded(stack: ExitStack, folder: Folder, story: Story) -> House:
     pids.append(lambda: server.pid)
     story.say(f"disks: {data.kind}")
     api = _api(stack, [server], story)
-    faults = [*_server_faults(server, 2.0), *_disk_faults(store, "store's disk", 3.0), *_disk_faults(data, "catalog's disk", 1.0)]
+    faults = [
+        *_server_faults(server, 2.0, 6.0),
+        *_disk_faults(store, "store's disk", 3.0),
+        *_disk_faults(data, "catalog's disk", 1.0),
+    ]
     faults = [fault for fault in faults if (fault.kind, fault.subject) != ("disk read-only", "catalog's disk")]
     books = SqliteBooks(data.path / "data" / "catalog.db")
     return House(
@@ -217,8 +246,16 @@ def _embedded(stack: ExitStack, folder: Folder, story: Story) -> House:
 
 def _disk_faults(disk: Disk, name: str, weight: float) -> list[Fault]:
     return [
-        Fault("disk full", name, weight, (0.5, 6.0), lambda rnd: disk.fill(int(10 ** rnd.uniform(1, 7))), disk.mend),
-        Fault("disk read-only", name, weight, (0.3, 4.0), lambda _: disk.forbid(), disk.mend),
+        Fault(
+            "disk full",
+            name,
+            weight,
+            (0.5, 6.0),
+            lambda rnd: disk.fill(int(10 ** rnd.uniform(1, 7))),
+            disk.mend,
+            "store failures",
+        ),
+        Fault("disk read-only", name, weight, (0.3, 4.0), lambda _: disk.forbid(), disk.mend, "store failures"),
     ]
 
 
@@ -245,7 +282,8 @@ def _shared(stack: ExitStack, folder: Folder, story: Story) -> House:
         }
         server = Server(name, folder / name, environ, story)
         servers.append(server)
-        faults += [*_server_faults(server, 1.0), *_store_path_faults(path, f"path from {name} to the store", 1.0)]
+        faults += [*_server_faults(server, 1.0, 14.0), *_store_path_faults(path, f"path from {name} to the store", 1.0)]
+        faults.append(_late_puts(server, path))
     api = _api(stack, servers, story)
 
     def mended() -> None:
@@ -259,21 +297,39 @@ def _shared(stack: ExitStack, folder: Folder, story: Story) -> House:
 def _store_path_faults(path: Path, name: str, weight: float) -> list[Fault]:
     """The store answers with errors or not at all, its answers are lost, or puts arrive when nobody waits for them any more."""
     return [
-        Fault("store answers 503", name, weight, (0.3, 4.0), lambda _: path.answer(503), path.mend),
-        Fault("store answers 500", name, weight, (0.3, 4.0), lambda _: path.answer(500), path.mend),
-        Fault("store's answers lost", name, 2 * weight, (0.3, 3.0), lambda _: path.deaf(), path.mend),
-        Fault("store held, then delivered", name, 2 * weight, (0.5, 8.0), lambda _: path.hold(), path.mend),
-        Fault("store refuses connections", name, weight, (0.5, 4.0), lambda _: path.away(), path.mend),
-        Fault("store's connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend),
+        Fault("store answers 503", name, weight, (0.3, 4.0), lambda _: path.answer(503), path.mend, "store failures"),
+        Fault("store answers 500", name, weight, (0.3, 4.0), lambda _: path.answer(500), path.mend, "store failures"),
+        Fault("store's answers lost", name, 2 * weight, (0.3, 3.0), lambda _: path.deaf(), path.mend, "store failures"),
+        Fault("store held, then delivered", name, 2 * weight, (0.5, 8.0), lambda _: path.hold(), path.mend, "store failures"),
+        Fault("store refuses connections", name, weight, (0.5, 4.0), lambda _: path.away(), path.mend, "store failures"),
+        Fault("store's connections cut", name, weight, (0.1, 0.2), lambda _: path.cut(), path.mend, "store failures"),
         Fault(
             "store's connections cut after some bytes", name, 2 * weight, (0.5, 4.0),
-            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(2, 6.7))), path.mend,
+            lambda rnd: path.cut_after(up=int(10 ** rnd.uniform(2, 6.7))), path.mend, "store failures",
         ),
         Fault(
             "store's connections cut after some bytes", name, weight, (0.5, 4.0),
-            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(2, 6.7))), path.mend,
+            lambda rnd: path.cut_after(down=int(10 ** rnd.uniform(2, 6.7))), path.mend, "store failures",
         ),
     ]  # fmt: skip
+
+
+def _late_puts(server: Server, path: Path) -> Fault:
+    """Killed while what it sent is on its way: that arrives when another process has long taken its jobs over."""
+
+    def begin(rnd: random.Random) -> bool:
+        if not server.served_for():
+            return False
+        path.hold()
+        time.sleep(rnd.uniform(0.2, 1.5))
+        server.kill()
+        return True
+
+    def end() -> None:
+        path.mend()
+        server.start()
+
+    return Fault("kills while puts are on their way", server.name, 1.0, (1.0, 12.0), begin, end, "kills")
 
 
 def _store_faults(store: BucketStore) -> list[Fault]:
@@ -283,7 +339,7 @@ def _store_faults(store: BucketStore) -> list[Fault]:
 
     return [
         pausing("store's server", lambda: store.pid, 1.0, (0.3, 6.0), "store's server stopped"),
-        Fault("store's server restarted", "store's server", 0.5, (0.2, 1.5), lambda _: store.end(), restart),
+        Fault("store's server restarted", "store's server", 0.5, (0.2, 1.5), lambda _: store.end(), restart, "store failures"),
     ]
 
 
@@ -293,6 +349,6 @@ def _postgres_faults(postgres: PostgresServer) -> list[Fault]:
 
     return [
         pausing("catalog's server", pid, 1.0, (0.3, 9.0), "catalog's server stopped"),
-        Fault("catalog's server killed", "catalog's server", 0.7, (0.1, 2.0), lambda _: postgres.kill(), postgres.start),
+        Fault("catalog's server killed", "catalog's server", 0.7, (0.1, 2.0), lambda _: postgres.kill(), postgres.start, "kills"),
         Fault("catalog's server restarted", "catalog's server", 0.3, (0.1, 2.0), lambda _: postgres.stop(), postgres.start),
     ]

@@ -166,7 +166,7 @@ class Laws:
                 continue
             left = user.side.target.leftovers()
             if left is not None:
-                self._story.breaks("a completed restore leaves nothing behind", f"{user.side.kind}: {left}")
+                self._story.breaks("a completed restore leaves nothing behind", f"{user.side.name}: {left}")
             user.prove(user.side.target, user.restored)
 
     def logs(self) -> None:
@@ -219,7 +219,7 @@ class Laws:
                 self._story.breaks("a surviving backup restores", f"{taken.name}: {job['fail_reason']}")
                 continue
             user.prove(user.side.proof, taken)
-            self._story.count("restores into fresh engines")
+            self._story.count("restores into fresh engines", total="restores")
 
     def survivors(self) -> list[tuple[User, Taken]]:
         """Every backup that must restore."""
@@ -239,7 +239,7 @@ class Laws:
             self._story.breaks("a backup can be deleted", f"{taken.name}: {answer}")
             return
         taken.fate = Fate.DELETED
-        self._story.count("deletes accepted")
+        self._story.count("deletes accepted", total="deletes")
         job = self.job(answer.body["job_id"])
         self._idle()
         told = self._api.insist(self._rnd, "GET", self._api.own(f"deletions/{taken.id}")).body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _run(form: str, seconds: float, seed: str, folder: Path, story: Story) -> No
 
 
 def _trouble(users: list[User], director: Director, seconds: float) -> None:
-    threads = [threading.Thread(target=user.run, name=f"{user.side.kind}-user") for user in users]
+    threads = [threading.Thread(target=_act, args=(user,), name=user.side.name) for user in users]
     for thread in threads:
         thread.start()
     try:
@@ -89,10 +90,13 @@ def _trouble(users: list[User], director: Director, seconds: float) -> None:
             thread.join()
 
 
+def _act(user: User) -> None:
+    try:
+        user.run()
+    except Exception as error:  # the top of a thread: a user that is gone must not pass for one that found nothing
+        user.breaks("a user goes on", "".join(traceback.format_exception(error)))
+
+
 def _progress(story: Story, left: float) -> str:
-    c = story.counts
-    return (
-        f"{left:.0f} s of trouble to come; {c['kills (SIGKILL)']} kills, {c['stops (SIGSTOP, then SIGCONT)']} stops, "
-        f"{c['backups completed']} backups, {c['deletes accepted']} deletes, {c['restores proven to the byte']} restores proven, "
-        f"{len(story.broken)} laws broken"
-    )
+    done = ", ".join(f"{number} {name}" for name, number in story.totals.items())
+    return f"{left:.0f} s of trouble to come; {done}; {len(story.broken)} laws broken"

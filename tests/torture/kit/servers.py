@@ -34,6 +34,7 @@ class Server:
         self._wanted = self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
+        self._served: float | None = None
         threading.Thread(target=self._watch, daemon=True, name=f"{name}-watch").start()
 
     @property
@@ -46,6 +47,15 @@ class Server:
         """Of the process, if one runs."""
         with self._lock:
             return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def served_for(self) -> float:
+        """Seconds since the process answered for the first time; 0 before, and where none runs."""
+        with self._lock:
+            if self.pid is None:
+                return 0.0
+            if self._served is None and b"listens on" in self.log.read_bytes()[self._log_from :]:
+                self._served = time.monotonic()
+            return 0.0 if self._served is None else time.monotonic() - self._served
 
     def start(self) -> None:
         """From now on a process is to run. Returns at once: it may take a second, and fail while its surroundings do."""
@@ -101,6 +111,7 @@ class Server:
     def _begin(self) -> None:
         with self.log.open("ab") as log:
             self._log_from = log.tell()
+            self._served = None
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "strongroom", "serve", "--data", str(self.folder), "--port", str(self.port)],
                 env=self._environ, stdout=log, stderr=log, start_new_session=True,
@@ -112,6 +123,7 @@ class Server:
         """Starts it again whenever it ended by itself; that it may only do while it starts, if its surroundings fail."""
         while not self._closed:
             time.sleep(0.1)
+            self.served_for()
             with self._lock:
                 if not self._wanted or self._process is None or self._process.poll() is None:
                     continue

@@ -9,6 +9,9 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
+TOTALS = ("kills", "stops", "store failures", "cuts", "backups", "deletes", "restores", "restores proven")
+"""The lines at the top of the table."""
+
 _REMEMBERED = 80  # events that a failure prints
 
 
@@ -18,6 +21,7 @@ class Story:
     def __init__(self, folder: Path, *, loud: bool) -> None:
         self.folder = folder
         self.counts: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter(dict.fromkeys(TOTALS, 0))
         self.broken: list[str] = []
         self._loud = loud
         self._lock = threading.Lock()
@@ -44,10 +48,12 @@ class Story:
         if self._loud:
             print(f"[{self.seconds:6.0f} s] {what}", file=sys.stderr, flush=True)
 
-    def count(self, what: str, number: int = 1) -> None:
-        """For the table."""
+    def count(self, what: str, number: int = 1, *, total: str | None = None) -> None:
+        """For the table; `total` is the line at its top that sums such things up."""
         with self._lock:
             self.counts[what] += number
+            if total is not None:
+                self.totals[total] += number
 
     def took(self, what: str, seconds: float) -> None:
         """The table shows the longest."""
@@ -68,12 +74,14 @@ class Story:
             return "\n".join(self._last)
 
     def table(self) -> str:
-        """All counts, by name, and the longest times."""
+        """Totals and the longest times, then all counts by name."""
         with self._lock:
-            rows = [(name, str(number)) for name, number in sorted(self.counts.items())]
+            rows = [(name, str(number)) for name, number in self.totals.items()]
             rows += [(f"longest {name}", f"{seconds:.1f} s") for name, seconds in sorted(self._longest.items())]
-        width = max((len(name) for name, _ in rows), default=0)
-        return "\n".join(f"  {name:<{width}}  {number:>9}" for name, number in rows)
+            rows.append(("", ""))
+            rows += [(name, str(number)) for name, number in sorted(self.counts.items())]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"  {name:<{width}}  {number:>9}".rstrip() for name, number in rows)
 
     def close(self) -> None:
         """Ends the file."""

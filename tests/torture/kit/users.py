@@ -54,17 +54,13 @@ class Taken:
 class Side:
     """A database with its load, a spare one to restore into, one that only proofs touch, and the names that the service gave."""
 
+    name: str
     load: Load
     target: Database
     proof: Database
     instance: str = ""
     target_instance: str = ""
     proof_instance: str = ""
-
-    @property
-    def kind(self) -> str:
-        """The engine's."""
-        return self.load.database.kind
 
 
 @dataclass
@@ -120,7 +116,7 @@ class User:
 
     def tell(self, what: str) -> None:
         """Into the story."""
-        self.story.tell(f"{self.side.kind} user", what)
+        self.story.tell(self.side.name, what)
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """One request. Raises NoAnswer."""
@@ -128,7 +124,7 @@ class User:
 
     def breaks(self, law: str, what: str) -> None:
         """An invariant does not hold."""
-        self.story.breaks(law, f"{self.side.kind}: {what}")
+        self.story.breaks(law, f"{self.side.name}: {what}")
 
     # ---- what is known ----------------------------------------------------------------------------------------------------
 
@@ -167,7 +163,7 @@ class User:
             taken.fate = Fate[status]
             taken.high = tuple(count + 1 for count in self.side.load.acknowledged)
             self.tell(f"{taken.name} is {status}")
-            self.story.count(f"backups {status.lower()}")
+            self.story.count(f"backups {status.lower()}", total="backups" if status == "COMPLETED" else None)
         elif taken.fate in (Fate.COMPLETED, Fate.FAILED) and status != taken.fate.name:
             self.breaks("what is completed or failed stays so", f"{taken.name}: {taken.fate.name}, then {status}")
             taken.fate = Fate[status] if status in Fate.__members__ else taken.fate
@@ -190,7 +186,7 @@ class User:
     def create(self) -> Taken | None:
         """Asks for a backup; None if it was refused. Raises NoAnswer."""
         self._number += 1
-        name, low = f"{self.side.kind}-{self._number}", self.side.load.acknowledged
+        name, low = f"{self.side.name}-{self._number}", self.side.load.acknowledged
         self.story.count("backups asked for")
         self._lost[name] = low
         path = self.api.contract(f"v3/instances/{self.side.instance}/backups")
@@ -272,11 +268,11 @@ class User:
     def _judge(self, taken: Taken, before: Fate, answer: Answer) -> None:
         if answer.status in (200, 202):
             taken.fate = Fate.DELETED
-            self.story.count("deletes accepted")
+            self.story.count("deletes accepted", total="deletes")
             self._require_not_restoring(taken)
         elif answer.code == _GONE and before is Fate.ASKED:
             taken.fate = Fate.DELETED
-            self.story.count("deletes accepted")
+            self.story.count("deletes accepted", total="deletes")
         else:
             taken.fate = before
             self.story.count("deletes refused")
@@ -314,7 +310,7 @@ class User:
         for one in some:
             one.fate = Fate.DELETED if answer.status == 200 else before[one.id]
         if answer.status == 200:
-            self.story.count("deletes accepted", len(some))
+            self.story.count("deletes accepted", len(some), total="deletes")
 
     def _ask_again(self) -> None:
         for taken in self.those(Fate.ASKED):
@@ -373,7 +369,8 @@ class User:
             return
         taken, self._restore = self._restore.taken, None
         self.tell(f"restore of {taken.name} is {job.get('status')} {job.get('fail_reason') or ''}")
-        self.story.count("restores completed" if job.get("status") == "Completed" else "restores failed")
+        done = job.get("status") == "Completed"
+        self.story.count("restores completed" if done else "restores failed", total="restores" if done else None)
         if job.get("status") == "Completed" and not self._unsure:
             self.restored = taken
             with contextlib.suppress(*ENGINE_ERRORS):
@@ -396,7 +393,7 @@ class User:
         elif taken.digest is not None and digest(contents) != taken.digest:
             self.breaks("a restore gives back what was read", f"{taken.name} at {cut}: another digest")
         else:
-            self.story.count("restores proven to the byte")
+            self.story.count("restores proven to the byte", total="restores proven")
 
     # ---- checks of the store --------------------------------------------------------------------------------------------------
 
@@ -441,7 +438,7 @@ class User:
                 if not (self.those(Fate.BUILDING, Fate.ASKED) or self._restore or self._checks):
                     break
             if time.monotonic() > end:
-                raise Stuck(f"{self.side.kind}: {', '.join(self._pending())} {seconds:.0f} s after everything was mended")
+                raise Stuck(f"{self.side.name}: {', '.join(self._pending())} {seconds:.0f} s after everything was mended")
             time.sleep(0.2)
 
     def rested(self) -> None:
