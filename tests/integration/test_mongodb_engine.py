@@ -24,29 +24,16 @@ from strongroom.engines.base import (
 )
 from strongroom.engines.mongodb import MongoEngine, capture
 from strongroom.engines.mongodb.connection import snapshot_time
-from support.mongodb_fakes import Cancelled, Kept, QuietControl, captured, restored
+from support.mongodb_fakes import Cancelled, Kept, QuietControl, captured, once, restored
 from support.mongodb_samples import ODD_NAMES, description, fill, first, put, without_standing_users
-from support.mongodb_server import ROLES, MongoServer, find_mongod, running, shared
+from support.mongodb_server import ROLES, MongoServer, needs_mongod, running, shared, wiped
 
-pytestmark = pytest.mark.skipif(find_mongod() is None, reason="needs a mongod")
+pytestmark = needs_mongod
 
 STANDING = {f"admin.{user}" for user in ROLES}
 
 
-@pytest.fixture
-def source() -> Iterator[MongoServer]:
-    server = shared(0)
-    server.wipe()
-    yield server
-    server.wipe()
-
-
-@pytest.fixture
-def other() -> Iterator[MongoServer]:
-    server = shared(1)
-    server.wipe()
-    yield server
-    server.wipe()
+source, other = wiped(0), wiped(1)
 
 
 def test_every_kind_of_collection_comes_back_equal_in_a_fresh_server(source: MongoServer, other: MongoServer) -> None:
@@ -384,15 +371,3 @@ def test_the_restore_role_alone_could_not_read_what_it_restored(source: MongoSer
     with source.client("filler") as client, pytest.raises(OperationFailure):
         client["some"]["data"].find_one()
     assert issubclass(EngineDenied, EngineError)
-
-
-def once(action: Any) -> Any:
-    """Calls the action the first time only."""
-    done: list[int] = []
-
-    def run() -> None:
-        if not done:
-            done.append(1)
-            action()
-
-    return run

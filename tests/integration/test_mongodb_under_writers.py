@@ -16,31 +16,18 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from strongroom.engines.base import CaptureBroken, EngineUnreachable
-from strongroom.engines.mongodb import capped, capture, patch
+from strongroom.engines.mongodb import capped, patch
 from strongroom.engines.mongodb.connection import note_time
-from support.mongodb_fakes import Kept, captured, restored
-from support.mongodb_server import MongoServer, find_mongod, running, shared
+from support.mongodb_fakes import Kept, captured, captured_into, once, restored
+from support.mongodb_server import MongoServer, needs_mongod, running, wiped
 
-pytestmark = pytest.mark.skipif(find_mongod() is None, reason="needs a mongod")
+pytestmark = needs_mongod
 
 ACCOUNTS = 200
 EACH = 1000
 
 
-@pytest.fixture
-def source() -> Iterator[MongoServer]:
-    server = shared(0)
-    server.wipe()
-    yield server
-    server.wipe()
-
-
-@pytest.fixture
-def other() -> Iterator[MongoServer]:
-    server = shared(1)
-    server.wipe()
-    yield server
-    server.wipe()
+source, other = wiped(0), wiped(1)
 
 
 def prepare(client: MongoClient[Any]) -> None:
@@ -423,7 +410,7 @@ def test_many_changes_during_the_capture_cost_little_memory(source: MongoServer)
         sink = _Discarding(write)
         tracemalloc.start()
         try:
-            _capture_into(source, sink)
+            captured_into(sink, source.target("keeper"))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -453,30 +440,18 @@ class _Discarding:
         return
 
 
-def _capture_into(server: MongoServer, sink: Any) -> None:
-    import tempfile
-
-    from support.mongodb_fakes import QuietControl
-
-    with tempfile.TemporaryDirectory() as scratch:
-        capture.capture(server.target("keeper"), sink, QuietControl(), scratch)
-
-
 def test_another_election_breaks_the_capture() -> None:
     """What the former primary told may have been rolled back."""
     with running() as server, server.client() as client:
         client["d"]["a"].insert_many([{"pad": "x" * 3000} for _ in range(100)])
-        done: list[int] = []
 
         def elect() -> None:
-            if not done:
-                done.append(1)
-                with contextlib.suppress(OperationFailure):
-                    client.admin.command("replSetStepDown", 1, force=True)
-                for _ in range(200):
-                    if client.admin.command("hello")["isWritablePrimary"]:
-                        return
-                    time.sleep(0.1)
+            with contextlib.suppress(OperationFailure):
+                client.admin.command("replSetStepDown", 1, force=True)
+            for _ in range(200):
+                if client.admin.command("hello")["isWritablePrimary"]:
+                    return
+                time.sleep(0.1)
 
         with pytest.raises((CaptureBroken, EngineUnreachable)):
-            captured(server.target("keeper"), on_write=elect)
+            captured(server.target("keeper"), on_write=once(elect))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from strongroom.engines.base import Entry, Summary, Target
+from strongroom.engines.base import CaptureSink, Entry, Summary, Target
 from strongroom.engines.mongodb import MongoEngine
 
 
@@ -32,6 +32,18 @@ class QuietControl:
     def progress(self, phase: str, done: int, total: int | None = None) -> None:
         assert total is None or done <= total
         self.phases[phase] = done
+
+
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """Calls the action the first time only."""
+    done: list[int] = []
+
+    def run() -> None:
+        if not done:
+            done.append(1)
+            action()
+
+    return run
 
 
 class _Writer:
@@ -80,9 +92,14 @@ class Kept:
 def captured(target: Target, control: QuietControl | None = None, on_write: Callable[[], object] | None = None) -> Kept:
     """A capture of the target."""
     kept = Kept(on_write)
-    with tempfile.TemporaryDirectory() as scratch:
-        kept.summary = MongoEngine().capture(target, kept, control or QuietControl(), scratch)
+    kept.summary = captured_into(kept, target, control)
     return kept
+
+
+def captured_into(sink: CaptureSink, target: Target, control: QuietControl | None = None) -> Summary:
+    """A capture of the target into a sink of one's own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return MongoEngine().capture(target, sink, control or QuietControl(), scratch)
 
 
 def restored(target: Target, kept: Kept, control: QuietControl | None = None) -> Summary:

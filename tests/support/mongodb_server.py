@@ -1,8 +1,8 @@
 """A MongoDB for tests: a one-node replica set with key-file authentication on a free loopback port.
 
-`shared(0)`, `shared(1)` are started once per test process and reused (call `wipe()` for a clean slate); `running()` is for
-tests that kill or restart theirs. Users: `admin` (root), `keeper` (only the `backup` role), `filler` (only `restore`),
-`nobody` (no role at all).
+`shared(0)`, `shared(1)` are started once per test process and reused; `source, other = wiped(0), wiped(1)` in a test module are
+fixtures that give them clean; `running()` is for tests that kill or restart theirs. Users: `admin` (root), `keeper` (only the
+`backup` role), `filler` (only `restore`), `nobody` (no role at all).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure
 
@@ -42,6 +43,10 @@ def find_mongod() -> str | None:
         if program.exists():
             return str(program)
     return None
+
+
+needs_mongod = pytest.mark.skipif(find_mongod() is None, reason="needs a mongod")
+"""The mark of test modules that start servers."""
 
 
 class MongoServer:
@@ -170,6 +175,19 @@ def shared(number: int = 0) -> MongoServer:
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(running())
+
+
+def wiped(number: int) -> Any:
+    """A fixture: the shared server of this number, clean before and after."""
+
+    @pytest.fixture
+    def server() -> Iterator[MongoServer]:
+        found = shared(number)
+        found.wipe()
+        yield found
+        found.wipe()
+
+    return server
 
 
 def _free_port() -> int:
