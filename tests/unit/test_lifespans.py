@@ -514,12 +514,18 @@ def test_packs_of_one_birth_are_taken_in_order_and_whole(rows: Rows) -> None:
     assert lifespans._some_packs(rows.conn, OURS, gap, 1, 1, first=False) == ([], False)
     assert lifespans._some_packs(rows.conn, OURS, gap, 1, 2, first=False) == ([7], False)
     assert lifespans._some_packs(rows.conn, OURS, gap, 2, 2, first=True) == ([], True)
-    rows.pack(1, 2)
-    rows.death(1, 2, 2, [0])
+
+
+def test_a_later_birth_waits_until_the_ones_before_it_are_done(rows: Rows) -> None:
+    """Its pack would fit, but one of an earlier birth did not."""
+    rows.parts(1, 2, 3, 4, 5)
+    for key, born, count in ((7, 1, 2), (8, 1, 3), (1, 2, 1)):
+        rows.pack(key, born, 9)
+        for last in range(2, count + 2):
+            rows.death(key, born, last, [last])
     gap = Gap(2, 0, 5)
-    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [7], "a later birth waits for its turn"
-    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [8, 8]
-    assert [row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, 2)] == [1]
+    batches = [[row.pack for row in lifespans.take_rows(rows.conn, OURS, gap, limit)] for limit in (4, 3, 3, 3)]
+    assert batches == [[7, 7], [8, 8, 8], [1], []]
 
 
 def test_many_packs_are_taken_whatever_a_statement_holds(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,8 +601,8 @@ def test_at_the_chains_end_packs_go_whole(rows: Rows) -> None:
 def test_whole_packs_are_weighed_with_their_death_rows(rows: Rows, limit: int, packs: list[int], weight: int) -> None:
     """Packs by birth, then id: 3 with two rows, 5 with one, 4 (born later) with two. One at least, else the limit at most."""
     for lineage, more in ((OURS, 0), (OTHER, 3)):
-        rows.pack(3, 1, lineage=lineage)
         rows.pack(5, 1, gone=[1], lineage=lineage)
+        rows.pack(3, 1, lineage=lineage)
         rows.pack(4, 2, lineage=lineage)
         for key, born, count in ((3, 1, 2), (5, 1, 1), (4, 2, 2)):
             for last in range(1, count + 1 + more):
@@ -678,28 +684,72 @@ def test_ends_are_told_of_what_is_closed_by_commits_that_count(rows: Rows, monke
 def test_what_a_part_shared_is_what_it_needed_and_what_lives_on(rows: Rows) -> None:
     """Part 3 has left and is swept: not what came after it, what died before it or what is gone; rows that do not count take
     nothing away."""
-    for lineage in (OURS, OTHER):
+    for lineage, more in ((OURS, 0), (OTHER, 1)):
         rows.parts(1, 2, 4, lineage=lineage)
         rows.part(3, "RETIRED", lineage=lineage, attempt=2)
-        rows.pack(1, 1, 8, gone=[0], lineage=lineage)
-        rows.pack(2, 3, 2, lineage=lineage)
-        rows.pack(3, 4, 2, lineage=lineage)
-        rows.pack(4, 2, 2, gone=[1], lineage=lineage)
+        rows.pack(1, 1, 8 + more, gone=[0], lineage=lineage)
+        rows.pack(2, 3, 2 + more, lineage=lineage)
+        rows.pack(3, 4, 2 + more, lineage=lineage)
+        rows.pack(4, 2, 2 + more, gone=[1], lineage=lineage)
     rows.death(1, 1, 1, [1])
     rows.death(1, 1, 2, [2])
     rows.death(1, 1, 3, [3])
     rows.death(1, 1, 2, [4], closer=4, attempt=9)
     rows.death(4, 2, 2, [0])
-    rows.death(3, 4, 2, [0])  # no such life: it must not be looked for
     rows.death(1, 1, 1, [5], lineage=OTHER)
     assert lifespans.shared(rows.conn, OURS, 3, [1, 2, 3, 4, 99]) == {1: BitMap([3, 4, 5, 6, 7]), 2: BitMap([0, 1])}
     assert lifespans.shared(rows.conn, OURS, 3, [2, 3]) == {2: BitMap([0, 1])}
-    assert lifespans.shared(rows.conn, OTHER, 3, [1]) == {1: BitMap([1, 2, 3, 4, 6, 7])}
+    assert lifespans.shared(rows.conn, OTHER, 3, [1]) == {1: BitMap([1, 2, 3, 4, 6, 7, 8])}
     assert lifespans.shared_bytes(rows.conn, OURS, 3) == 7 * CHUNK
-    assert lifespans.shared_bytes(rows.conn, OTHER, 3) == (6 + 2 + 1) * CHUNK
+    assert lifespans.shared_bytes(rows.conn, OTHER, 3) == (7 + 3 + 2) * CHUNK
     rows.pack(5, 3, 4, stored=False)
     assert lifespans.shared_bytes(rows.conn, OURS, 3) == 7 * CHUNK
     assert lifespans.shared_bytes(rows.conn, OURS, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("seq", "start", "limit", "found", "every"),
+    [
+        (9, 0, 100, [10, 20, 30, 40, 50], True),
+        (9, 30, 100, [30, 40, 50, 10, 20], True),
+        (9, 51, 100, [10, 20, 30, 40, 50], True),
+        (9, 30, 4, [30, 40, 50, 10], False),
+        (9, 40, 2, [40, 50], False),
+        (9, 0, 5, [10, 20, 30, 40, 50], False),
+        (9, 0, 6, [10, 20, 30, 40, 50], True),
+        (3, 0, 100, [20, 40, 50], True),
+        (3, 10, 4, [20, 40], False),
+        (3, 30, 1, [20], False),
+        (1, 10, 3, [50], True),
+    ],
+)
+def test_a_sample_of_packs_goes_round_from_its_start(
+    rows: Rows, seq: int, start: int, limit: int, found: list[int], every: bool
+) -> None:
+    """Stored packs of this lineage born up to a part, in order of their ids; if hardly any of them are old enough they are looked
+    up by their births instead. Told whether they are all."""
+    for key, born in ((10, 4), (30, 4), (50, 1), (20, 3), (40, 3)):
+        rows.pack(key, born, gone=[key % 4])
+        rows.pack(key + 1, born, lineage=OTHER)
+    rows.pack(25, 1, stored=False)
+    packs, all_of_them = lifespans.packs_up_to(rows.conn, OURS, seq, start, limit)
+    if (seq, limit) == (3, 1):
+        assert {row.id for row in packs} < {20, 40, 50}
+    else:
+        assert [row.id for row in packs] == found
+    assert all_of_them is every
+    assert all((row.born, row.gone_bytes) == ({10: 4, 30: 4, 50: 1, 20: 3, 40: 3}[row.id], CHUNK) for row in packs)
+
+
+def test_hardly_any_old_packs_are_a_twentieth(rows: Rows) -> None:
+    """Of forty packs that a sample looked at two are old enough: those are looked up by birth. Three are enough as they are."""
+    for key in range(100, 150):
+        rows.pack(key, 1 if key in (100, 101, 149) else 5)
+    two = lifespans.packs_up_to(rows.conn, OURS, 1, 100, 40)
+    assert ({row.id for row in two[0]}, two[1]) == ({100, 101, 149}, True)
+    rows.conn.execute(sa.update(t.pack).where(t.pack.c.id == 102).values(born=1))
+    three = lifespans.packs_up_to(rows.conn, OURS, 1, 100, 40)
+    assert ({row.id for row in three[0]}, three[1]) == ({100, 101, 102}, False)
 
 
 def test_a_missing_set_of_numbers_is_the_empty_one() -> None:

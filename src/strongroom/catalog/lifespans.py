@@ -201,8 +201,7 @@ def open_numbers(conn: Connection, lineage: str) -> dict[int, BitMap]:
     )
     opened = {row.id: BitMap(range(row.chunks)) - numbers_of(row.gone) for row in rows}
     for row in conn.execute(sa.select(t.death.c.pack, t.death.c.numbers).where(t.death.c.lineage == lineage, _LIVE)):
-        if row.pack in opened:
-            opened[row.pack] -= numbers_of(row.numbers)
+        opened[row.pack] -= numbers_of(row.numbers)
     return {key: numbers for key, numbers in opened.items() if numbers}
 
 
@@ -330,12 +329,8 @@ def dying(conn: Connection, lineage: str, gap: Gap) -> Iterator[Dying]:
         yield from whole_packs(conn, lineage, gap)
         return
     for born in _births(conn, lineage, gap.before, gap.seq):
-        rows = conn.execute(
-            sa.select(t.death.c.pack, t.death.c.numbers, t.death.c.bytes).where(
-                t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, t.death.c.last < gap.after, _LIVE
-            )
-        )
-        for row in rows:
+        query = sa.select(t.death.c.pack, t.death.c.numbers, t.death.c.bytes)
+        for row in conn.execute(query.where(*_window(lineage, gap, born))):
             yield Dying(row.pack, born, numbers_of(row.numbers), row.bytes)
 
 
@@ -421,9 +416,10 @@ _IN = 800  # ids in one IN (…)
 
 
 def _window(lineage: str, gap: Gap, born: int) -> list[sa.ColumnElement[bool]]:
-    """Death rows of one birth that the gap kills."""
-    window = [t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, _LIVE]
-    return window if gap.after is None else [*window, t.death.c.last < gap.after]
+    """Death rows of one birth that a gap inside the chain kills."""
+    return [
+        t.death.c.lineage == lineage, t.death.c.born == born, t.death.c.last >= gap.seq, t.death.c.last < gap.after, _LIVE,
+    ]  # fmt: skip
 
 
 def _some_packs(conn: Connection, lineage: str, gap: Gap, born: int, limit: int, *, first: bool) -> tuple[list[int], bool]:
@@ -521,8 +517,7 @@ def shared(conn: Connection, lineage: str, seq: int, packs: Sequence[int]) -> di
     found = {row.id: BitMap(range(row.chunks)) - numbers_of(row.gone) for row in rows}
     before = (t.death.c.lineage == lineage, t.death.c.pack.in_(packs), t.death.c.last < seq, _LIVE)
     for row in conn.execute(sa.select(t.death.c.pack, t.death.c.numbers).where(*before)):
-        if row.pack in found:
-            found[row.pack] -= numbers_of(row.numbers)
+        found[row.pack] -= numbers_of(row.numbers)
     return {pack: numbers for pack, numbers in found.items() if numbers}
 
 
