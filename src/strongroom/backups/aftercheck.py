@@ -269,8 +269,8 @@ class _Lineage:
         return Finding("chunks", bad)
 
     def _within(self, here: Places) -> Iterator[Places]:
-        """Reads that fit into what is left of the budget, from a chunk at random on and round again."""
-        start = self._reading.random.randrange(max(len(here), 1))
+        """Reads that fit into what is left of the budget; where not all do, from a chunk at random on and round again."""
+        start = self._reading.random.randrange(len(here)) if here.sealed_bytes > self._left else 0
         order = np.argsort(here.offsets, kind="stable")
         for half in (here[order[start:]], here[order[:start]]):
             for some in half.reads():
