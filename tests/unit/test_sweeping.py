@@ -175,6 +175,7 @@ def test_a_failed_builds_rows_ahead_are_forgotten(house: House) -> None:
         for number in range(3):
             rows.death(1, 1, 1, [number], closer=2, attempt=number)
         kept = rows.death(1, 1, 1, [7], closer=3)
+        rows.parts(1, 2, lineage=OTHER)
         key = rows.decision(2, 1, None, cause="FAIL", removal="lineage:x")
     told = []
     for _ in range(4):
@@ -427,9 +428,19 @@ def test_what_a_beginning_would_reopen_is_reopened_in_batches(house: House, monk
         }  # fmt: skip
     swept = 3
     assert len(house.guarded) - swept == {1: 5, 2: 3, 3: 2, 100: 1}[batch]
+    assert versions(house) == [len(house.guarded), 0], "each under the lineage's lock"
     house.guarded.clear()
     sweeping.finish_and_reopen(house.catalog, OURS, house.guard("job"))
     assert house.guarded == []
+
+
+def test_earlier_decisions_are_swept_though_nothing_is_to_be_reopened(house: House) -> None:
+    """A beginning finds the lineage swept."""
+    with house.rows() as rows:
+        key = deleted(rows)
+        other = deleted(rows, OTHER)
+    sweeping.finish_and_reopen(house.catalog, OURS)
+    assert (house.decision(key).swept, house.decision(other).swept) == (True, False)
 
 
 def test_nothing_is_reopened_beside_a_build_or_in_an_empty_lineage(house: House) -> None:
