@@ -1017,3 +1017,18 @@ def test_where_most_packs_are_younger_the_older_are_found_by_birth(rows: Rows, l
 
 
 # ---- the store that notes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("most", "owned", "reads"),
+    [
+        (64 << 20, 10 << 30, 64 << 20),
+        (64 << 20, 9 << 20, 9 << 20),
+        (64 << 20, 5, 4 << 20),
+        (1000, 9 << 20, 1000),
+        (1000, 5, 1000),
+    ],
+)
+def test_no_more_is_read_back_than_the_backup_owned(most: int, owned: int, reads: int) -> None:
+    """Within the setting; 4 MiB at least where that allows it."""
+    assert aftercheck.budget(most, owned) == reads

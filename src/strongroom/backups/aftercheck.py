@@ -43,6 +43,9 @@ log = logging.getLogger("strongroom.backups")
 LOOK = 1_000
 """Packs of a lineage that are looked at to choose from; in a lineage of more, a sample of them."""
 
+LEAST = 4 << 20
+"""Bytes that are read back however little the deleted backup owned."""
+
 LONGEST = 60.0
 """Seconds after which a delete's receipt is not kept waiting any longer."""
 
@@ -73,11 +76,11 @@ def verify(ctx: Context, job: Running, backup: str, rewritten: Sequence[str]) ->
     if not ctx.options.verify_after_delete:
         return
     with ctx.catalog.read() as conn:
-        known = conn.execute(sa.select(t.deletion.c.verified).where(t.deletion.c.backup == backup)).scalar_one()
-    if known is not None and not rewritten:
+        row = conn.execute(sa.select(t.deletion.c.verified, t.deletion.c.owned).where(t.deletion.c.backup == backup)).one()
+    if row.verified is not None and not rewritten:
         return
-    report = Verified() if known is None else Verified(**json.loads(known))
-    reading = _Reading(ctx, job, backup, report)
+    report = Verified() if row.verified is None else Verified(**json.loads(row.verified))
+    reading = _Reading(ctx, job, backup, report, budget(ctx.options.verify_after_delete, row.owned))
     try:
         reading.run(rewritten)
     except (StoreError, RepositoryError, _Enough) as error:
@@ -85,6 +88,11 @@ def verify(ctx: Context, job: Running, backup: str, rewritten: Sequence[str]) ->
     with ctx.catalog.write(job.guard) as conn:
         told = json.dumps(asdict(report))
         conn.execute(sa.update(t.deletion).where(t.deletion.c.backup == backup).values(verified=told))
+
+
+def budget(most: int, owned: int) -> int:
+    """Bytes to read back: no more than the deleted backup owned, so that a small delete stays a small job, and LEAST at least."""
+    return min(most, max(owned, LEAST))
 
 
 def of_receipt(verified: str | None) -> dict[str, Any] | None:
@@ -112,10 +120,10 @@ def _parts(conn: Connection, backup: str) -> Sequence[Any]:
 class _Reading:
     """One reading back: its budget, its clock and what it has to report."""
 
-    def __init__(self, ctx: Context, job: Running, backup: str, report: Verified) -> None:
-        self.ctx, self.job, self.backup, self.report = ctx, job, backup, report
+    def __init__(self, ctx: Context, job: Running, backup: str, report: Verified, budget: int) -> None:
+        self.ctx, self.job, self.backup, self.report, self._budget = ctx, job, backup, report, budget
         self.random = random.Random(ctx.ambient.key())
-        self._left = max(ctx.options.verify_after_delete - report.bytes, 0)
+        self._left = max(budget - report.bytes, 0)
         self._told: dict[str, dict[str, Any]] = {}
         self._end = ctx.ambient.monotonic() + LONGEST
 
@@ -155,7 +163,7 @@ class _Reading:
 
     @property
     def _goal(self) -> int:
-        budget, of = self.ctx.options.verify_after_delete, self.report.of_bytes
+        budget, of = self._budget, self.report.of_bytes
         return budget if of is None else min(max(of, self.report.bytes), budget)
 
 

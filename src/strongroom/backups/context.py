@@ -24,7 +24,7 @@ class Options:
 
     reclaim_budget: float = 1.0  # bytes a delete may rewrite per byte that it owned; 0.1 for a store out of the region
     reclaim_floor: float = 0.05  # objects with a smaller dead share are left alone
-    verify_after_delete: int = 64 << 20  # bytes that a delete reads back of what its backup shared; 0 reads nothing
+    verify_after_delete: int = 64 << 20  # bytes that a delete reads back of what its backup shared, at most; 0 reads nothing
     compression: int = 1  # zstd level
     chunk_average: int | None = None  # bytes, for lineages that begin; None: by size and kind
     pack_target: int | None = None  # sealed bytes; None: by size
