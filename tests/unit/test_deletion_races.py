@@ -1,0 +1,411 @@
+"""What comes between a delete's snapshot and its locks, and between its job's steps: numbers stay exact or nothing is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from strongroom.backups import deletion, errors, holding, removal, rewriting
+from strongroom.backups.context import Options
+from strongroom.catalog import sweeping
+from strongroom.catalog import tables as t
+from strongroom.identity import tables as identity
+from strongroom.jobs.port import Cancelled
+from strongroom.storage.base import StoreDenied
+from support.vault import Vault, generations
+
+OPTIONS = Options(chunk_average=4096, pack_target=32768)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path, options=OPTIONS)
+
+
+class Between:
+    """Acts after a snapshot was taken and before its decision, the first so many times."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> None:
+        self._left, self._compute = list(acts), deletion._compute
+        self.computed = 0
+        patch.setattr(deletion, "_compute", self)
+
+    def __call__(self, conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
+        seen = self._compute(conn, project, ids, priced=priced)
+        self.computed += 1
+        if self._left:
+            self._left.pop(0)()
+        return seen
+
+
+def exact(vault: Vault, key: str, before: int) -> None:
+    """The deletion is done, and did what it promised."""
+    vault.run()
+    assert vault.state(key) == "DELETED"
+    receipt = vault.receipt(key)
+    assert (receipt["freed"], receipt["waiting"]) == (receipt["promised"]["freed"], receipt["promised"]["waiting"])
+    assert before - vault.size() == receipt["freed"] + receipt["reclaimed"]["net"] - receipt["put_bytes"]
+    vault.check()
+
+
+def no_note(conn: sa.Connection, backup: str, name: str) -> None:
+    """No audit event."""
+
+
+def versions_of(vault: Vault) -> dict[str, int]:
+    with vault.catalog.read() as conn:
+        return {row.id: row.version for row in conn.execute(sa.select(t.lineage.c.id, t.lineage.c.version))}
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_lineage_that_moves_is_looked_at_again_and_the_third_time_under_its_locks(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """A backup is taken between the snapshot and the locks, once, twice or every time: the promise is what the delete does."""
+    source = generations(6)
+    keys = [vault.backup(next(source)) for _ in range(2)]
+    between = Between(monkeypatch, *([lambda: vault.backup(next(source))] * times))
+    noted: list[str] = []
+    deletion.delete(vault.ctx, vault.project, keys[1], lambda conn, backup, name: noted.append(backup))
+    monkeypatch.undo()
+    vault.wanted.pop(keys[1])
+    assert between.computed == {1: 2, 2: 3, 3: 4}[times]
+    assert noted == [keys[1]]
+    with vault.catalog.read() as conn:
+        at = conn.execute(sa.select(t.deletion.c.at_version)).scalar_one()
+    (lineage,) = versions_of(vault)
+    assert at.startswith(f"{lineage}.")
+    exact(vault, keys[1], vault.size())
+
+
+def test_a_decision_that_waits_for_its_sweep_is_swept_before_the_next_is_taken(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another delete, too large to be swept where it is decided, comes between: both promises are exact."""
+    keys = [vault.backup(data) for data in generations(4)]
+    before = vault.size()
+
+    def other() -> None:
+        monkeypatch.setattr(sweeping, "AT_ONCE", 0)
+        vault.delete(keys[2])
+        monkeypatch.setattr(sweeping, "AT_ONCE", 300)
+
+    between = Between(monkeypatch, other)
+    vault.delete(keys[1])
+    assert between.computed == 3, "two of this delete, one of the other"
+    vault.run()
+    receipts = [vault.receipt(key) for key in keys[1:3]]
+    for receipt in receipts:
+        assert receipt["freed"] == receipt["promised"]["freed"]
+        assert receipt["waiting"] == receipt["promised"]["waiting"]
+    change = sum(one["freed"] + one["reclaimed"]["net"] - one["put_bytes"] for one in receipts)
+    assert before - vault.size() == change
+    vault.check()
+
+
+def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times another delete was faster: busy, and not a row of this one."""
+    keys = [vault.backup(data) for data in generations(6)]
+    monkeypatch.setattr(sweeping, "AT_ONCE", 0)
+    others = iter(keys[2:5])
+    compute, busy = deletion._compute, [True]
+
+    def interrupted(conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
+        seen = compute(conn, project, ids, priced=priced)
+        if busy and list(ids) == [keys[1]]:
+            vault.delete(next(others))
+        return seen
+
+    monkeypatch.setattr(deletion, "_compute", interrupted)
+    with pytest.raises(errors.InstanceBusy, match="nothing was decided: try again"):
+        deletion.delete(vault.ctx, vault.project, keys[1], no_note)
+    assert vault.state(keys[1]) == "COMPLETED"
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == keys[1])).first() is None
+    busy.clear()
+    vault.delete(keys[1])
+    vault.run()
+    vault.check()
+
+
+def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held when the snapshot was taken, free under the locks: its numbers are computed before it goes."""
+    keys = [vault.backup(data) for data in generations(3)]
+    before = vault.size()
+    holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
+    between = Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, keys[1], None, lambda conn: None))
+    vault.delete(keys[1])
+    assert between.computed == 2
+    exact(vault, keys[1], before)
+
+
+def test_a_backup_that_is_held_meanwhile_stays(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal is decided under the lock."""
+    key = vault.backup(next(generations(1)))
+    Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, key, "evidence", lambda conn: None))
+    with pytest.raises(errors.BackupHeld, match=f"^backup {key} is held \\(evidence\\): release it first$"):
+        deletion.delete(vault.ctx, vault.project, key, no_note)
+    assert vault.state(key) == "COMPLETED"
+    vault.check()
+
+
+def test_two_deletes_of_one_backup_at_once_are_one(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower one answers the faster one's job, and writes no audit event."""
+    keys = [vault.backup(data) for data in generations(3)]
+    jobs: list[str] = []
+    Between(monkeypatch, lambda: jobs.append(vault.delete(keys[1])))
+    noted: list[str] = []
+    jobs.append(deletion.delete(vault.ctx, vault.project, keys[1], lambda conn, backup, name: noted.append(backup)))
+    assert jobs[0] == jobs[1]
+    assert noted == []
+    vault.run()
+    vault.check()
+
+
+# Batches
+
+
+def test_a_batch_takes_along_what_is_being_deleted_already(vault: Vault) -> None:
+    """Its job is answered, in the order of the ids; only what is new is decided, noted and promised, at its own version."""
+    keys = [vault.backup(data) for data in generations(5)]
+    running = vault.delete(keys[1])
+    noted: list[tuple[str, str]] = []
+    jobs = deletion.delete_batch(
+        vault.ctx, vault.project, [keys[3], keys[1], keys[0]], lambda conn, backup, name: noted.append((backup, name))
+    )
+    for key in (keys[0], keys[3]):
+        vault.wanted.pop(key)
+    assert jobs[1] == running
+    assert len(set(jobs)) == 3
+    assert noted == [(keys[3], "a-backup"), (keys[0], "a-backup")]
+    vault.run()
+    for key in keys[:2] + keys[3:4]:
+        receipt = vault.receipt(key)
+        assert (receipt["freed"], receipt["waiting"]) == (receipt["promised"]["freed"], receipt["promised"]["waiting"])
+    vault.check()
+
+
+def test_a_batch_of_which_one_goes_meanwhile_keeps_its_numbers(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between snapshot and locks one of the set is deleted by another call: the rest is looked at again."""
+    keys = [vault.backup(data) for data in generations(5)]
+    between = Between(monkeypatch, lambda: vault.delete(keys[1]))
+    deletion.delete_batch(vault.ctx, vault.project, [keys[1], keys[2]], no_note)
+    vault.wanted.pop(keys[2])
+    assert between.computed == 3
+    vault.run()
+    for key in keys[1:3]:
+        receipt = vault.receipt(key)
+        assert (receipt["freed"], receipt["waiting"]) == (receipt["promised"]["freed"], receipt["promised"]["waiting"])
+    vault.check()
+
+
+@pytest.mark.parametrize("count", [0, 11])
+def test_a_batch_has_one_to_ten_different_ids(vault: Vault, count: int) -> None:
+    """Told how many there are; ten are not too many."""
+    ids = [f"{number:032d}" for number in range(count)]
+    with pytest.raises(errors.BadBatch, match=f"^backup_ids takes 1 to 10 different ids; there are {count}, {count} different$"):
+        deletion.delete_batch(vault.ctx, vault.project, ids, no_note)
+    with pytest.raises(errors.BadBatch, match="there are 2, 1 different"):
+        deletion.delete_batch(vault.ctx, vault.project, ["x", "x"], no_note)
+    for allowed in (1, 10):
+        with pytest.raises(errors.NoSuchBackup, match=r"^there is no backup 0{32} in this project$"):
+            deletion.delete_batch(vault.ctx, vault.project, [f"{number:032d}" for number in range(allowed)], no_note)
+
+
+# If-Match
+
+
+def test_a_preview_holds_for_its_version_and_for_no_other(vault: Vault) -> None:
+    """The version names the lineage; a delete at it is accepted with the same numbers, once it has moved it is refused with what
+    it is now. A delete that is under way is answered whatever the version."""
+    keys = [vault.backup(data) for data in generations(3)]
+    seen = vault.preview(keys[1])
+    (lineage,) = versions_of(vault)
+    assert seen.version == f"{lineage}.{versions_of(vault)[lineage]}"
+    with pytest.raises(errors.PreviewMoved, match=f"^the preview was made at old, now it is {seen.version}: preview again$"):
+        deletion.delete(vault.ctx, vault.project, keys[1], no_note, "old")
+    job = vault.delete(keys[1], if_match=seen.version)
+    assert vault.delete(keys[1], if_match=seen.version) == job
+    assert vault.receipt(keys[1])["promised"]["freed"] == seen.total.freed
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.deletion.c.at_version)).scalar_one() == seen.version
+    exact(vault, keys[1], vault.size())
+
+
+def test_a_set_of_nothing_has_a_version_too(vault: Vault) -> None:
+    """A backup that owns no part in any chain."""
+    source = generations(2)
+    vault.backup(next(source))
+    vault.engine.broken = "the engine went away"
+    failed, _ = vault.create(next(source))
+    vault.run()
+    vault.engine.broken = None
+    seen = vault.preview(failed)
+    assert (seen.version, seen.total) == ("none", deletion.Promise())
+    vault.delete(failed, if_match="none")
+    exact(vault, failed, vault.size())
+
+
+# The preview of a set
+
+
+def test_a_preview_tells_what_goes_and_what_may_not(vault: Vault) -> None:
+    """Refusals with their reasons, promises of the rest as if those stayed; what is being deleted is in neither."""
+    keys = [vault.backup(data) for data in generations(4)]
+    alone = vault.preview(keys[2]).total
+    holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
+    seen = vault.preview(keys[1], keys[2])
+    assert list(seen.refusals) == [keys[1]]
+    assert isinstance(seen.refusals[keys[1]], errors.BackupHeld)
+    assert seen.promises == {keys[2]: alone}
+    vault.delete(keys[2])
+    assert vault.preview(keys[1], keys[2]).promises == {}
+    vault.run()
+    vault.check()
+
+
+def test_the_last_backup_takes_the_lineages_keys_and_graves_along(vault: Vault) -> None:
+    """They are in its promise, and in no other's."""
+    keys = [vault.backup(data) for data in generations(2)]
+    kinds = ("grave", "key")
+
+    def marks() -> tuple[int, int]:
+        with vault.catalog.read() as conn:
+            rows = conn.execute(sa.select(t.object_.c.bytes).where(t.object_.c.kind.in_(kinds), t.object_.c.state == "STORED"))
+            sizes = [row.bytes for row in rows]
+        return len(sizes), sum(sizes)
+
+    vault.delete(keys[0])
+    vault.run()
+    count, size = marks()
+    assert count >= 2
+    seen = vault.preview(keys[1]).total
+    with vault.catalog.read() as conn:
+        stored = conn.execute(
+            sa.select(sa.func.count(), sa.func.sum(t.object_.c.bytes)).where(
+                t.object_.c.state == "STORED", t.object_.c.kind.in_(("pack", "rewrite", "manifest"))
+            )
+        ).one()
+    assert (seen.objects, seen.freed) == (stored[0] + count, stored[1] + size)
+    before = vault.size()
+    vault.delete(keys[1])
+    exact(vault, keys[1], before)
+
+
+# The job
+
+
+def test_what_is_condemned_while_the_job_runs_is_removed_before_it_is_done(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that came late condemns an object of this deletion after its last batch: the job is run again, at once."""
+    keys = [vault.backup(data) for data in generations(3)]
+    reclaim, late = rewriting.reclaim, list[str]()
+
+    def condemning(ctx: Any, job: Any, lineages: Sequence[str], backup: str) -> Any:
+        done = reclaim(ctx, job, lineages, backup)
+        if not late:
+            late.append(f"{lineages[0]}/pack/9.1/late")
+            vault.store.put_new(late[0], b"x" * 100)
+            with vault.catalog.write() as conn:
+                conn.execute(
+                    t.object_.insert().values(
+                        id="late", lineage=lineages[0], kind="pack", name=late[0], state="CONDEMNED", bytes=100, live=0,
+                        dead_bytes=0, seq=9, attempt=1, late=False, removal=removal.of_delete(backup),
+                    )
+                )  # fmt: skip
+        return done
+
+    monkeypatch.setattr(rewriting, "reclaim", condemning)
+    job = vault.delete(keys[1])
+    assert vault.worker.step() == job
+    shown = vault.job(job)
+    assert (shown.state, shown.error) == ("QUEUED", "objects of this deletion were condemned while it ran")
+    assert vault.state(keys[1]) == "DELETING"
+    assert vault.worker.step() == job, "without a pause"
+    assert vault.job(job).state == "DONE"
+    assert vault.store.stat(late[0]) is None
+    receipt = vault.receipt(keys[1])
+    assert receipt["freed"] == receipt["promised"]["freed"] + 100
+    vault.run()
+    vault.check()
+
+
+def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(vault: Vault) -> None:
+    """The subject is decided: given up, with its reason and an audit event, and resumed by the same call in a new job."""
+    keys = [vault.backup(data) for data in generations(3)]
+    before = vault.size()
+    job = vault.delete(keys[1])
+    with vault.catalog.write() as conn:
+        vault.jobs.cancel(conn, job)
+    vault.run()
+    assert (vault.job(job).state, vault.state(keys[1])) == ("CANCELLED", "DELETING")
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.deletion)).one()
+        event = conn.execute(sa.select(identity.audit).where(identity.audit.c.event == "NoSQLDeleteBackupFailed")).one()
+    assert (row.state, row.fail_reason, row.job) == ("FAILED", "cancelled by a user", job)
+    assert (event.resource_type, event.resource_id, event.resource_name) == ("backup", keys[1], "a-backup")
+    assert (event.outcome, event.level, event.project) == ("FAILED", "Major", vault.project)
+    assert "cancelled by a user" in event.detail
+    assert job in event.detail
+    noted: list[str] = []
+    again = deletion.delete(vault.ctx, vault.project, keys[1], lambda conn, backup, name: noted.append(backup))
+    assert again != job
+    assert noted == [], "it was accepted before"
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.deletion)).one()
+    assert (row.state, row.fail_reason, row.job) == ("RUNNING", None, again)
+    exact(vault, keys[1], before)
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_a_resumed_delete_is_thorough_if_any_call_says_so(vault: Vault, monkeypatch: pytest.MonkeyPatch, thorough: bool) -> None:
+    """The first call asked for the budget, the repeated one for all that waits; promises stay as they were accepted."""
+    vault.ctx = replace(vault.ctx, options=replace(OPTIONS, reclaim_budget=0.0))
+    keys = [vault.backup(data) for data in generations(3)]
+
+    def denied(*_args: object) -> None:
+        raise StoreDenied("the store refuses: check its rights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(vault.store), "delete_many", denied)
+        first = vault.delete(keys[1])
+        vault.run()
+    assert vault.job(first).state == "FAILED"
+    promised = vault.receipt(keys[1])["promised"]
+    deletion.delete(vault.ctx, vault.project, keys[1], no_note, thorough=thorough)
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.deletion.c.thorough)).scalar_one() is thorough
+    vault.run()
+    assert vault.state(keys[1]) == "DELETED"
+    receipt = vault.receipt(keys[1])
+    assert receipt["promised"] == promised
+    assert (receipt["thorough"] is not None) is thorough
+
+
+def test_a_handler_that_is_asked_to_end_leaves_what_is_condemned(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled in the middle of its removal: nothing is recorded as gone that is not, and the next job goes on."""
+    keys = [vault.backup(data) for data in generations(3)]
+    before, calls = vault.size(), list[str]()
+    batch = removal._remove
+
+    def interrupted(*args: Any) -> None:
+        calls.append("batch")
+        if len(calls) == 2:
+            raise Cancelled("cancelled by a user")
+        batch(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "BATCH", 1)
+        patch.setattr(removal, "_remove", interrupted)
+        job = vault.delete(keys[1])
+        vault.run()
+    assert (vault.job(job).state, vault.job(job).error) == ("FAILED", "cancelled by a user")
+    assert vault.state(keys[1]) == "DELETING"
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.object_.c.id).where(t.object_.c.state == "CONDEMNED")).all()
+    vault.delete(keys[1])
+    exact(vault, keys[1], before)
