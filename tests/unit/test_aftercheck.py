@@ -511,7 +511,7 @@ def test_objects_that_are_met_several_times_are_told_once(vault: Harsh) -> None:
     told = sum(one["chunks"] for one in found["damaged"])
     assert told == sum(len(numbers) for numbers in vault.suspects().values())
     report = aftercheck.Verified()
-    reading = aftercheck._Reading(vault.ctx, Idle(), first, report)
+    reading = aftercheck._Reading(vault.ctx, Idle(), first, report, 0)
     for chunks, backups in ((2, ["b"]), (3, ["a", "b"])):
         reading.tell({"name": "one", "what": "chunks", "chunks": chunks, "backups": backups})
     assert report.damaged == [{"name": "one", "what": "chunks", "chunks": 5, "backups": ["a", "b"]}]
