@@ -159,13 +159,12 @@ def _next_round(ctx: Context, lineage: str, left: int | None, passed: set[str]) 
     sources = _read_sources(ctx, lineage, chosen, passed)
     while sources:
         groups = group(_classes(ctx, lineage, sources), row.pack_target)
-        rows = sum(len(one.numbers) for one in groups)
-        if (left is None or sum(one.most_bytes for one in groups) <= left) and (rows <= MOST_ROWS or len(sources) == 1):
+        if sum(len(one.numbers) for one in groups) > MOST_ROWS and len(sources) > 1:
+            sources = sources[: len(sources) // 2]
+        elif left is not None and sum(one.most_bytes for one in groups) > left:
+            sources = sources[:-1]
+        else:
             return sources, groups
-        if len(sources) == 1:
-            passed.add(sources[0].id)
-            return _next_round(ctx, lineage, left, passed)
-        sources = sources[: len(sources) // 2] if rows > MOST_ROWS else sources[:-1]
     return [], []
 
 
