@@ -359,6 +359,30 @@ def _deny(effect: Effect, denied: list[bool]) -> Fault | None:
     return Fail(StoreDenied("no rights")) if denied and wanted and effect.phase == "before" else None
 
 
+def test_a_mark_that_no_job_puts_is_put_after_all(tmp_path: Path) -> None:
+    """A build ended before it put anything, and the store refused its grave for good: the mark is all that its removal owes."""
+    denied: list[bool] = []
+    vault = Keeper(tmp_path, FaultyStore(MemoryStore(), lambda effect: _deny_graves(effect, denied)))
+    vault.backup(DATA)
+    denied.append(True)
+    key, _ = vault.create()
+    source = vault.engine.databases.pop("plain://source")
+    vault.run()
+    assert vault.state(key) == "FAILED"
+    vault.engine.databases["plain://source"] = source
+    denied.clear()
+    found = vault.reconcile()
+    assert found["condemned"] == {"count": 0, "bytes": 0, "resumed": 1}
+    assert vault.reconcile()["condemned"]["resumed"] == 0
+    assert vault.store.stat(names.grave(vault.lineage(), 2)) is not None
+    vault.check()
+
+
+def _deny_graves(effect: Effect, denied: list[bool]) -> Fault | None:
+    wanted = effect.kind == "put_new" and "/grave/" in effect.names[0]
+    return Fail(StoreDenied("read-only")) if denied and wanted and effect.phase == "before" else None
+
+
 def test_what_a_delete_has_condemned_is_left_to_it(tmp_path: Path) -> None:
     """A reconciliation between decision and removal counts what waits, submits nothing and removes nothing."""
     vault = Keeper(tmp_path, MemoryStore())

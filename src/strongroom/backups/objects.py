@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from strongroom.backups import staleness
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Guard
@@ -80,6 +81,9 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
 
     "Already there" is success for these: their meaning is their name. A grave moves the lineage's version, since the delete that
     closes the lineage frees it; where that delete was decided while the grave was put, the grave is taken away again.
+
+    Raises staleness.CatalogOutdated where a rebuilt catalog owns the store: that one shows the backup again, and a grave would
+    hide it from the next rebuild.
     """
     with ctx.catalog.read() as conn:
         rows = conn.execute(
@@ -95,6 +99,7 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
             mine = sa.and_(t.part.c.lineage == lineage, t.part.c.seq == row.seq)
             backups[row.seq] = conn.execute(sa.select(t.part.c.backup).where(mine)).scalar() or ""
     for row in rows:
+        staleness.require_owner(ctx)
         if row.kind == "closed":
             data = seal_closed(ctx.root_key, lineage)
         else:
@@ -115,10 +120,15 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
 
 def remove_lost(ctx: Context, key: str, name: str) -> None:
     """For a writer whose put returned and whose row was condemned meanwhile: removes what it put, but only after reading that the
-    row says so. Without a row (a rebuilt catalog) the object may be needed: it stays and is reported."""
+    row says so. Without a row, or with another catalog's mark in the store (after a rebuild), the object may be needed: it stays
+    and is reported."""
     with ctx.catalog.read() as conn:
         state = conn.execute(sa.select(t.object_.c.state).where(t.object_.c.id == key)).scalar()
     if state not in ("CONDEMNED", "LATE"):
+        return
+    try:
+        staleness.require_owner(ctx)
+    except staleness.CatalogOutdated:
         return
     ctx.store.delete(name)
     with ctx.catalog.write() as conn:

@@ -169,11 +169,11 @@ def _take_store(ctx: Context) -> int:
             break
         except ObjectExists:
             k += 1
+    sizes = [*(_size(ctx, names.owner(older)) for older in range(1, k)), size]
     with ctx.catalog.write() as conn:
         conn.execute(t.installation.insert().values(id=1, owner=k, incarnation=REBUILDING, created_at=ctx.ambient.now()))
-        for older in range(1, k + 1):
-            there = size if older == k else _size(ctx, names.owner(older))
-            _object(conn, ctx.ambient.hex_id(), "", "owner", names.owner(older), there)
+        for owner, there in enumerate(sizes, 1):
+            _object(conn, ctx.ambient.hex_id(), "", "owner", names.owner(owner), there)
     return k
 
 

@@ -199,11 +199,13 @@ class _Reconciliation:
             self._wrong.add(row.name, row.bytes, kind=row.kind, found=size, backups=backups)
 
     def _judge_condemned(self, line: Row[Any], rows: Mapping[str, Row[Any]]) -> None:
-        """What waits for its removal. Where no job is left to carry a lineage's own removal out, a new one is submitted."""
-        waiting = [row for row in rows.values() if row.state == "CONDEMNED"]
-        for row in waiting:
-            self._condemned.add(row.name, row.bytes)
-        if line.stopped is not None or not any(row.removal == removal.of_lineage(line.id) for row in waiting):
+        """What waits for its removal. Where no job is left to carry a lineage's own removal out, a new one is submitted; so it is
+        where all that a removal owes is a grave or a closing mark."""
+        for row in rows.values():
+            if row.state == "CONDEMNED":
+                self._condemned.add(row.name, row.bytes)
+        owed = (row for row in rows.values() if row.state in ("CONDEMNED", "PLANNED"))
+        if line.stopped is not None or not any(row.removal == removal.of_lineage(line.id) for row in owed):
             return
         with self._ctx.catalog.write(self._job.guard) as conn:
             running = sa.and_(t.job.c.serial == f"remove:{line.id}", t.job.c.state.in_(("QUEUED", "RUNNING")))
