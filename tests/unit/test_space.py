@@ -90,6 +90,25 @@ def test_dead_chunks_wait_in_an_object_that_lives_on(rows: Rows) -> None:
     assert rows.snapshot(OTHER) == before
 
 
+def test_burying_what_is_gone_already_changes_nothing(rows: Rows) -> None:
+    """A step that is done again after a crash counts nothing twice."""
+    own(rows, 1, 1, 5, [0, 1])
+    own(rows, 2, 1, 3)
+    before = rows.snapshot(OURS)
+    assert space.bury(rows.conn, OURS, [some(1, 1, [0, 1])], "delete:b") == Toll(owned=2 * CHUNK, waiting=2 * CHUNK)
+    assert rows.snapshot(OURS) == before
+
+
+def test_packs_of_one_id_in_two_lineages_are_two(rows: Rows) -> None:
+    """Whichever of them is buried."""
+    own(rows, 1, 1, 2, (), OURS)
+    own(rows, 1, 1, 5, [4], OTHER)
+    assert space.bury(rows.conn, OTHER, [some(1, 1, [0, 1])], "delete:b") == Toll(owned=2 * CHUNK, waiting=2 * CHUNK)
+    assert (gone(rows), gone(rows, OTHER)) == ({1: (set(), 0)}, {1: ({0, 1, 4}, 3 * CHUNK)})
+    assert space.bury(rows.conn, OURS, [some(1, 1, [0, 1])], "delete:b").objects == 1
+    assert (gone(rows), gone(rows, OTHER)) == ({}, {1: ({0, 1, 4}, 3 * CHUNK)})
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_pack_that_is_all_gone_goes_with_its_object(rows: Rows, whole: bool) -> None:
     """Whether it is told as whole or number by number: its rows are out, its object is condemned for this removal. What was dead
@@ -214,6 +233,7 @@ def lived(rows: Rows, lineage: str = OURS) -> None:
         rows.pack(key, 2, 4, lineage=lineage, moved=True)
     moved(rows, f"{lineage[0]}-early", {6: [0, 1], 7: [0]}, lineage)
     moved(rows, f"{lineage[0]}-late", {6: [2, 3], 7: [1, 2, 3]}, lineage)
+    moved(rows, f"{lineage[0]}-new", {6: [2, 3], 7: [1]}, lineage, state="PLANNED")
     for pack, born, last, numbers in (
         (1, 1, 1, [0]), (1, 1, 2, [1]), (1, 1, 3, [2]), (2, 2, 2, [0, 1]), (2, 2, 3, [2]), (3, 3, 3, [0, 1]),
         (6, 2, 2, [0, 1]), (7, 2, 2, [0]), (6, 2, 3, [2]), (7, 2, 3, [1]),
@@ -287,6 +307,7 @@ def test_what_an_object_holds_is_told_by_pack(rows: Rows) -> None:
         own(rows, key, 1, 9, (), OTHER)
     assert space.held_by(rows.conn, "a1") == {1: BitMap([0, 1, 2, 3])}
     assert space.held_by(rows.conn, "m") == {2: BitMap([0, 2]), 3: BitMap([0])}
+    assert space.held_by(rows.conn, "b1") == {1: BitMap(range(9))}
     assert space.held_by(rows.conn, "nothing") == {}
     assert space.living_in(rows.conn, ["a1", "m", "nothing"]) == {
         "a1": {1: BitMap([0, 2])}, "m": {2: BitMap([2])}, "nothing": {},
