@@ -1016,9 +1016,6 @@ def test_where_most_packs_are_younger_the_older_are_found_by_birth(rows: Rows, l
     assert {row.id for row in found} <= {10, 11}
 
 
-# ---- the store that notes ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("most", "owned", "reads"),
     [
