@@ -17,14 +17,30 @@ from strongroom.catalog import tables as t
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import Cancelled
 from strongroom.storage.base import StoreDenied
-from support.vault import Vault, generations
+from support.harsh import HarshVault, Saved
+from support.vault import edited, noise
 
 OPTIONS = Options(chunk_average=4096, pack_target=32768)
 
 
+def small(number: int) -> dict[str, bytes]:
+    """Databases that follow one another: some of it changes, some is new each time, some never changes."""
+    return {"edited": edited(noise(30_000, 1), number), "own": noise(9_000, 100 + number), "still": noise(20_000, 2)}
+
+
+@pytest.fixture(scope="module")
+def six_backups(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A world at rest."""
+    vault = HarshVault(tmp_path_factory.mktemp("world"), OPTIONS)
+    for number in range(6):
+        vault.backup(small(number))
+    return vault.save()
+
+
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(tmp_path, options=OPTIONS)
+def vault(six_backups: Saved, tmp_path: Path) -> HarshVault:
+    """Its backups are the keys of `wanted`, oldest first."""
+    return HarshVault.revive(tmp_path / "vault", six_backups)
 
 
 class Between:
@@ -43,7 +59,7 @@ class Between:
         return seen
 
 
-def exact(vault: Vault, key: str, before: int) -> None:
+def exact(vault: HarshVault, key: str, before: int) -> None:
     """The deletion is done, and did what it promised."""
     vault.run()
     assert vault.state(key) == "DELETED"
@@ -57,19 +73,18 @@ def no_note(conn: sa.Connection, backup: str, name: str) -> None:
     """No audit event."""
 
 
-def versions_of(vault: Vault) -> dict[str, int]:
+def versions_of(vault: HarshVault) -> dict[str, int]:
     with vault.catalog.read() as conn:
         return {row.id: row.version for row in conn.execute(sa.select(t.lineage.c.id, t.lineage.c.version))}
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_lineage_that_moves_is_looked_at_again_and_the_third_time_under_its_locks(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch, times: int
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """A backup is taken between the snapshot and the locks, once, twice or every time: the promise is what the delete does."""
-    source = generations(6)
-    keys = [vault.backup(next(source)) for _ in range(2)]
-    between = Between(monkeypatch, *([lambda: vault.backup(next(source))] * times))
+    keys, more = list(vault.wanted), iter(range(6, 9))
+    between = Between(monkeypatch, *([lambda: vault.backup(small(next(more)))] * times))
     noted: list[str] = []
     deletion.delete(vault.ctx, vault.project, keys[1], lambda conn, backup, name: noted.append(backup))
     monkeypatch.undo()
@@ -84,10 +99,10 @@ def test_a_lineage_that_moves_is_looked_at_again_and_the_third_time_under_its_lo
 
 
 def test_a_decision_that_waits_for_its_sweep_is_swept_before_the_next_is_taken(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another delete, too large to be swept where it is decided, comes between: both promises are exact."""
-    keys = [vault.backup(data) for data in generations(4)]
+    keys = list(vault.wanted)
     before = vault.size()
 
     def other() -> None:
@@ -108,9 +123,9 @@ def test_a_decision_that_waits_for_its_sweep_is_swept_before_the_next_is_taken(
     vault.check()
 
 
-def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times another delete was faster: busy, and not a row of this one."""
-    keys = [vault.backup(data) for data in generations(6)]
+    keys = list(vault.wanted)
     monkeypatch.setattr(sweeping, "AT_ONCE", 0)
     others = iter(keys[2:5])
     compute, busy = deletion._compute, [True]
@@ -133,9 +148,9 @@ def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: Vault, mon
     vault.check()
 
 
-def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held when the snapshot was taken, free under the locks: its numbers are computed before it goes."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     before = vault.size()
     holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
     between = Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, keys[1], None, lambda conn: None))
@@ -144,9 +159,9 @@ def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: Vault, mo
     exact(vault, keys[1], before)
 
 
-def test_a_backup_that_is_held_meanwhile_stays(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_that_is_held_meanwhile_stays(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is decided under the lock."""
-    key = vault.backup(next(generations(1)))
+    key = list(vault.wanted)[2]
     Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, key, "evidence", lambda conn: None))
     with pytest.raises(errors.BackupHeld, match=f"^backup {key} is held \\(evidence\\): release it first$"):
         deletion.delete(vault.ctx, vault.project, key, no_note)
@@ -154,9 +169,9 @@ def test_a_backup_that_is_held_meanwhile_stays(vault: Vault, monkeypatch: pytest
     vault.check()
 
 
-def test_two_deletes_of_one_backup_at_once_are_one(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_deletes_of_one_backup_at_once_are_one(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slower one answers the faster one's job, and writes no audit event."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     jobs: list[str] = []
     Between(monkeypatch, lambda: jobs.append(vault.delete(keys[1])))
     noted: list[str] = []
@@ -170,9 +185,9 @@ def test_two_deletes_of_one_backup_at_once_are_one(vault: Vault, monkeypatch: py
 # Batches
 
 
-def test_a_batch_takes_along_what_is_being_deleted_already(vault: Vault) -> None:
+def test_a_batch_takes_along_what_is_being_deleted_already(vault: HarshVault) -> None:
     """Its job is answered, in the order of the ids; only what is new is decided, noted and promised, at its own version."""
-    keys = [vault.backup(data) for data in generations(5)]
+    keys = list(vault.wanted)
     running = vault.delete(keys[1])
     noted: list[tuple[str, str]] = []
     jobs = deletion.delete_batch(
@@ -190,9 +205,9 @@ def test_a_batch_takes_along_what_is_being_deleted_already(vault: Vault) -> None
     vault.check()
 
 
-def test_a_batch_of_which_one_goes_meanwhile_keeps_its_numbers(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_which_one_goes_meanwhile_keeps_its_numbers(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between snapshot and locks one of the set is deleted by another call: the rest is looked at again."""
-    keys = [vault.backup(data) for data in generations(5)]
+    keys = list(vault.wanted)
     between = Between(monkeypatch, lambda: vault.delete(keys[1]))
     deletion.delete_batch(vault.ctx, vault.project, [keys[1], keys[2]], no_note)
     vault.wanted.pop(keys[2])
@@ -205,7 +220,7 @@ def test_a_batch_of_which_one_goes_meanwhile_keeps_its_numbers(vault: Vault, mon
 
 
 @pytest.mark.parametrize("count", [0, 11])
-def test_a_batch_has_one_to_ten_different_ids(vault: Vault, count: int) -> None:
+def test_a_batch_has_one_to_ten_different_ids(vault: HarshVault, count: int) -> None:
     """Told how many there are; ten are not too many."""
     ids = [f"{number:032d}" for number in range(count)]
     with pytest.raises(errors.BadBatch, match=f"^backup_ids takes 1 to 10 different ids; there are {count}, {count} different$"):
@@ -220,10 +235,10 @@ def test_a_batch_has_one_to_ten_different_ids(vault: Vault, count: int) -> None:
 # If-Match
 
 
-def test_a_preview_holds_for_its_version_and_for_no_other(vault: Vault) -> None:
+def test_a_preview_holds_for_its_version_and_for_no_other(vault: HarshVault) -> None:
     """The version names the lineage; a delete at it is accepted with the same numbers, once it has moved it is refused with what
     it is now. A delete that is under way is answered whatever the version."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     seen = vault.preview(keys[1])
     (lineage,) = versions_of(vault)
     assert seen.version == f"{lineage}.{versions_of(vault)[lineage]}"
@@ -237,12 +252,10 @@ def test_a_preview_holds_for_its_version_and_for_no_other(vault: Vault) -> None:
     exact(vault, keys[1], vault.size())
 
 
-def test_a_set_of_nothing_has_a_version_too(vault: Vault) -> None:
+def test_a_set_of_nothing_has_a_version_too(vault: HarshVault) -> None:
     """A backup that owns no part in any chain."""
-    source = generations(2)
-    vault.backup(next(source))
     vault.engine.broken = "the engine went away"
-    failed, _ = vault.create(next(source))
+    failed, _ = vault.create(small(7))
     vault.run()
     vault.engine.broken = None
     seen = vault.preview(failed)
@@ -254,9 +267,9 @@ def test_a_set_of_nothing_has_a_version_too(vault: Vault) -> None:
 # The preview of a set
 
 
-def test_a_preview_tells_what_goes_and_what_may_not(vault: Vault) -> None:
+def test_a_preview_tells_what_goes_and_what_may_not(vault: HarshVault) -> None:
     """Refusals with their reasons, promises of the rest as if those stayed; what is being deleted is in neither."""
-    keys = [vault.backup(data) for data in generations(4)]
+    keys = list(vault.wanted)
     alone = vault.preview(keys[2]).total
     holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
     seen = vault.preview(keys[1], keys[2])
@@ -269,9 +282,9 @@ def test_a_preview_tells_what_goes_and_what_may_not(vault: Vault) -> None:
     vault.check()
 
 
-def test_the_last_backup_takes_the_lineages_keys_and_graves_along(vault: Vault) -> None:
+def test_the_last_backup_takes_the_lineages_keys_and_graves_along(vault: HarshVault) -> None:
     """They are in its promise, and in no other's."""
-    keys = [vault.backup(data) for data in generations(2)]
+    keys = list(vault.wanted)
     kinds = ("grave", "key")
 
     def marks() -> tuple[int, int]:
@@ -280,11 +293,12 @@ def test_the_last_backup_takes_the_lineages_keys_and_graves_along(vault: Vault) 
             sizes = [row.bytes for row in rows]
         return len(sizes), sum(sizes)
 
-    vault.delete(keys[0])
+    for key in keys[:-1]:
+        vault.delete(key)
     vault.run()
     count, size = marks()
-    assert count >= 2
-    seen = vault.preview(keys[1]).total
+    assert count >= len(keys)
+    seen = vault.preview(keys[-1]).total
     with vault.catalog.read() as conn:
         stored = conn.execute(
             sa.select(sa.func.count(), sa.func.sum(t.object_.c.bytes)).where(
@@ -293,16 +307,18 @@ def test_the_last_backup_takes_the_lineages_keys_and_graves_along(vault: Vault) 
         ).one()
     assert (seen.objects, seen.freed) == (stored[0] + count, stored[1] + size)
     before = vault.size()
-    vault.delete(keys[1])
-    exact(vault, keys[1], before)
+    vault.delete(keys[-1])
+    exact(vault, keys[-1], before)
 
 
 # The job
 
 
-def test_what_is_condemned_while_the_job_runs_is_removed_before_it_is_done(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_condemned_while_the_job_runs_is_removed_before_it_is_done(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sweep that came late condemns an object of this deletion after its last batch: the job is run again, at once."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     reclaim, late = rewriting.reclaim, list[str]()
 
     def condemning(ctx: Any, job: Any, lineages: Sequence[str], backup: str) -> Any:
@@ -334,9 +350,9 @@ def test_what_is_condemned_while_the_job_runs_is_removed_before_it_is_done(vault
     vault.check()
 
 
-def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(vault: Vault) -> None:
+def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(vault: HarshVault) -> None:
     """The subject is decided: given up, with its reason and an audit event, and resumed by the same call in a new job."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     before = vault.size()
     job = vault.delete(keys[1])
     with vault.catalog.write() as conn:
@@ -362,10 +378,12 @@ def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(
 
 
 @pytest.mark.parametrize("thorough", [True, False])
-def test_a_resumed_delete_is_thorough_if_any_call_says_so(vault: Vault, monkeypatch: pytest.MonkeyPatch, thorough: bool) -> None:
+def test_a_resumed_delete_is_thorough_if_any_call_says_so(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch, thorough: bool
+) -> None:
     """The first call asked for the budget, the repeated one for all that waits; promises stay as they were accepted."""
     vault.ctx = replace(vault.ctx, options=replace(OPTIONS, reclaim_budget=0.0))
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
 
     def denied(*_args: object) -> None:
         raise StoreDenied("the store refuses: check its rights")
@@ -386,9 +404,9 @@ def test_a_resumed_delete_is_thorough_if_any_call_says_so(vault: Vault, monkeypa
     assert (receipt["thorough"] is not None) is thorough
 
 
-def test_a_handler_that_is_asked_to_end_leaves_what_is_condemned(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_is_asked_to_end_leaves_what_is_condemned(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled in the middle of its removal: nothing is recorded as gone that is not, and the next job goes on."""
-    keys = [vault.backup(data) for data in generations(3)]
+    keys = list(vault.wanted)
     before, calls = vault.size(), list[str]()
     batch = removal._remove
 
