@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path as Folder
 from urllib.parse import quote
 
+import httpx
+
 from support.postgres import ROLE, PostgresServer, postgres_server
 from support.seaweed import seaweed
 from torture.kit.api import Api
@@ -196,8 +198,6 @@ def _wait_ready(servers: list[Server], api_ready: Callable[[Server], bool]) -> N
 
 
 def _answers(server: Server) -> bool:
-    import httpx
-
     try:
         return httpx.get(f"{server.endpoint}/readyz", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
@@ -220,43 +220,28 @@ def _api(stack: ExitStack, servers: list[Server], story: Story) -> Api:
 
 
 def _embedded(stack: ExitStack, folder: Folder, story: Story) -> House:
-    pids: list[Callable[[], int | None]] = []
-
-    def pid() -> int | None:
-        return pids[0]() if pids else None
-
-    data = stack.enter_context(small_disk(folder / "data-disk", _DATA, pid))
-    store = stack.enter_context(small_disk(folder / "store-disk", _STORE, pid))
-    environ = {"STRONGROOM_STORE_URL": str(store.path / "store"), "STRONGROOM_RATE_PER_USER": "off"}
-    server = Server("server", data.path / "data", environ, story)
-    pids.append(lambda: server.pid)
+    data_disk, store_disk = folder / "data-disk", folder / "store-disk"
+    environ = {"STRONGROOM_STORE_URL": str(store_disk / "store"), "STRONGROOM_RATE_PER_USER": "off"}
+    server = Server("server", data_disk / "data", environ, story)
+    data = stack.enter_context(small_disk(data_disk, _DATA, lambda: server.pid))
+    store = stack.enter_context(small_disk(store_disk, _STORE, lambda: server.pid))
     story.say(f"disks: {data.kind}")
     api = _api(stack, [server], story)
     faults = [
-        *_server_faults(server, 2.0, 6.0),
-        *_disk_faults(store, "store's disk", 3.0),
-        *_disk_faults(data, "catalog's disk", 1.0),
-    ]
-    faults = [fault for fault in faults if (fault.kind, fault.subject) != ("disk read-only", "catalog's disk")]
-    books = SqliteBooks(data.path / "data" / "catalog.db")
+        *_server_faults(server, 2.0, 6.0), _filling(store, "store's disk", 3.0), _filling(data, "catalog's disk", 1.0),
+        Fault("disk read-only", "store's disk", 3.0, (0.3, 4.0), lambda _: store.forbid(), store.mend, "store failures"),
+    ]  # fmt: skip
+    books = SqliteBooks(data_disk / "data" / "catalog.db")
     return House(
-        "embedded", [server], FolderStore(store.path / "store"), books, faults, lambda: _wait_ready([server], _answers), api
+        "embedded", [server], FolderStore(store_disk / "store"), books, faults, lambda: _wait_ready([server], _answers), api
     )  # fmt: skip
 
 
-def _disk_faults(disk: Disk, name: str, weight: float) -> list[Fault]:
-    return [
-        Fault(
-            "disk full",
-            name,
-            weight,
-            (0.5, 6.0),
-            lambda rnd: disk.fill(int(10 ** rnd.uniform(1, 7))),
-            disk.mend,
-            "store failures",
-        ),
-        Fault("disk read-only", name, weight, (0.3, 4.0), lambda _: disk.forbid(), disk.mend, "store failures"),
-    ]
+def _filling(disk: Disk, name: str, weight: float) -> Fault:
+    """From ten bytes to ten megabytes are left."""
+    return Fault(
+        "disk full", name, weight, (0.5, 6.0), lambda rnd: disk.fill(int(10 ** rnd.uniform(1, 7))), disk.mend, "store failures"
+    )  # fmt: skip
 
 
 # ---- two processes, PostgreSQL and S3 ---------------------------------------------------------------------------------------

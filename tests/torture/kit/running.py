@@ -12,6 +12,7 @@ from torture.kit.api import Stuck
 from torture.kit.faults import Director
 from torture.kit.houses import house
 from torture.kit.laws import Laws
+from torture.kit.stores import write_down
 from torture.kit.story import Story
 from torture.kit.users import User
 
@@ -59,6 +60,8 @@ def _run(form: str, seconds: float, seed: str, folder: Path, story: Story) -> No
                 left -= _ROUND
                 laws.rest()
                 laws.check()
+                if story.broken:
+                    break
                 laws.works()
                 survivors = laws.survivors()
                 laws.prove(
@@ -74,6 +77,8 @@ def _run(form: str, seconds: float, seed: str, folder: Path, story: Story) -> No
         finally:
             director.close()
             director.heal()
+            if story.broken:
+                write_down(built.books, built.store, folder / "catalog.txt")
 
 
 def _trouble(users: list[User], director: Director, seconds: float) -> None:
