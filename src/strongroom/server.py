@@ -33,7 +33,7 @@ from strongroom.api.services import Limits, Rate, Services
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
-from strongroom.backups.incarnation import recognise, take_possession
+from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
@@ -148,6 +148,7 @@ def _begin(house: House, endpoint: str) -> None:
     take_possession(ctx)
     if not recognise(ctx, house.settings.data_dir / "incarnation"):
         log.warning("this catalog is not the one that ran here last: builds of before are failed, lineages are compared first")
+    keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
         put_schedule(house.jobs, conn, forgetting.HOURLY)

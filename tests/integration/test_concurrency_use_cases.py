@@ -154,7 +154,7 @@ class Town:
     def _context(self, url: str, stack: ExitStack) -> Context:
         catalog = open_catalog(url)
         stack.callback(catalog.close)
-        return replace(self.vault.ctx, catalog=catalog, jobs=LeasedJobs(catalog, self.vault.ambient), checked=set())
+        return replace(self.vault.ctx, catalog=catalog, jobs=LeasedJobs(catalog, self.vault.ambient), checked={})
 
     def _worker(self, ctx: Context) -> Worker:
         handlers: dict[str, Handler] = {

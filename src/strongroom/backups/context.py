@@ -43,7 +43,7 @@ class Context:
     ambient: Ambient
     scratch: Path  # a private folder for spills
     options: Options = field(default_factory=Options)
-    checked: set[str] = field(default_factory=set)  # lineages whose store this process has compared with the catalog
+    checked: dict[str, int] = field(default_factory=dict)  # lineages compared with the store, by the catalog's `moves` then
 
     def keys(self, lineage: str) -> LineageKeys:
         """The lineage's keys. Raises WrongKey if the root key does not open them."""

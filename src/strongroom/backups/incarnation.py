@@ -6,6 +6,8 @@ and timeline, which change with a promotion. If they differ, builds of before ar
 manifest is in the store: the catalog of before may have completed them, so their lineages are stopped instead. Every lineage is
 compared with the store before anything is freed there in any case (staleness.py).
 
+While a server runs, each new connection to PostgreSQL is asked the same: after a fail-over all of this is done anew.
+
 A rebuild writes REBUILDING in the row's place until it has ended: a catalog that holds half of its store is not started.
 """
 
@@ -13,12 +15,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 
 from strongroom.backups.context import Context
 from strongroom.backups.creation import fail
@@ -144,11 +149,57 @@ def _fail_builds(ctx: Context) -> None:
             fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")
 
 
+def keep_watch(ctx: Context, file: Path) -> None:
+    """After `recognise`, for as long as the process runs: notices on PostgreSQL that a new connection reaches another server than
+    was recognised, or the same one promoted. From that connection's first statement on no lineage counts as compared; builds of
+    before are failed as at a start, by a thread that tries until the database lets it."""
+    if ctx.catalog.postgres:
+        sa.event.listen(ctx.catalog.engine, "connect", _Watch(ctx, file).connected)
+
+
+class _Watch:
+    """Compares by what this process recognised last: another process may have renewed the row already."""
+
+    def __init__(self, ctx: Context, file: Path) -> None:
+        self._ctx, self._file = ctx, file
+        self._lock = threading.Lock()
+        with ctx.catalog.read() as conn:
+            self._known = _server_identity(conn)
+
+    def connected(self, raw: Any, _record: Any) -> None:
+        """A new connection, not used yet."""
+        with raw.cursor() as cursor:
+            cursor.execute(_IDENTITY)
+            (here,) = cursor.fetchone()
+        raw.rollback()
+        with self._lock:
+            if here == self._known:
+                return
+            self._known = here
+            self._ctx.catalog.moves += 1
+        log.warning("the catalog is on another server, or was promoted: builds of before are failed, lineages are compared first")
+        threading.Thread(target=self._recognise, name="recognising", daemon=True).start()
+
+    def _recognise(self) -> None:
+        for _try in range(_TRIES):
+            try:
+                recognise(self._ctx, self._file)
+                return
+            except DBAPIError as error:
+                log.warning("builds of before could not be failed yet: %s", error)
+                self._ctx.ambient.sleep(1.0)
+        log.error("builds of before were not failed: restart the server")
+
+
+_TRIES = 60
+
+_IDENTITY = "SELECT system_identifier || ':' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system()"
+"""System id and timeline of a PostgreSQL server that takes writes. The timeline is that of the log being written: the control
+file's is the last checkpoint's, which a promotion may precede."""
+
+
 def _server_identity(conn: Connection) -> str:
-    """System id and timeline of a PostgreSQL server."""
-    system = conn.execute(sa.text("SELECT system_identifier FROM pg_control_system()")).scalar_one()
-    timeline = conn.execute(sa.text("SELECT timeline_id FROM pg_control_checkpoint()")).scalar_one()
-    return f"{system}:{timeline}"
+    return str(conn.execute(sa.text(_IDENTITY)).scalar_one())
 
 
 def _read(file: Path) -> list[str]:

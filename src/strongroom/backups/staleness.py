@@ -1,9 +1,9 @@
 """Noticing a catalog that is older than its store: a restored dump, a promoted replica, a copied data folder.
 
 Freeing by such a catalog would take chunks from backups that it does not know. So before a process first frees or builds in a
-lineage, it compares the lineage's manifests and graves in the store with the catalog; and before each batch that removes, it
-looks whether another catalog has taken the store over (`owner/<k+1>`). A listing can only confirm presence: what it lacks is
-asked for by name.
+lineage, at its start and after a fail-over, it compares the lineage's manifests and graves in the store with the catalog; and
+before each batch that removes, it looks whether another catalog has taken the store over (`owner/<k+1>`). A listing can only
+confirm presence: what it lacks is asked for by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def require_current(ctx: Context, lineage: str) -> None:
         line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
         if line.stopped is not None:
             raise CatalogOutdated(line.stopped)
-        if lineage in ctx.checked:
+        moves = ctx.catalog.moves  # on this connection: a fail-over after it makes what follows count no more
+        if ctx.checked.get(lineage) == moves:
             return
         roots = _roots(conn, lineage)
     found = _difference(ctx, lineage, line.counter, roots)
@@ -43,7 +44,7 @@ def require_current(ctx: Context, lineage: str) -> None:
         if not explained:
             raise CatalogOutdated(found.reason)
         return  # looked at while it moved: the next time is looked at again
-    ctx.checked.add(lineage)
+    ctx.checked[lineage] = moves
 
 
 def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = None) -> None:

@@ -56,6 +56,7 @@ class Catalog:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.postgres = engine.dialect.name == "postgresql"
+        self.moves = 0  # times that this process found itself on another server, or on one that was promoted
 
     def close(self) -> None:
         self.engine.dispose()
@@ -149,9 +150,9 @@ def _postgres(url: URL) -> Engine:
         f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION} -c synchronous_commit=on"
         " -c plan_cache_mode=force_custom_plan"
     )
-    return sa.create_engine(
-        url, pool_size=8, max_overflow=16, pool_pre_ping=True, connect_args={"options": settings, "connect_timeout": 10}
-    )
+    # A replica is not entered: a connection to it would outlive its promotion unnoticed (backups/incarnation.py).
+    connect = {"options": settings, "connect_timeout": 10, "target_session_attrs": "read-write"}
+    return sa.create_engine(url, pool_size=8, max_overflow=16, pool_pre_ping=True, connect_args=connect)
 
 
 def _sqlite(url: URL) -> Engine:
