@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -28,19 +30,22 @@ def small(number: int) -> dict[str, bytes]:
     return {"edited": edited(noise(30_000, 1), number), "own": noise(9_000, 100 + number), "still": noise(20_000, 2)}
 
 
-@pytest.fixture(scope="module")
-def six_backups(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+@cache
+def six_backups() -> Saved:
     """A world at rest."""
-    vault = HarshVault(tmp_path_factory.mktemp("world"), OPTIONS)
-    for number in range(6):
-        vault.backup(small(number))
-    return vault.save()
+    with TemporaryDirectory() as folder:
+        vault = HarshVault(Path(folder), OPTIONS)
+        for number in range(6):
+            vault.backup(small(number))
+        saved = vault.save()
+        vault.catalog.close()
+    return saved
 
 
 @pytest.fixture
-def vault(six_backups: Saved, tmp_path: Path) -> HarshVault:
+def vault(tmp_path: Path) -> HarshVault:
     """Its backups are the keys of `wanted`, oldest first."""
-    return HarshVault.revive(tmp_path / "vault", six_backups)
+    return HarshVault.revive(tmp_path / "vault", six_backups())
 
 
 class Between:

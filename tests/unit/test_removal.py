@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -103,17 +105,21 @@ class House:
             return {row.name: row for row in conn.execute(sa.select(t.object_))}
 
 
-@pytest.fixture(scope="module")
-def two_backups(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    vault = HarshVault(tmp_path_factory.mktemp("world"), OPTIONS)
-    for number in range(2):
-        vault.backup({"a": noise(9_000, number)})
-    return vault.save()
+@cache
+def two_backups() -> Saved:
+    """A world at rest."""
+    with TemporaryDirectory() as folder:
+        vault = HarshVault(Path(folder), OPTIONS)
+        for number in range(2):
+            vault.backup({"a": noise(9_000, number)})
+        saved = vault.save()
+        vault.catalog.close()
+    return saved
 
 
 @pytest.fixture
-def house(two_backups: Saved, tmp_path: Path) -> House:
-    return House(HarshVault.revive(tmp_path / "vault", two_backups))
+def house(tmp_path: Path) -> House:
+    return House(HarshVault.revive(tmp_path / "vault", two_backups()))
 
 
 def test_what_is_condemned_for_a_removal_goes_and_is_counted(house: House) -> None:
