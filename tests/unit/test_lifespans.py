@@ -342,6 +342,8 @@ def test_rows_ahead_carry_the_birth_of_their_pack(rows: Rows) -> None:
     lifespans.write_ahead(rows.conn, OURS, 5, 8, 3, [])
     assert len(rows.deaths()) == 2
     assert rows.deaths(OTHER) == set()
+    lifespans.write_ahead(rows.conn, OTHER, 11, 1, 10, [(1, BitMap([2]), 10)])
+    assert rows.deaths(OTHER) == {(1, 9, 10, 11, 1, frozenset([2]), 10)}
 
 
 def written_ahead(rows: Rows) -> tuple[set[tuple[object, ...]], set[tuple[object, ...]]]:
