@@ -344,7 +344,10 @@ class User:
     def _begin_restore(self) -> None:
         there = self.those(Fate.COMPLETED)
         if there and self._restore is None:
-            self.restore(self.rnd.choice(there))
+            taken = self.rnd.choice(there)
+            self.restore(taken)
+            if self.rnd.random() < 0.4:
+                self.delete(taken)  # refused, or the restore has ended
 
     def restore(self, taken: Taken) -> None:
         """Asks for a restore into the spare database. Raises NoAnswer."""
