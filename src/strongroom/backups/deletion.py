@@ -138,7 +138,7 @@ def _accept(
         raise _Moved
     for lineage in {lineage for key in fresh for lineage, _ in seen.parts[key]}:
         lifespans.require_swept(conn, lineage)
-    locked = _version(conn, [lineage for key in fresh for lineage, _ in seen.parts.get(key, ())], ahead=1)
+    locked = _version(conn, [lineage for key in fresh for lineage, _ in seen.parts[key]], ahead=1)
     if if_match is not None and fresh and if_match != locked:
         raise errors.PreviewMoved(f"the preview was made at {if_match}, now it is {locked}: preview again")
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
@@ -247,11 +247,9 @@ def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away:
     """One part's share: what its gap kills, its manifests, and the lineage's own objects if it was the last."""
     gap = lifespans.neighbours(conn, lineage, seq, away)
     toll: Toll = forecast.add(gap)
-    kinds: tuple[str, ...] = ("manifest",)
     where = sa.and_(t.object_.c.kind == "manifest", t.object_.c.seq == seq)
     if gap.before == 0 and gap.after is None:
-        kinds = ("grave", "key")
-        where = sa.or_(where, t.object_.c.kind.in_(kinds))
+        where = sa.or_(where, t.object_.c.kind.in_(("grave", "key")))
     extra = conn.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.object_.c.bytes), 0)).where(
             t.object_.c.lineage == lineage, t.object_.c.state == "STORED", where

@@ -90,13 +90,11 @@ class _Earlier:
     """What earlier gaps of the same forecast have killed already."""
 
     gone: dict[int, BitMap] = field(default_factory=dict)
-    gone_bytes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     objects: dict[str, _Object] = field(default_factory=dict)  # as the last of these gaps left them
 
     def add(self, effect: _Effect) -> None:
         for key, found in effect.packs.items():
             self.gone[key] = found.gone | found.dead
-            self.gone_bytes[key] += found.bytes
         for name, held in effect.objects.items():
             held.dead_bytes += held.newly_dead_bytes
             self.objects[name] = held
@@ -301,7 +299,7 @@ def _effect(conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Ear
     for row in dead:
         known = numbers.get(row.pack, BitMap())
         numbers[row.pack] = None if row.numbers is None or known is None else known | row.numbers
-        sizes[row.pack] += row.bytes - (earlier.gone_bytes[row.pack] if row.numbers is None else 0)
+        sizes[row.pack] += row.bytes
     effect = _Effect()
     for some in batches(numbers, _IN):
         _read_packs(conn, lineage, {key: numbers[key] for key in some}, sizes, earlier, effect)
