@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from strongroom.backups import creation, deletion, errors, instances
-from strongroom.catalog import lifespans
+from strongroom.backups import creation, deletion, errors
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, RowGone, open_catalog
 from strongroom.engines.base import Probe, Target
@@ -108,31 +106,6 @@ def test_a_worker_paused_in_a_transaction_stops_nobody_for_long(vault: Vault, be
     vault.check()
 
 
-def test_a_neighbour_read_after_the_lock_is_current(vault: Vault, beside: Any) -> None:
-    """A delete that waited for the lineage sees the part that was begun meanwhile: what it adopts is not freed."""
-    source = generations(2)
-    first = vault.backup(next(source))
-    lineage, seq = lineage_of(vault, first)
-    reads = threading.Event()
-
-    def neighbours() -> lifespans.Gap:
-        with vault.catalog.decide(lambda conn: reads.set(), lineages=[lineage]) as conn:
-            return lifespans.neighbours(conn, lineage, seq)
-
-    with vault.catalog.decide(lineages=[lineage]) as conn:
-        waiting = beside(neighbours)
-        assert reads.wait(10)
-        wait_until_blocked(vault.catalog)
-        conn.execute(
-            t.backup.insert().from_select(
-                [column.name for column in t.backup.c],
-                sa.select(*[sa.literal("another") if c.name == "id" else c for c in t.backup.c]).where(t.backup.c.id == first),
-            )
-        )
-        begun = lifespans.begin(conn, lineage, "another")
-    assert waiting.result(10) == lifespans.Gap(seq, 0, begun.seq)
-
-
 def test_a_paused_decision_blocks_its_lineage_and_no_other(vault: Vault, beside: Any) -> None:
     """While a transaction that holds one lineage is paused, another instance's delete and backup go through, its own waits."""
     here = vault.backup(next(generations(1)))
@@ -149,62 +122,6 @@ def test_a_paused_decision_blocks_its_lineage_and_no_other(vault: Vault, beside:
     assert blocked.result(10)
     vault.run()
     vault.check()
-
-
-def at_once(beside: Any, *acts: Callable[[], T]) -> list[T | errors.Refused]:
-    """All of them from threads that start together; a refusal counts as an answer."""
-    start = threading.Barrier(len(acts))
-
-    def one(act: Callable[[], T]) -> T | errors.Refused:
-        start.wait(10)
-        try:
-            return act()
-        except errors.Refused as refusal:
-            return refusal
-
-    return [future.result(30) for future in [beside(one, act) for act in acts]]
-
-
-def test_the_last_two_of_a_lineage_go_one_after_the_other(vault: Vault, beside: Any) -> None:
-    """Deleted at once, exactly one of them finds the chain empty and closes the lineage; nothing stays behind."""
-    source = generations(16)
-    for _ in range(8):
-        one, two = vault.backup(next(source)), vault.backup(next(source))
-        lineage, _ = lineage_of(vault, one)
-        jobs = at_once(beside, partial(vault.delete, one), partial(vault.delete, two))
-        assert all(isinstance(job, str) for job in jobs), jobs
-        vault.run()
-        with vault.catalog.read() as conn:
-            assert conn.execute(sa.select(t.lineage.c.state).where(t.lineage.c.id == lineage)).scalar_one() == "CLOSED"
-        receipts = [vault.receipt(key) for key in (one, two)]
-        assert all(receipt["freed"] == receipt["promised"]["freed"] for receipt in receipts)
-        vault.check()
-
-
-def test_a_restore_and_a_delete_never_both_pass(vault: Vault, beside: Any) -> None:
-    """Asked for at once, one is accepted and the other is refused."""
-    source = generations(9)
-    vault.backup(next(source))
-    for data in source:
-        key = vault.backup(data)
-        answers = at_once(beside, partial(vault.restore, key), partial(vault.delete, key))
-        assert [isinstance(answer, str) for answer in answers].count(True) == 1, answers
-        vault.run()
-        if vault.state(key) == "COMPLETED":
-            vault.wanted[key] = data
-    vault.check()
-
-
-def test_an_instance_that_is_unregistered_at_once_gets_no_backup(vault: Vault, beside: Any) -> None:
-    """Either the backup is accepted and the instance stays, or it goes and the backup is refused."""
-    for number in range(8):
-        vault.engine.databases[f"plain://i{number}"] = {"a": b"1"}
-        vault.source = vault._register(f"i{number}")
-        create, unregister = at_once(
-            beside, vault.create, lambda: instances.unregister(vault.ctx, vault.project, vault.source, lambda conn: None)
-        )
-        assert isinstance(create, errors.NoSuchInstance) != isinstance(unregister, errors.InstanceBusy)
-        vault.run()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

@@ -59,7 +59,7 @@ class Replicated:
 
     def copy(self) -> None:
         """The replica is made of what the first server has now, and learns nothing more."""
-        command = [
+        command: list[str | Path] = [
             self._binaries / "pg_basebackup", "-D", self.second.folder / "data", "-R", "-c", "fast", "-X", "stream",
             "-h", self.first.folder, "-U", ROLE,
         ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,69 +40,56 @@ def after_sweep(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]]
     return due.append
 
 
-def test_a_commit_outlives_a_delete_that_is_decided_just_before_it(vault: Vault, after_sweep: Any) -> None:
-    """The delete's sweep is not done when the commit has its locks: the commit sweeps and goes on, the build does not fail."""
-    source = generations(4)
+@pytest.fixture
+def begun(vault: Vault, after_sweep: Any) -> Iterator[tuple[str, str]]:
+    """A backup that is begun, and its job. Of the two before it the first is deleted between the next sweep and its decision; at
+    the end that deletion has ended and everything else is whole."""
+    source = generations(3)
     first, _ = vault.backup(next(source)), vault.backup(next(source))
     data = next(source)
-    child, job = vault.create(data)
+    backup, job = vault.create(data)
+    vault.wanted[backup] = data
     after_sweep(lambda: vault.delete(first))
-    vault.run()
-    assert (vault.state(child), vault.job(job).error) == ("COMPLETED", None)
-    vault.wanted[child] = data
+    yield backup, job
     assert vault.state(first) == "DELETED"
     vault.check()
 
 
-def test_a_failing_build_ends_beside_a_delete(vault: Vault, after_sweep: Any) -> None:
+def test_a_commit_outlives_a_delete_that_is_decided_just_before_it(vault: Vault, begun: tuple[str, str]) -> None:
+    """The delete's sweep is not done when the commit has its locks: the commit sweeps and goes on, the build does not fail."""
+    backup, job = begun
+    vault.run()
+    assert (vault.state(backup), vault.job(job).error) == ("COMPLETED", None)
+
+
+def test_a_failing_build_ends_beside_a_delete(vault: Vault, begun: tuple[str, str]) -> None:
     """A failed build leaves its chain although a delete was decided a moment before, at the first try."""
-    source = generations(4)
-    first, _ = vault.backup(next(source)), vault.backup(next(source))
+    backup, job = begun
     vault.engine.broken = "the engine went away: start it again"
-    failed, job = vault.create(next(source))
-    after_sweep(lambda: vault.delete(first))
     vault.run()
     vault.engine.broken = None
-    assert vault.state(failed) == "FAILED"
+    assert vault.state(backup) == "FAILED"
     assert (vault.job(job).state, vault.job(job).attempts) == ("FAILED", 1)
-    vault.check()
+    del vault.wanted[backup]
 
 
-def test_a_stop_is_accepted_beside_a_delete(vault: Vault, after_sweep: Any) -> None:
+def test_a_stop_is_accepted_beside_a_delete(vault: Vault, begun: tuple[str, str]) -> None:
     """Stopping a build is not disturbed by a delete that was decided a moment before."""
-    source = generations(4)
-    first, _ = vault.backup(next(source)), vault.backup(next(source))
-    building, _ = vault.create(next(source))
-    after_sweep(lambda: vault.delete(first))
-    creation.stop(vault.ctx, vault.project, building, lambda conn: None)
+    backup, _ = begun
+    creation.stop(vault.ctx, vault.project, backup, lambda conn: None)
     vault.run()
-    assert vault.state(building) == "FAILED"
-    vault.check()
+    assert vault.state(backup) == "FAILED"
+    del vault.wanted[backup]
 
 
-def test_a_backup_begins_beside_a_delete_of_its_parent(vault: Vault, after_sweep: Any) -> None:
-    """The head goes a moment before the beginning: the backup begins on the one before it and is whole."""
-    source = generations(4)
-    _, head = vault.backup(next(source)), vault.backup(next(source))
+@pytest.mark.parametrize("count", [2, 1])
+def test_a_backup_begins_beside_a_delete_of_its_parent(count: int, vault: Vault, after_sweep: Any) -> None:
+    """The head goes a moment before the beginning: the backup begins on the one before it, or where that was the only one and its
+    lineage was closed, begins another lineage. It is whole."""
+    source = generations(count + 1)
+    *_, head = [vault.backup(next(source)) for _ in range(count)]
     after_sweep(lambda: vault.delete(head))
-    data = next(source)
-    child, _ = vault.create(data)
-    vault.run()
-    vault.wanted[child] = data
-    assert vault.state(child) == "COMPLETED"
-    vault.check()
-
-
-def test_a_backup_begins_although_its_lineage_was_closed_meanwhile(vault: Vault, after_sweep: Any) -> None:
-    """The only backup goes a moment before the beginning, which closes the lineage: the new backup begins another one."""
-    source = generations(3)
-    only = vault.backup(next(source))
-    after_sweep(lambda: vault.delete(only))
-    data = next(source)
-    child, _ = vault.create(data)
-    vault.run()
-    vault.wanted[child] = data
-    assert vault.state(child) == "COMPLETED"
+    vault.backup(next(source))
     vault.check()
 
 

@@ -126,11 +126,15 @@ def test_what_is_condemned_for_a_removal_goes_and_is_counted(house: House) -> No
     """Bytes and objects, by their rows: one that was missing counts too, one without bytes (its put never came) does not. What
     another removal owns, or nobody has condemned, stays."""
     gone = [house.condemned("a"), house.condemned("b", size=7, there=False), house.condemned("c", size=0, there=False)]
-    stay = [house.condemned("d", removal="delete:another"), house.condemned("e", state="STORED")]
+    stay = [
+        house.condemned("d", removal="delete:another"), house.condemned("e", state="STORED"),
+        house.condemned("f", removal="delete:another", late=True),
+    ]  # fmt: skip
     before = house.rows()
     house.remove()
     after = house.rows()
     assert before.keys() - after.keys() == set(gone)
+    assert {name: after[name] for name in stay} == {name: before[name] for name in stay}
     assert all(house.vault.inner.stat(name) is None for name in gone)
     assert all(house.vault.inner.stat(name) is not None for name in stay)
     deletion = house.deletion()
@@ -138,6 +142,16 @@ def test_what_is_condemned_for_a_removal_goes_and_is_counted(house: House) -> No
     assert (deletion.rewrite_dropped, deletion.waiting) == (0, 0)
     house.remove()
     assert house.deletion().freed == 17, "a second run finds nothing"
+
+
+def test_objects_that_were_never_put_count_nothing(house: House) -> None:
+    """A batch of nothing but those; one of a single byte counts."""
+    house.condemned("a", size=0, there=False)
+    house.remove()
+    assert (house.deletion().freed, house.deletion().removed_objects) == (0, 0)
+    house.condemned("b", size=1)
+    house.remove()
+    assert (house.deletion().freed, house.deletion().removed_objects) == (1, 1)
 
 
 def test_kinds_go_one_after_the_other_in_batches_by_name(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +253,7 @@ def test_a_removal_begins_where_its_lineage_is_current_and_swept(house: House, m
     full = [True]
 
     def marks(ctx: Any, lineage: str, key: str, guard: Any) -> None:
-        assert (lineage, key, guard) == (house.lineage, house.key, house.job.guard)
+        assert (ctx, lineage, key, guard) == (house.vault.ctx, house.lineage, house.key, house.job.guard)
         done.append("marks")
         if full:
             full.pop()
@@ -247,7 +261,12 @@ def test_a_removal_begins_where_its_lineage_is_current_and_swept(house: House, m
 
     monkeypatch.setattr(removal, "put_marks", marks)
     monkeypatch.setattr(removal.staleness, "require_current", lambda ctx, lineage: done.append(f"current {lineage}"))
-    monkeypatch.setattr(removal.sweeping, "finish", lambda catalog, lineage, guard: done.append(f"swept {lineage}"))
+
+    def finish(catalog: Any, lineage: str, guard: Any) -> None:
+        assert (catalog, guard) == (house.vault.catalog, house.job.guard)
+        done.append(f"swept {lineage}")
+
+    monkeypatch.setattr(removal.sweeping, "finish", finish)
     monkeypatch.setattr(removal, "_remove", lambda ctx, job, batch, key: done.append(batch[0].kind) or forget(batch))
 
     def forget(batch: list[Any]) -> None:
@@ -281,6 +300,16 @@ def test_a_removal_of_a_lineage_runs_one_at_a_time(house: House, of: bool) -> No
     assert (row.kind, row.args, row.serial) == ("remove", f'{{"lineage": "{house.lineage}"}}', f"remove:{house.lineage}")
     wanted = (house.vault.project, house.vault.source, house.backup) if of else (None, None, None)
     assert (row.project, row.instance, row.backup) == wanted
+
+
+def test_a_removal_of_a_lineage_takes_what_builds_left_and_no_more(house: House) -> None:
+    """What is condemned under its own name."""
+    gone, stay = house.condemned("a", removal=removal.of_lineage(house.lineage)), house.condemned("b")
+    with house.vault.catalog.write() as conn:
+        job = removal.submit(house.vault.ctx, conn, house.lineage)
+    assert house.vault.worker.step() == job
+    assert gone not in house.rows()
+    assert stay in house.rows()
 
 
 def test_a_job_that_finds_nothing_condemned_ends(house: House) -> None:
