@@ -42,10 +42,19 @@ def six_backups() -> Saved:
     return saved
 
 
+@pytest.fixture(scope="module")
+def kept() -> list[HarshVault]:
+    """The last world, whose compiled statements the next one takes over."""
+    return []
+
+
 @pytest.fixture
-def vault(tmp_path: Path) -> HarshVault:
+def vault(kept: list[HarshVault], tmp_path_factory: pytest.TempPathFactory) -> HarshVault:
     """Its backups are the keys of `wanted`, oldest first."""
-    return HarshVault.revive(tmp_path / "vault", six_backups())
+    before = kept.pop() if kept else None
+    folder = tmp_path_factory.mktemp("world") / "vault" if before is None else before.folder
+    kept.append(HarshVault.revive(folder, six_backups(), before))
+    return kept[0]
 
 
 class Between:

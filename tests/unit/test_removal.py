@@ -117,9 +117,18 @@ def two_backups() -> Saved:
     return saved
 
 
+@pytest.fixture(scope="module")
+def kept() -> list[HarshVault]:
+    """The last world, whose compiled statements the next one takes over."""
+    return []
+
+
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(HarshVault.revive(tmp_path / "vault", two_backups()))
+def house(kept: list[HarshVault], tmp_path_factory: pytest.TempPathFactory) -> House:
+    before = kept.pop() if kept else None
+    folder = tmp_path_factory.mktemp("world") / "vault" if before is None else before.folder
+    kept.append(HarshVault.revive(folder, two_backups(), before))
+    return House(kept[0])
 
 
 def test_what_is_condemned_for_a_removal_goes_and_is_counted(house: House) -> None:
