@@ -300,13 +300,15 @@ def _store_path_faults(path: Path, name: str, weight: float) -> list[Fault]:
 
 
 def _late_puts(server: Server, path: Path) -> Fault:
-    """Killed while what it sent is on its way: that arrives when another process has long taken its jobs over."""
+    """Killed while a put is on its way: that arrives when another process has taken its job over."""
 
-    def begin(rnd: random.Random) -> bool:
+    def begin(_: random.Random) -> bool:
         if not server.served_for():
             return False
-        path.hold()
-        time.sleep(rnd.uniform(0.2, 1.5))
+        if not path.hold_a_put(4.0):
+            path.mend()
+            return False
+        time.sleep(0.3)  # the rest of it
         server.kill()
         return True
 
@@ -314,7 +316,7 @@ def _late_puts(server: Server, path: Path) -> Fault:
         path.mend()
         server.start()
 
-    return Fault("kills while puts are on their way", server.name, 1.0, (1.0, 12.0), begin, end, "kills")
+    return Fault("kills while puts are on their way", server.name, 2.5, (2.0, 16.0), begin, end, "kills")
 
 
 def _store_faults(store: BucketStore) -> list[Fault]:

@@ -27,6 +27,7 @@ class Path:
         self._held = self._away = self._deaf = self._closed = False
         self._status: int | None = None
         self._pause = 0.0
+        self._armed = False
         self._cut_up: int | None = None
         self._cut_down: int | None = None
         self._sockets: set[socket.socket] = set()
@@ -37,6 +38,12 @@ class Path:
     def hold(self) -> None:
         """Nothing arrives, in either direction, until the path is mended; then all of it does."""
         self._set(held=True)
+
+    def hold_a_put(self, seconds: float) -> bool:
+        """Waits for somebody to send much, and holds from then on; False if nobody does."""
+        self._set(armed=True)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._held, seconds)
 
     def away(self) -> None:
         """Every connection is cut, and nobody gets through."""
@@ -81,11 +88,12 @@ class Path:
         self.cut()
 
     def _set(
-        self, *, held: bool = False, away: bool = False, deaf: bool = False, status: int | None = None, pause: float = 0.0,
-        cut_up: int | None = None, cut_down: int | None = None,
+        self, *, held: bool = False, armed: bool = False, away: bool = False, deaf: bool = False, status: int | None = None,
+        pause: float = 0.0, cut_up: int | None = None, cut_down: int | None = None,
     ) -> None:  # fmt: skip
         with self._changed:
-            self._held, self._away, self._deaf, self._status, self._pause = held, away, deaf, status, pause
+            self._held, self._armed, self._away, self._deaf = held, armed, away, deaf
+            self._status, self._pause = status, pause
             self._cut_up, self._cut_down = cut_up, cut_down
             self._changed.notify_all()
 
@@ -139,6 +147,13 @@ class Path:
                 left -= len(piece)
             near.sendall(f"HTTP/1.1 {status} Trouble\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
 
+    def came(self, size: int) -> None:
+        """So many bytes have come from the near side at once."""
+        if self._armed and size >= _PIECE:
+            with self._changed:
+                self._held, self._armed = True, False
+                self._changed.notify_all()
+
     def wait_flowing(self) -> bool:
         """Blocks while the path is held; whether it was."""
         with self._changed:
@@ -185,6 +200,7 @@ class _Connection:
     def _read(self) -> None:
         with contextlib.suppress(OSError):
             while piece := self._near.recv(_PIECE):
+                self._path.came(len(piece))
                 with self._more:
                     self._ahead.append(piece)
                     self._more.notify()
