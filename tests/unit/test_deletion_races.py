@@ -17,7 +17,7 @@ from strongroom.backups.context import Options
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.identity import tables as identity
-from strongroom.jobs.port import Cancelled
+from strongroom.jobs.port import Cancelled, JobLost
 from strongroom.storage.base import StoreDenied
 from support.harsh import HarshVault, Saved
 from support.vault import edited, noise
@@ -85,6 +85,12 @@ def exact(vault: HarshVault, key: str, before: int) -> None:
 
 def no_note(conn: sa.Connection, backup: str, name: str) -> None:
     """No audit event."""
+
+
+def version_of(vault: HarshVault, key: str) -> int:
+    """How often a backup's row was locked."""
+    with vault.catalog.read() as conn:
+        return int(conn.execute(sa.select(t.backup.c.version).where(t.backup.c.id == key)).scalar_one())
 
 
 def versions_of(vault: HarshVault) -> dict[str, int]:
@@ -371,7 +377,9 @@ def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(
     job = vault.delete(keys[1])
     with vault.catalog.write() as conn:
         vault.jobs.cancel(conn, job)
+    locked = version_of(vault, keys[1])
     vault.run()
+    assert version_of(vault, keys[1]) == locked + 1, "decided under the backup's lock"
     assert (vault.job(job).state, vault.state(keys[1])) == ("CANCELLED", "DELETING")
     with vault.catalog.read() as conn:
         row = conn.execute(sa.select(t.deletion)).one()
@@ -388,7 +396,45 @@ def test_a_delete_that_is_cancelled_stays_deleting_and_goes_on_when_asked_again(
     with vault.catalog.read() as conn:
         row = conn.execute(sa.select(t.deletion)).one()
     assert (row.state, row.fail_reason, row.job) == ("RUNNING", None, again)
+    assert of_job(vault, again) == of_job(vault, job), "found where the first one is"
     exact(vault, keys[1], before)
+
+
+def of_job(vault: HarshVault, job: str) -> tuple[Any, ...]:
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.job).where(t.job.c.id == job)).one()
+    return row.kind, row.args, row.project, row.instance, row.backup, row.unique_key, row.max_attempts
+
+
+def test_a_deletions_job_is_found_by_project_instance_and_backup(vault: HarshVault) -> None:
+    """One at a time of each backup, in its project's list, tried for as long as it takes."""
+    keys = list(vault.wanted)
+    job = vault.delete(keys[1])
+    key = removal.of_delete(keys[1])
+    assert of_job(vault, job) == (
+        "delete", f'{{"backup": "{keys[1]}"}}', vault.project, vault.source, keys[1], key, None,
+    )  # fmt: skip
+
+
+def test_a_job_that_was_replaced_decides_neither_end(vault: HarshVault) -> None:
+    """Its last transaction proves its lease first: the backup stays DELETING, its deletion RUNNING."""
+    keys = list(vault.wanted)
+    key = vault.delete(keys[1])
+    handler = deletion.DeleteJob(vault.ctx)
+    old = vault.worker.claim()
+    assert old is not None
+    assert old.id == key
+    vault.clock.sleep(100)
+    new = vault.another_process().claim()
+    assert new is not None
+    with pytest.raises(JobLost):
+        handler.give_up(old, "FAILED", "x")
+    with pytest.raises(JobLost):
+        handler._finish(old, keys[1])
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.deletion.c.state)).scalar_one() == "RUNNING"
+        assert conn.execute(sa.select(identity.audit)).all() == []
+    assert vault.state(keys[1]) == "DELETING"
 
 
 @pytest.mark.parametrize("thorough", [True, False])
