@@ -24,6 +24,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.catalog.migrating import migrate
 from strongroom.identity import accounts
+from strongroom.storage.base import Stat, StoreUnavailable
 from strongroom.storage.memory import MemoryStore
 from support.postgres import ROLE, PostgresServer, programs
 from support.vault import Vault, generations
@@ -175,13 +176,23 @@ def test_a_fail_over_under_a_running_server_frees_nothing_of_what_it_lost(vault:
     assert objects(vault) == there
 
 
-def test_a_fail_over_under_a_running_server_fails_the_build_of_before(vault: Vault, servers: Replicated) -> None:
-    """A build that was under way is failed with the reason by the server that notices, and the next one is taken whole."""
+def test_a_fail_over_under_a_running_server_fails_the_build_of_before(
+    vault: Vault, servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that was under way is failed with the reason by the server that notices, also where the store does not answer at
+    first; the next one is taken whole."""
     source = generations(3)
     vault.backup(next(source))
     building, _ = vault.create(next(source))
     servers.copy()
     servers.fail_over()
+    listing = vault.store.list
+
+    def away(prefix: str) -> Iterator[Stat]:
+        monkeypatch.setattr(vault.store, "list", listing)
+        raise StoreUnavailable(f"no answer about {prefix}")
+
+    monkeypatch.setattr(vault.store, "list", away)
     reconnect(vault.catalog)
     eventually(lambda: vault.state(building) == "FAILED")
     with vault.catalog.read() as conn:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from test_isolation_planted import no_lock_of_backups
 
 from strongroom.backups.context import Options
 from strongroom.catalog import lifespans
 from strongroom.catalog import tables as t
 from support.interleaving import Act, Actor, Pair, Stage
+from support.isolation_plants import no_lock_of_backups
 from support.vault import noise
 
 
@@ -75,7 +75,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TwoNodes]:
 
 def test_the_last_two_parts_that_commit_at_once_complete_their_backup(stage: TwoNodes) -> None:
     """Held at each boundary of the one, the other waits for the backup or has ended: one of them finds itself the last."""
-    assert stage.violations(MEETING) == []
+    assert list(stage.violations(MEETING)) == []
 
 
 def test_without_the_backups_lock_the_backup_stays_building(stage: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_without_the_backups_lock_the_backup_stays_building(stage: TwoNodes, mon
     SQLite nobody decides beside another in any case."""
     stage.serial(MEETING)
     no_lock_of_backups(monkeypatch)
-    told = stage.violations(MEETING)
+    told = list(stage.violations(MEETING))
     if stage.catalog.postgres:
         assert any("'BUILDING'" in one for one in told), told
     else:

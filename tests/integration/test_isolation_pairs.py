@@ -27,7 +27,7 @@ def test_two_decisions_that_meet_end_as_one_after_the_other(kind: str, pair: Pai
     """Wherever one of them is held while the other goes on: answers, rows and objects are those of one of the two orders, and at
     rest nothing is stuck, every surviving backup is whole and every receipt equals its promise."""
     most = None if os.environ.get("STRONGROOM_EVERY_BOUNDARY") else MOST[kind]
-    found = houses.on(kind).violations(pair, most)
+    found = list(houses.on(kind).violations(pair, most))
     assert not found, "\n\n".join(found)
 
 

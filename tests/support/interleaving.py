@@ -2,7 +2,7 @@
 
     stage = Stage(folder, url)                          three processes on one catalog: `first`, `second` and one that watches
     stage.remember("quiet")                             the world as it is now: every trial begins there
-    stage.violations(Pair(delete, begin, "quiet"))      [] if every interleaving ended as one after the other would have
+    stage.violations(Pair(delete, begin, "quiet"))      none if all ended as one after the other would have
 
 An act is a use case, up to the transactions that are to meet another one (its preamble) and from there (its scene). One actor is
 held before its k-th statement or commit; the other begins its scene and goes on until it has ended or waits for a lock of the
@@ -509,18 +509,17 @@ class Stage(HarshVault):
 
     # ---- trials ---------------------------------------------------------------------------------------------------------
 
-    def violations(self, pair: Pair, most: int | None = None) -> list[str]:
-        """What went wrong when each of the two was held at its boundaries, at most `most` of them, spread evenly; in words."""
+    def violations(self, pair: Pair, most: int | None = None) -> Iterator[str]:
+        """What goes wrong when each of the two is held at its boundaries, the last first, at most `most` of them, spread evenly;
+        in words, as it is found."""
         allowed = self.serial(pair)
-        found = []
         for backwards in (False, True)[: 1 if pair.first == pair.second else 2]:
-            for at in self._boundaries(pair, backwards, most):
+            for at in reversed(self._boundaries(pair, backwards, most)):
                 outcome, where = self.trial(pair, at, backwards=backwards)
                 if isinstance(outcome, str):
-                    found.append(f"{pair}, {where}: {outcome}")
+                    yield f"{pair}, {where}: {outcome}"
                 elif outcome not in allowed and (wrong := self._wrong_at_rest(pair, outcome, allowed)):
-                    found.append(f"{pair}, {where}:\n      {wrong}")
-        return found
+                    yield f"{pair}, {where}:\n      {wrong}"
 
     def serial(self, pair: Pair) -> tuple[Outcome, ...]:
         """What A;B and B;A leave (and A or B alone, where the other may find nothing to do). Each keeps the laws at rest."""

@@ -34,7 +34,7 @@ from strongroom.catalog import tables as t
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged
 from strongroom.repository.keys import open_lineage_keys, open_owner, seal_owner
-from strongroom.storage.base import ObjectExists, ObjectMissing, StoreUnavailable
+from strongroom.storage.base import ObjectExists, ObjectMissing, StoreError, StoreUnavailable
 
 log = logging.getLogger("strongroom.backups")
 
@@ -152,7 +152,7 @@ def _fail_builds(ctx: Context) -> None:
 def keep_watch(ctx: Context, file: Path) -> None:
     """After `recognise`, for as long as the process runs: notices on PostgreSQL that a new connection reaches another server than
     was recognised, or the same one promoted. From that connection's first statement on no lineage counts as compared; builds of
-    before are failed as at a start, by a thread that tries until the database lets it."""
+    before are failed as at a start, by a thread that tries for a minute where database or store do not answer."""
     if ctx.catalog.postgres:
         sa.event.listen(ctx.catalog.engine, "connect", _Watch(ctx, file).connected)
 
@@ -185,7 +185,7 @@ class _Watch:
             try:
                 recognise(self._ctx, self._file)
                 return
-            except DBAPIError as error:
+            except (DBAPIError, StoreError) as error:
                 log.warning("builds of before could not be failed yet: %s", error)
                 self._ctx.ambient.sleep(1.0)
         log.error("builds of before were not failed: restart the server")
