@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import deletion, errors, holding, removal, rewriting
+from strongroom.backups import creation, deletion, errors, holding, removal, rewriting
 from strongroom.backups.context import Options
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
+from strongroom.catalog.space import Partly
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import Cancelled, JobLost
-from strongroom.storage.base import StoreDenied
+from strongroom.storage.base import StoreDenied, StoreUnavailable
 from support.harsh import HarshVault, Saved
 from support.vault import edited, noise
 
@@ -454,6 +456,8 @@ def test_a_resumed_delete_is_thorough_if_any_call_says_so(
         vault.run()
     assert vault.job(first).state == "FAILED"
     promised = vault.receipt(keys[1])["promised"]
+    with vault.catalog.read() as conn:
+        assert conn.execute(sa.select(t.deletion.c.fail_reason)).scalar_one() == "the store refuses: check its rights"
     deletion.delete(vault.ctx, vault.project, keys[1], no_note, thorough=thorough)
     with vault.catalog.read() as conn:
         assert conn.execute(sa.select(t.deletion.c.thorough)).scalar_one() is thorough
@@ -487,3 +491,228 @@ def test_a_handler_that_is_asked_to_end_leaves_what_is_condemned(vault: HarshVau
         assert conn.execute(sa.select(t.object_.c.id).where(t.object_.c.state == "CONDEMNED")).all()
     vault.delete(keys[1])
     exact(vault, keys[1], before)
+
+
+def test_a_deletion_that_fails_leaves_others_running(vault: HarshVault) -> None:
+    """One of two is cancelled: only its row says so."""
+    keys = list(vault.wanted)
+    failed, running = vault.delete(keys[1]), vault.delete(keys[3])
+    with vault.catalog.write() as conn:
+        vault.jobs.cancel(conn, failed)
+    vault.worker.step()
+    with vault.catalog.read() as conn:
+        states = {row.backup: row.state for row in conn.execute(sa.select(t.deletion.c.backup, t.deletion.c.state))}
+        detail = conn.execute(sa.select(identity.audit.c.detail)).scalar_one()
+    assert states == {keys[1]: "FAILED", keys[3]: "RUNNING"}
+    assert json.loads(detail) == {"reason": "cancelled by a user", "job": failed}
+    assert vault.job(running).state == "QUEUED"
+
+
+def test_an_error_that_passes_is_tried_again(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deletion goes on as it was; the end is decided under the backup's lock."""
+    keys = list(vault.wanted)
+
+    def away(*_args: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(vault.store), "delete_many", away)
+        job = vault.delete(keys[1])
+        vault.worker.step()
+    assert (vault.job(job).state, vault.job(job).error) == ("QUEUED", "the store is away")
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.deletion)).one()
+    assert (row.state, row.fail_reason, row.finished_at) == ("RUNNING", None, None)
+    locked = version_of(vault, keys[1])
+    vault.run()
+    assert (vault.state(keys[1]), version_of(vault, keys[1])) == ("DELETED", locked + 1)
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.deletion)).one()
+    assert (row.state, row.finished_at) == ("DONE", vault.clock.now())
+    assert vault.job(job).result == vault.receipt(keys[1])
+
+
+def test_the_job_works_on_its_backups_lineages_alone(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it gives up, removes, rewrites and reads back is its own."""
+    keys, seen = list(vault.wanted), list[tuple[Any, ...]]()
+    second_instance(vault)
+    job = vault.delete(keys[1])
+    claimed = vault.worker.claim()
+    assert claimed is not None
+    (mine,) = {lineage for lineage, _ in deletion_parts(vault, keys[1])}
+    monkeypatch.setattr(rewriting, "abandon", lambda *args: seen.append(args))
+    monkeypatch.setattr(removal, "carry_out", lambda *args: seen.append(args))
+    monkeypatch.setattr(rewriting, "reclaim", lambda *args: seen.append(args) or {"written": 1})
+    monkeypatch.setattr(deletion.aftercheck, "verify", lambda *args: seen.append(args))
+    handler = deletion.DeleteJob(vault.ctx)
+    monkeypatch.setattr(handler, "_finish", lambda *args: seen.append(args))
+    assert handler.run(claimed) is None
+    key = removal.of_delete(keys[1])
+    assert seen == [
+        (vault.ctx, claimed, key), (vault.ctx, claimed, [mine], key), (vault.ctx, claimed, [mine], keys[1]),
+        (vault.ctx, claimed, keys[1], {"written": 1}), (claimed, keys[1]),
+    ]  # fmt: skip
+    assert job == claimed.id
+
+
+def deletion_parts(vault: HarshVault, key: str) -> list[tuple[str, int]]:
+    with vault.catalog.read() as conn:
+        rows = conn.execute(sa.select(t.part.c.lineage, t.part.c.seq).where(t.part.c.backup == key))
+        return [(row.lineage, row.seq) for row in rows]
+
+
+def second_instance(vault: HarshVault, count: int = 2) -> list[str]:
+    """Backups of another instance: its lineage has the same seqs."""
+    vault.engine.databases["plain://second"] = {}
+    instance, keys = vault._register("second"), list[str]()
+    for number in range(count):
+        data = {"b": noise(9_000, 500 + number), "still": noise(9_000, 600)}
+        vault.engine.databases["plain://second"] = data
+        key, _ = creation.create(vault.ctx, vault.project, instance, creation.Wanted("b"), lambda conn, key: None)
+        vault.run()
+        vault.wanted[key] = data
+        keys.append(key)
+    return keys
+
+
+def test_backups_of_two_instances_never_meet(vault: HarshVault) -> None:
+    """The same seq in two lineages: neither its manifest nor its bytes are promised or removed with the other's; a batch over
+    both is promised for each, at both versions."""
+    keys = list(vault.wanted)
+    alone = vault.preview(keys[1]).total
+    others = second_instance(vault)
+    assert [seq for _, seq in deletion_parts(vault, others[1])] == [2]
+    assert vault.preview(keys[1]).total == alone
+    both = vault.preview(keys[1], others[1])
+    assert both.total == alone + vault.preview(others[1]).total
+    assert both.version == ",".join(f"{key}.{version}" for key, version in sorted(versions_of(vault).items()))
+    before = vault.size()
+    vault.delete(keys[1])
+    exact(vault, keys[1], before)
+    before = vault.size()
+    vault.delete(others[1])
+    exact(vault, others[1], before)
+
+
+def test_the_version_of_some_of_a_set_names_their_lineages() -> None:
+    """In the order of the whole; none of none."""
+    seen = deletion.Preview(
+        "a.1,b.22,c.3", {}, {}, Partly(), {"x": [("c", 1)], "y": [("a", 4), ("c", 5)], "z": [("b", 2)], "none": []}
+    )
+    assert deletion._version_of(seen, ["y", "x"]) == "a.1,c.3"
+    assert deletion._version_of(seen, ["z"]) == "b.22"
+    assert deletion._version_of(seen, ["none"]) == "none"
+    assert deletion._version_of(seen, []) == "none"
+
+
+def test_what_neighbours_share_is_promised_to_the_second_of_them(vault: HarshVault) -> None:
+    """A batch of both: each promise is what its delete does after the one before; it is no thorough one."""
+    shared = {"shared": noise(16_000, 70)}
+    keys = [vault.backup(small(7) | shared), vault.backup(small(7) | shared)]
+    vault.backup(small(8))
+    seen, before = vault.preview(*keys), vault.size()
+    alone = [vault.preview(key).total for key in keys]
+    assert seen.total.owned > alone[0].owned + alone[1].owned + 15_000
+    for promise in (*alone, *seen.promises.values()):
+        assert promise.owned == promise.freed + promise.waiting, "nothing was dead before"
+    deletion.delete_batch(vault.ctx, vault.project, keys, no_note)
+    for key in keys:
+        vault.wanted.pop(key)
+    vault.run()
+    receipts = [vault.receipt(key) for key in keys]
+    assert [receipt["promised"]["freed"] for receipt in receipts] == [one.freed for one in seen.promises.values()]
+    assert [receipt["freed"] for receipt in receipts] == [one.freed for one in seen.promises.values()]
+    assert [receipt["thorough"] for receipt in receipts] == [None, None]
+    change = sum(one["freed"] + one["reclaimed"]["net"] - one["put_bytes"] for one in receipts)
+    assert before - vault.size() == change
+    vault.check()
+
+
+def test_a_preview_tells_the_price_of_a_thorough_delete_if_asked(vault: HarshVault) -> None:
+    """What would be partly dead afterwards; unpriced it is left out."""
+    key = next(iter(vault.wanted))
+    seen = vault.preview(key)
+    assert seen.total.waiting > 0
+    assert seen.thorough.dead >= seen.total.waiting
+    assert deletion.preview(vault.ctx, vault.project, [key], priced=False).thorough == Partly()
+
+
+def test_only_stored_manifests_are_promised(vault: HarshVault) -> None:
+    """Not one of an earlier attempt that is condemned already; a part without any promises its chunks alone."""
+    key = list(vault.wanted)[1]
+    ((lineage, seq),) = deletion_parts(vault, key)
+    before = vault.preview(key).total
+    manifest = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "manifest", t.object_.c.seq == seq)
+    with vault.catalog.write() as conn:
+        conn.execute(
+            t.object_.insert().values(
+                id="early", lineage=lineage, kind="manifest", name="early", state="CONDEMNED", bytes=100, live=0, dead_bytes=0,
+                seq=seq, attempt=0, late=False, removal=removal.of_lineage(lineage),
+            )
+        )  # fmt: skip
+        size = conn.execute(sa.select(t.object_.c.bytes).where(manifest, t.object_.c.state == "STORED")).scalar_one()
+    assert vault.preview(key).total == before
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.object_).where(manifest).values(state="LATE"))
+    after = vault.preview(key).total
+    assert (before.owned - after.owned, before.freed - after.freed, before.objects - after.objects) == (size, size, 1)
+
+
+def test_bytes_that_a_build_may_still_adopt_are_undecided(vault: HarshVault) -> None:
+    """In the preview and in the receipt."""
+    head, promised = list(vault.wanted)[-1], list[deletion.Promise]()
+
+    def delete_parent() -> None:
+        vault.engine.during = None
+        promised.append(vault.preview(head).total)
+        vault.delete(head)
+
+    vault.engine.during = delete_parent
+    data = small(9)
+    child, _ = vault.create(data)
+    vault.run()
+    vault.wanted[child] = data
+    (promise,) = promised
+    assert promise.undecided > 0
+    receipt = vault.receipt(head)
+    assert receipt["undecided"] == receipt["promised"]["undecided"] == promise.undecided
+    assert 0 < receipt["settled_freed"] + receipt["settled_waiting"] <= promise.undecided + 10_000
+    vault.check()
+
+
+def test_a_receipt_tells_each_number_of_its_rows(vault: HarshVault) -> None:
+    """Whatever they are; settled bytes of all of the backup's own deletes' decisions, and of no others."""
+    key, other = list(vault.wanted)[:2]
+    ((lineage, _),) = deletion_parts(vault, key)
+    columns = (
+        "owned", "promised_freed", "promised_waiting", "promised_undecided", "promised_objects", "promised_rewrite", "freed",
+        "waiting", "removed_objects", "hidden", "put_bytes", "rewrite_read", "rewrite_written", "rewrite_dropped",
+    )  # fmt: skip
+    numbers = {name: 1000 + place for place, name in enumerate(columns)}
+    with vault.catalog.write() as conn:
+        for backup, more in ((key, 0), (other, 500)):
+            conn.execute(
+                t.deletion.insert().values(
+                    backup=backup, project="p", job="j", state="DONE", at_version="", accepted_at=0.0, thorough=more > 0,
+                    **{name: number + more for name, number in numbers.items()},
+                )
+            )  # fmt: skip
+    nothing = vault.receipt(key)
+    assert (nothing["settled_freed"], nothing["settled_waiting"], nothing["thorough"]) == (0, 0, None)
+    with vault.catalog.write() as conn:
+        for backup, cause, freed in ((key, "DELETE", 1), (key, "DELETE", 20), (key, "COMMIT", 300), (other, "DELETE", 4000)):
+            conn.execute(
+                t.decision.insert().values(
+                    lineage=lineage, cause=cause, backup=backup, seq=1, before=0, after=None, removal="r", swept=True,
+                    undecided=0, undecided_upto=1, settled=True, settled_freed=freed, settled_waiting=2 * freed,
+                )
+            )  # fmt: skip
+        conn.execute(sa.update(t.deletion).where(t.deletion.c.backup == other).values(verified='{"checked": 3}'))
+    assert vault.receipt(key) == {
+        "promised": {"owned": 1000, "freed": 1001, "waiting": 1002, "undecided": 1003, "objects": 1004},
+        "thorough": None, "freed": 1006, "waiting": 1007, "undecided": 1003, "settled_freed": 21, "settled_waiting": 42,
+        "removed_objects": 1008, "hidden": 1009, "put_bytes": 1010,
+        "reclaimed": {"read": 1011, "written": 1012, "dropped": 1013, "net": 1}, "verified": nothing["verified"],
+    }  # fmt: skip
+    assert vault.receipt(other)["thorough"] == {"rewrite": 1505}
+    assert vault.receipt(other)["verified"] != nothing["verified"]
