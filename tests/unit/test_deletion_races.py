@@ -716,3 +716,35 @@ def test_a_receipt_tells_each_number_of_its_rows(vault: HarshVault) -> None:
     }  # fmt: skip
     assert vault.receipt(other)["thorough"] == {"rewrite": 1505}
     assert vault.receipt(other)["verified"] != nothing["verified"]
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_an_accepted_deletion_begins_with_its_promise_and_nothing_done(vault: HarshVault, thorough: bool) -> None:
+    """The row as the deciding transaction leaves it; the backup is DELETING, its part is fenced and its manifest condemned."""
+    key = next(iter(vault.wanted))
+    seen, promise = vault.preview(key), vault.preview(key).total
+    ((lineage, seq),) = deletion_parts(vault, key)
+    vault.wanted.pop(key)
+    job = deletion.delete(vault.ctx, vault.project, key, no_note, thorough=thorough)
+    with vault.catalog.read() as conn:
+        row = conn.execute(sa.select(t.deletion)).one()._asdict()
+        part = conn.execute(sa.select(t.part).where(t.part.c.lineage == lineage, t.part.c.seq == seq)).one()
+        marks = conn.execute(
+            sa.select(t.object_.c.kind, t.object_.c.state, t.object_.c.removal, t.object_.c.attempt)
+            .where(t.object_.c.seq == seq, t.object_.c.kind.in_(("manifest", "grave")))
+            .order_by(t.object_.c.kind.desc())
+        ).all()
+    done = dict.fromkeys(
+        ("freed", "removed_objects", "hidden", "put_bytes", "rewrite_read", "rewrite_written", "rewrite_dropped"), 0
+    )  # fmt: skip
+    assert row == done | {
+        "backup": key, "project": vault.project, "job": job, "state": "RUNNING", "at_version": seen.version,
+        "owned": promise.owned, "promised_freed": promise.freed, "promised_waiting": promise.waiting,
+        "promised_undecided": promise.undecided, "promised_objects": promise.objects, "thorough": thorough,
+        "promised_rewrite": seen.thorough.living if thorough else 0, "waiting": promise.waiting, "verified": None,
+        "accepted_at": vault.clock.now(), "finished_at": None, "fail_reason": None,
+    }  # fmt: skip
+    assert (part.state, part.attempt) == ("RETIRED", 2)
+    mine = removal.of_delete(key)
+    assert [tuple(mark) for mark in marks] == [("manifest", "CONDEMNED", mine, 1), ("grave", "PLANNED", mine, 2)]
+    assert vault.state(key) == "DELETING"
