@@ -748,3 +748,49 @@ def test_an_accepted_deletion_begins_with_its_promise_and_nothing_done(vault: Ha
     mine = removal.of_delete(key)
     assert [tuple(mark) for mark in marks] == [("manifest", "CONDEMNED", mine, 1), ("grave", "PLANNED", mine, 2)]
     assert vault.state(key) == "DELETING"
+
+
+def test_promises_add_up_number_by_number() -> None:
+    """Each with its own."""
+    assert deletion.Promise(1, 2, 3, 4, 5) + deletion.Promise(10, 20, 30, 40, 50) == deletion.Promise(11, 22, 33, 44, 55)
+
+
+def test_the_price_of_a_thorough_delete_is_computed_again_with_its_promise(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lineage moved three times: promise and price are those under the locks. A plain delete has no price."""
+    keys, more = list(vault.wanted), iter(range(6, 9))
+    Between(monkeypatch, *([lambda: vault.backup(small(next(more)))] * 3))
+    price = deletion.preview(vault.ctx, vault.project, [keys[1]]).thorough.living
+    deletion.delete(vault.ctx, vault.project, keys[0], no_note, thorough=True)
+    monkeypatch.undo()
+    vault.wanted.pop(keys[0])
+    thorough = vault.receipt(keys[0])["thorough"]
+    assert thorough is not None
+    assert thorough["rewrite"] > price >= 0
+    vault.delete(keys[1])
+    assert vault.receipt(keys[1])["thorough"] is None
+    vault.run()
+    vault.check()
+
+
+def test_a_batch_sweeps_no_more_than_one_delete_may(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a transaction may sweep is shared by its decisions: the first uses it up, the others are left to their jobs."""
+    keys, steps, step = list(vault.wanted), list[int](), sweeping.step
+
+    def counted(conn: sa.Connection, lineage: str, limit: int) -> int | None:
+        steps.append(limit)
+        return step(conn, lineage, limit)
+
+    monkeypatch.setattr(sweeping, "AT_ONCE", 1)
+    monkeypatch.setattr(sweeping, "step", counted)
+    noted: list[int] = []
+    deletion.delete_batch(
+        vault.ctx, vault.project, keys[1:4], lambda conn, key, name: noted.append(conn.execute(sa.select(7)).scalar_one())
+    )
+    assert steps == [1]
+    assert noted == [7, 7, 7], "events are written by the deciding transaction"
+    for key in keys[1:4]:
+        vault.wanted.pop(key)
+    vault.run()
+    vault.check()

@@ -167,6 +167,8 @@ def test_kinds_go_one_after_the_other_in_batches_by_name(house: House, monkeypat
     """Manifests, then what holds chunks, then keys; each batch is one removal, one proof and one count; progress goes on over
     them."""
     monkeypatch.setattr(removal, "BATCH", 2)
+    marked: list[tuple[int, str]] = []
+    monkeypatch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: marked.append((len(house.removed), lineage)))
     for key, kind in (("5", "rewrite"), ("a", "key"), ("3", "pack"), ("1", "pack"), ("b", "manifest"), ("2", "pack")):
         house.condemned(key, kind)
     house.remove()
@@ -174,6 +176,7 @@ def test_kinds_go_one_after_the_other_in_batches_by_name(house: House, monkeypat
     assert len(house.removed) == 4
     assert house.job.told == [("removing objects", done) for done in (0, 1, 3, 5)]
     assert house.job.guarded == 4
+    assert marked == [(0, house.lineage), (3, house.lineage)], "before a manifest's batch, and before a key's"
 
 
 def test_a_late_put_is_kept_in_mind(house: House) -> None:

@@ -79,6 +79,21 @@ def test_a_new_object_holds_what_was_wanted_as_it_was_sealed(vault: Vault, survi
         assert (found.born, found.total, found.wrapped_key) == (source.born, source.total, source.wrapped_key)
 
 
+def test_no_more_is_read_than_the_chunks_that_live(vault: Vault, survivors: Survivors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two neighbours: one range, from the first's beginning to the second's end."""
+    pack, _ = two_packs(vault)
+    index, get, asked = index_of(vault, pack), type(vault.store).get, list[tuple[int, int | None]]()
+
+    def counted(store: object, name: str, start: int = 0, length: int | None = None) -> bytes:
+        asked.append((start, length))
+        return get(store, name, start, length)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(vault.store), "get", counted)
+    survivors.gather(index, {pack: BitMap([1, 2])})
+    held = index.packs[pack]
+    assert asked == [(int(held.offsets[1]), int(held.lengths[1] + held.lengths[2]))]
+
+
 def test_chunks_of_one_pack_come_together_from_several_objects(vault: Vault, survivors: Survivors) -> None:
     """Some lay here, some there, gathered in any order; also when it is moved a second time."""
     pack, other = two_packs(vault)
