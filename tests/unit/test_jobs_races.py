@@ -18,7 +18,7 @@ from strongroom.jobs.claiming import Claims
 from strongroom.jobs.clock import AmbientClock
 from strongroom.jobs.leases import LeasedJobs
 from strongroom.jobs.outages import is_outage
-from strongroom.jobs.port import DuplicateJob, JobFailed, JobLost, Running, TryAgain
+from strongroom.jobs.port import Cancelled, DuplicateJob, JobFailed, JobLost, Running, TryAgain
 from strongroom.jobs.running import OwnedJob
 from strongroom.jobs.stepwise import StepwiseWorker
 
@@ -262,3 +262,71 @@ def test_a_heartbeat_for_a_job_that_its_handler_has_ended_tells_nothing(house: H
 def test_what_may_pass_is_told_from_a_defect(error: DBAPIError, outage: bool) -> None:
     """SQLite by the error's name, PostgreSQL by its class, either by a connection that is gone."""
     assert is_outage(error) is outage
+
+
+# What is told of a run
+
+
+class Raising(Work):
+    """A handler whose run raises what the test says."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def run(self, job: Running) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason", "said", "traced"),
+    [
+        (TryAgain("the store is away"), "QUEUED", "the store is away", "is to be tried again: the store is away", False),
+        (busy(), "QUEUED", "the database was away", ": the database was away, to be run again", False),
+        (ValueError("a defect"), "QUEUED", "ValueError: a defect", "ended in a defect", True),
+        (Cancelled("by its owner"), "CANCELLED", "by its owner", None, False),
+        (Cancelled(), "CANCELLED", "cancelled by a user", None, False),
+    ],
+)
+def test_why_a_run_ended_is_kept_and_told(
+    house: House, caplog: pytest.LogCaptureFixture, error: Exception, state: str, reason: str, said: str | None, traced: bool
+) -> None:
+    """In the job's row from its end on, also while it waits to be run again; and for the operator with the job's id and kind."""
+    worker = StepwiseWorker(house.jobs, {"work": Raising(error)})
+    key = house.submit()
+    worker.step()
+    with house.catalog.read() as conn:
+        shown = house.jobs.get(conn, key)
+    assert shown is not None
+    assert (shown.state, shown.error) == (state, reason)
+    told = [(record.message, record.exc_info is not None) for record in caplog.records]
+    assert told == ([] if said is None else [(f"job {key} (work){said if said.startswith(':') else ' ' + said}", traced)])
+
+
+@pytest.mark.parametrize(("error", "traced"), [(TryAgain("not now"), False), (ValueError("a defect"), True)])
+def test_what_keeps_a_job_from_being_given_up_is_told(
+    house: House, caplog: pytest.LogCaptureFixture, error: Exception, traced: bool
+) -> None:
+    """A passing trouble as a warning, a defect with its traceback."""
+
+    def ending() -> None:
+        raise error
+
+    house.work.ending = ending
+    key = house.submit()
+    house.one.step()
+    said = "could not be given up" if traced else "cannot be given up yet: not now"
+    assert [(r.message, r.exc_info is not None) for r in caplog.records] == [(f"job {key} (work) {said}", traced)]
+
+
+@pytest.mark.parametrize(("first", "runs", "pause"), [(0, 1, 0.9), (255, 1, 1.1), (255, 3, 4.4), (0, 40, 54.0)])
+def test_pauses_double_and_are_spread(house: House, monkeypatch: pytest.MonkeyPatch, first: int, runs: int, pause: float) -> None:
+    """By a tenth to either side, up to a minute."""
+    monkeypatch.setattr(house.clock, "key", lambda: bytes([first]) + bytes(31), raising=False)
+    worker = StepwiseWorker(house.jobs, {"work": Raising(TryAgain("away"))})
+    key = house.submit()
+    for _ in range(runs):
+        assert worker.step() == key
+        begin, due = house.clock.seconds, house.state(key)[2]
+        house.clock.seconds = due
+    assert due - begin == pytest.approx(pause, abs=1e-3)
