@@ -794,3 +794,27 @@ def test_a_batch_sweeps_no_more_than_one_delete_may(vault: HarshVault, monkeypat
         vault.wanted.pop(key)
     vault.run()
     vault.check()
+
+
+def test_a_refusal_says_which_backup_and_what_to_do(vault: HarshVault) -> None:
+    """Being built, or read by a restore that is queued or running; another job, another backup's restore or an ended one
+    refuses nothing."""
+    building, _ = vault.create(small(7))
+    with pytest.raises(errors.BackupBuilding, match=f"^backup {building} is being built: stop it first$"):
+        deletion.delete(vault.ctx, vault.project, building, no_note)
+    vault.run()
+    keys = list(vault.wanted)
+    job = vault.restore(keys[1])
+    said = f"^backup {keys[1]} is being restored by job {job}: wait for its end$"
+    for state in ("QUEUED", "RUNNING"):
+        with vault.catalog.write() as conn:
+            conn.execute(sa.update(t.job).where(t.job.c.id == job).values(state=state))
+        with pytest.raises(errors.BackupRestoring, match=said):
+            deletion.delete(vault.ctx, vault.project, keys[1], no_note)
+        assert vault.preview(keys[2]).refusals == {}
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.job).where(t.job.c.id == job).values(kind="verify"))
+    assert vault.preview(keys[1]).refusals == {}
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.job).where(t.job.c.id == job).values(kind="restore", state="DONE"))
+    assert vault.preview(keys[1]).refusals == {}
