@@ -176,7 +176,7 @@ def test_kinds_go_one_after_the_other_in_batches_by_name(house: House, monkeypat
     assert len(house.removed) == 4
     assert house.job.told == [("removing objects", done) for done in (0, 1, 3, 5)]
     assert house.job.guarded == 4
-    assert marked == [(0, house.lineage), (3, house.lineage)], "before a manifest's batch, and before a key's"
+    assert marked == [(batch, house.lineage) for batch in range(4)], "before each batch"
 
 
 def test_a_late_put_is_kept_in_mind(house: House) -> None:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from strongroom.backups import staleness
+from strongroom.backups.context import Options
 from strongroom.backups.incarnation import recognise, take_possession
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
@@ -17,7 +18,7 @@ from strongroom.repository.keys import RootKey, seal_owner
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Effect, Fail
 from support.harsh import HarshVault
-from support.vault import ROOT, generations, noise
+from support.vault import ROOT, edited, generations, noise
 
 
 @pytest.fixture
@@ -55,6 +56,34 @@ def test_a_restored_dump_frees_nothing(vault: HarshVault, tmp_path: Path) -> Non
         stopped = conn.execute(sa.select(t.lineage.c.stopped)).scalar_one()
     assert "older than the store" in stopped
     assert old.inner._objects == there  # type: ignore[attr-defined]
+
+
+def test_a_dump_of_before_a_rewrite_took_over_does_not_take_its_copy(tmp_path: Path) -> None:
+    """The dump is from between the copy's put and its switch, the sources are gone: the deletion stops, nothing is removed."""
+    vault = HarshVault(tmp_path / "vault", Options(chunk_average=4096, pack_target=32768, reclaim_budget=50.0))
+    data, keys = noise(200_000, 1), []
+    for number in range(4):
+        keys.append(vault.backup({"a": data}))
+        data = edited(data, number, edits=8)
+    dumps = []
+
+    def dump(effect: Effect) -> None:
+        if effect.kind == "put_new" and effect.phase == "after" and "/rewrite/" in effect.names[0] and not dumps:
+            dumps.append(vault.save())
+
+    vault.plan = dump
+    vault.delete(keys[0])
+    vault.run()
+    old = HarshVault.revive(tmp_path / "old", dumps[0])
+    old.inner._objects.clear()  # type: ignore[attr-defined]
+    old.inner._objects.update(vault.inner._objects)  # type: ignore[attr-defined]
+    there = dict(old.inner._objects)  # type: ignore[attr-defined]
+    old.run()
+    assert old.inner._objects == there, "nothing is removed"  # type: ignore[attr-defined]
+    with old.catalog.read() as conn:
+        assert "older than the store" in conn.execute(sa.select(t.lineage.c.stopped)).scalar_one()
+    assert old.state(keys[0]) == "DELETING"
+    vault.check()
 
 
 def test_a_restored_dump_builds_nothing_and_leaves_the_rest(vault: HarshVault, tmp_path: Path) -> None:

@@ -76,14 +76,16 @@ def carry_out(ctx: Context, job: Running, lineages: Sequence[str], removal: str)
 def remove_condemned(ctx: Context, job: Running, removal: str, order: Sequence[Sequence[str]] = _ORDER) -> None:
     """Removes the condemned objects of a removal, in batches, kinds one after the other.
 
-    What condemned a manifest or a key planned the grave or the closing mark in the same transaction, maybe while this ran: these
-    are put before each such batch.
+    What condemned them, or took out the backup that they belonged to, planned the grave or the closing mark in the same
+    transaction or one before, maybe while this ran: these are put before each batch. Not before what rewriting replaced, of which
+    there is another copy, nor where `order` says that room has to be made first.
     """
+    marked = order is _ORDER and not removal.startswith("rewrite:")
     done = 0
     for kinds in order:
         while batch := _condemned(ctx, removal, kinds):
             job.progress("removing objects", done)
-            for lineage in sorted({row.lineage for row in batch if row.kind in ("manifest", "key")}):
+            for lineage in sorted({row.lineage for row in batch} if marked else ()):
                 put_marks(ctx, lineage, removal, job.guard)
             _remove(ctx, job, batch, removal)
             done += len(batch)

@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import removal
+from strongroom.backups import removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.damage import note_damage
 from strongroom.backups.grouping import Class, Group, group
@@ -92,21 +92,26 @@ class _Round:
 
 
 def abandon(ctx: Context, job: Running, key: str) -> None:
-    """Gives up what an earlier run of this deletion was rewriting: its planned objects are condemned, its choices let go."""
+    """Gives up what an earlier run of this deletion was rewriting: its planned objects are condemned, its choices let go.
+
+    Raises CatalogOutdated if what was planned has taken over in a newer catalog than this one."""
     mine = removal.of_rewrite(key.removeprefix("delete:"))
     with ctx.catalog.read() as conn:
         planned = _planned(conn, mine)
-        chosen = conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.rewriting == mine)).all()
+        chosen = conn.execute(sa.select(t.object_.c.lineage, t.object_.c.name).where(t.object_.c.rewriting == mine)).all()
     lineages = {row.lineage for row in (*planned, *chosen)}
     if not lineages:
         return
+    for lineage in sorted(lineages):
+        new, sources = ([row.name for row in rows if row.lineage == lineage] for rows in (planned, chosen))
+        staleness.require_sources(ctx, lineage, new, sources, job.guard)
     with ctx.catalog.decide(job.guard, lineages=lineages) as conn:
         give_up(conn, [row.id for row in _planned(conn, mine)], mine)
         conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
 
 
-def _planned(conn: Connection, mine: str) -> Sequence[Row[str, str]]:
-    query = sa.select(t.object_.c.id, t.object_.c.lineage)
+def _planned(conn: Connection, mine: str) -> Sequence[Row[str, str, str]]:
+    query = sa.select(t.object_.c.id, t.object_.c.lineage, t.object_.c.name)
     return conn.execute(query.where(t.object_.c.removal == mine, t.object_.c.state == "PLANNED")).all()
 
 

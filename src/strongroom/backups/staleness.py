@@ -8,6 +8,7 @@ confirm presence: what it lacks is asked for by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -71,6 +72,22 @@ def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = 
                 conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
         if not ended:
             raise CatalogOutdated(reason)
+
+
+def require_sources(ctx: Context, lineage: str, planned: Sequence[str], sources: Sequence[str], guard: Guard) -> None:
+    """For a rewrite that an earlier run had under way: raises CatalogOutdated and stops its lineage, if an object that it planned
+    is in the store and one of its sources is not.
+
+    Sources go only after what they held has moved: a catalog that does not know of that is older than the store, and giving the
+    planned object up would take the only copy. (Should the source have been lost, a rebuild finds the copy all the same.)
+    """
+    there = [name for name in planned if ctx.store.stat(name) is not None]
+    lost = [name for name in sources if ctx.store.stat(name) is None] if there else []
+    if lost:
+        reason = _told(lineage, f"{there[0]} is there and {lost[0]}, from which it was made, is not")
+        with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
+            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+        raise CatalogOutdated(reason)
 
 
 def require_owner(ctx: Context) -> None:
