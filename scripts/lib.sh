@@ -39,6 +39,11 @@ pinned_engine() {
     awk -v name="$1" '/^[a-z]/ { on = index($0, name "==") == 1 } on' requirements/engines.txt
 }
 
+# Whether PostgreSQL's server is installed.
+have_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null
+}
+
 # Style and types of everything. Call it by its name alone, so that its first failure ends the script.
 check_style_and_types() {
     .venv/bin/ruff check .

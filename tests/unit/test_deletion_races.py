@@ -760,8 +760,8 @@ def test_the_price_of_a_thorough_delete_is_computed_again_with_its_promise(
 ) -> None:
     """The lineage moved three times: promise and price are those under the locks. A plain delete has no price."""
     keys, more = list(vault.wanted), iter(range(6, 9))
-    Between(monkeypatch, *([lambda: vault.backup(small(next(more)))] * 3))
     price = deletion.preview(vault.ctx, vault.project, [keys[1]]).thorough.living
+    Between(monkeypatch, *([lambda: vault.backup(small(next(more)))] * 3))
     deletion.delete(vault.ctx, vault.project, keys[0], no_note, thorough=True)
     monkeypatch.undo()
     vault.wanted.pop(keys[0])
