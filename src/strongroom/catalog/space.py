@@ -352,8 +352,7 @@ def _read_objects(conn: Connection, lineage: str, some: list[int], earlier: _Ear
             dead, size = len(numbers & pack.dead), bytes_among(numbers, row.sizes, pack.dead)
         found.dead += dead
         found.newly_dead_bytes += size
-        if found.left != _UNCOUNTED:
-            found.left -= dead
+        found.left -= dead
 
 
 def _object(row: Any, before: _Object | None) -> _Object:
