@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import NoResultFound
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
@@ -400,7 +401,10 @@ class _Build:
                 raise lifespans.NotCovered("the parent's manifest and the catalog differ about what is open")
             return [(pack, numbers, size) for pack, (numbers, size) in sizes.items()]
         with self._ctx.catalog.read() as conn:
-            return [(pack, numbers, lifespans.open_bytes_of(conn, self._lineage, pack)) for pack, numbers in left.items()]
+            try:
+                return [(pack, numbers, lifespans.open_bytes_of(conn, self._lineage, pack)) for pack, numbers in left.items()]
+            except NoResultFound:  # while it is being built what was open when it began stays
+                raise NotOurs(f"part {self._seq} of lineage {self._lineage} has left its chain") from None
 
     def _facts(self, probe: Probe) -> dict[str, Any]:
         """What a rebuild needs to know of the backup."""

@@ -76,8 +76,11 @@ def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) ->
 
 
 def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
-    """Puts the planned graves of a removal and the lineage's closing mark, whichever removal planned it, each durable before
-    this returns: the delete that closes a lineage takes the graves of the others along, whose jobs may run first.
+    """Puts the planned graves of a lineage and its closing mark, a removal's own first, each durable before this returns.
+
+    Those that other removals planned too: what two deletes free together goes with one of them, what a deleted backup shared with
+    a running build goes with the build's end, and the manifest must be buried by then; and the delete that closes a lineage takes
+    the graves of the others along.
 
     "Already there" is success for these: their meaning is their name. A grave moves the lineage's version, since the delete that
     closes the lineage frees it; where that delete was decided while the grave was put, the grave is taken away again.
@@ -90,9 +93,10 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
             sa.select(t.object_).where(
                 t.object_.c.lineage == lineage,
                 t.object_.c.state == "PLANNED",
-                sa.or_(sa.and_(t.object_.c.kind == "grave", t.object_.c.removal == removal), t.object_.c.kind == "closed"),
+                t.object_.c.kind.in_(("grave", "closed")),
             )
         ).all()
+        rows = sorted(rows, key=lambda row: row.removal != removal)
         line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
         backups = dict[int, str]()
         for row in rows:
