@@ -6,13 +6,15 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from simulation.world.history import Outcome, simulate
+from simulation.world.met import DOINGS, TROUBLES
 from simulation.world.shrinking import shrink
 
-_BATCH = 10
+_BATCH = 5
 
 
 def main() -> int:
@@ -21,21 +23,27 @@ def main() -> int:
     if options.seed is not None:
         return _one(options.seed, options.shrink)
     began, histories, steps, failed = time.monotonic(), 0, 0, 0
+    met: Counter[str] = Counter()
     with ProcessPoolExecutor(options.jobs) as pool:
         for outcomes in pool.map(_batch, _batches(options.first, options.seeds, began + options.minutes * 60)):
             for outcome in outcomes:
                 histories, steps = histories + 1, steps + outcome.steps
+                met.update(outcome.met.keys())
                 if outcome.failure is not None:
                     failed += 1
-                    print(f"seed {outcome.seed} fails at step {outcome.steps}: {outcome.failure}", flush=True)
-            if histories % 500 == 0:
-                print(
-                    f"{histories} histories, {failed} failed, {steps / (time.monotonic() - began):.0f} steps a second", flush=True
-                )
-    took = time.monotonic() - began
-    rate = f"{steps // max(histories, 1)} steps each, {steps / took:.0f} steps a second"
-    print(f"{histories} histories in {took:.0f} seconds ({rate}), {failed} failed")
+                    print(f"seed {outcome.seed} fails at step {outcome.steps}: {outcome.failure}")
+                    print(f"    its story: scripts/simulate --seed {outcome.seed} --shrink 120", flush=True)
+            if outcomes and histories % 500 < len(outcomes):
+                print(f"{histories} histories, {failed} failed, {_rate(steps, began)}", flush=True)
+    if options.met:
+        print("\n".join(f"{met[situation]:8} {situation}" for situation in DOINGS + TROUBLES))
+    print(f"{histories} histories, {failed} failed, {steps} steps, {steps // max(histories, 1)} each, {_rate(steps, began)}")
     return 1 if failed else 0
+
+
+def _rate(steps: int, began: float) -> str:
+    took = time.monotonic() - began
+    return f"{took:.0f} seconds, {steps / took:.0f} steps a second"
 
 
 def _options() -> argparse.Namespace:
@@ -44,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one per core)")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no more histories after so many minutes")
+    parser.add_argument("--met", action="store_true", help="tell in how many histories each situation was met")
     parser.add_argument("--seed", type=int, help="run this one and tell its story")
     parser.add_argument("--shrink", type=float, default=0, metavar="SECONDS", help="with --seed: shorten a failing history first")
     return parser.parse_args()
@@ -51,6 +60,8 @@ def _options() -> argparse.Namespace:
 
 def _batches(first: int, count: int, end: float) -> Iterator[tuple[range, float]]:
     for start in range(first, first + count, _BATCH):
+        if time.monotonic() > end:
+            break
         yield range(start, min(start + _BATCH, first + count)), end
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from simulation.world.bugs import PLANTS
-from simulation.world.history import simulate
+from simulation.world.history import prepare, simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -24,7 +24,7 @@ def _remains() -> Iterator[None]:
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the seeds that it is given some history breaks."""
     how, seeds, flavour = PLANTS[bug]
-    simulate(0)  # the worlds that histories begin with are made without the bug
+    prepare()  # the worlds that histories begin with are made without the bug
     how(monkeypatch)
     for seed in range(seeds):
         if simulate(seed, flavour=flavour).failure is not None:

@@ -93,6 +93,7 @@ class Scheduler:
         self.failure: BaseException | None = None
         self.watching = False  # checks run: what they do is no boundary
         self._on_step, self._when_idle = on_step, when_idle
+        self._until: int | None = None
         self._main = threading.Lock()
         self._main.acquire()
 
@@ -102,8 +103,9 @@ class Scheduler:
         self.tasks.append(task)
         return task
 
-    def run(self) -> None:
-        """Runs tasks until nobody can go on and `when_idle` has nothing to wait for. Raises what failed."""
+    def run(self, until: int | None = None) -> None:
+        """Runs tasks until nobody can go on and `when_idle` has nothing to wait for, or up to a step. Raises what failed."""
+        self._until = until
         self._hand_on(None)
         self._main.acquire()
         self.current = None
@@ -168,7 +170,7 @@ class Scheduler:
 
     def _choose(self, me: Task | None) -> Task | None:
         """Who is next; None: the main thread, since nobody can go on or something failed."""
-        while self.failure is None:
+        while self.failure is None and (self._until is None or self.step < self._until):
             ready = [task for task in self.tasks if task.ready()]
             awake = [task for task in ready if task.owner.paused_until <= self.step]
             if not awake and ready:  # everybody sleeps: the first to wake up wakes up

@@ -1,16 +1,35 @@
-"""Bugs to be planted: what others shipped, and what this design invites. Each is a patch of the shipped code, for a test only."""
+"""Bugs to be planted: what others shipped, and what this design invites. Each is a patch of the shipped code, for a test only.
+
+`orderly=False` takes away the check of what goes before what, so that such a bug must be found by what comes of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pyroaring import BitMap
 
-from strongroom.backups import creation, deletion, incarnation, objects, rebuilding, removal, rewriting, staleness
+from simulation.world.processes import SimCatalog, _BoundedCatalog
+from simulation.world.trouble import Trouble
+from strongroom.backups import (
+    creation,
+    deletion,
+    errors,
+    incarnation,
+    objects,
+    rebuilding,
+    reconciling,
+    removal,
+    restoration,
+    rewriting,
+    staleness,
+)
 from strongroom.backups.locating import read_manifest
 from strongroom.catalog import lifespans, space, sweeping
 from strongroom.catalog import tables as t
@@ -20,6 +39,7 @@ from strongroom.repository import names, writer
 from strongroom.storage.base import ObjectExists, StoreError, StoreUnavailable
 
 Plant = Callable[[pytest.MonkeyPatch], None]
+_SIMS = SimCatalog.made
 PLANTS: dict[str, tuple[Plant, int, dict[str, Any]]] = {}
 """Name → (how it is planted, within how many seeds it must be found, the flavour of the histories)."""
 
@@ -93,6 +113,61 @@ def a_paused_worker_goes_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnedJob, "check", lambda self: None)
     patch.setattr(lifespans, "require_attempt", lambda conn, lineage, seq, attempt: None)
     patch.setattr(creation._Build, "_check_proof", lambda self, conn, manifest, used, own: None)
+
+
+@plant(40, swarm_rot=0.0)
+def a_chunk_in_two_packs_is_freed_with_one(patch: pytest.MonkeyPatch) -> None:
+    """rustic: what was dropped and stored anew later lies in two packs; freeing goes by the content and takes both."""
+    places: dict[bytes, dict[tuple[int, int], int]] = defaultdict(dict)  # content → (pack, number) → sealed bytes
+    contents: dict[tuple[int, int], bytes] = {}
+    name_own, adopt, bury = writer._Sealing._name_own, writer._Sealing.adopt, space.bury
+
+    def note(records: Any) -> None:
+        columns = (records.packs.tolist(), records.numbers.tolist(), records.sealeds.tolist())
+        for digest, pack, number, sealed in zip(records.hashes, *columns, strict=True):
+            places[digest.tobytes()][pack, number] = sealed
+            contents[pack, number] = digest.tobytes()
+
+    def noting_own(self: Any, records: Any) -> None:
+        note(records)
+        name_own(self, records)
+
+    def noting_adopted(self: Any, records: Any) -> None:
+        note(records)
+        adopt(self, records)
+
+    def twins(conn: Any, lineage: str, dead: Sequence[lifespans.Dying]) -> Iterator[lifespans.Dying]:
+        packs = {row.id: row for row in conn.execute(sa.select(t.pack).where(t.pack.c.lineage == lineage))}
+        whole = {row.pack for row in dead if row.numbers is None}
+        for row in dead:
+            numbers = range(packs[row.pack].chunks) if row.numbers is None else row.numbers
+            for one in ((row.pack, number) for number in numbers):
+                for (pack, number), sealed in places[contents.get(one, b"")].items():
+                    there = pack in packs and number not in lifespans.numbers_of(packs[pack].gone)
+                    if (pack, number) != one and there and pack not in whole:
+                        yield lifespans.Dying(pack, packs[pack].born, BitMap([number]), sealed)
+
+    def by_content(conn: Any, lineage: str, dead: Iterable[lifespans.Dying], removal: str) -> Any:
+        rows = list(dead)
+        return bury(conn, lineage, [*rows, *twins(conn, lineage, rows)], removal)
+
+    patch.setattr(writer._Sealing, "_name_own", noting_own)
+    patch.setattr(writer._Sealing, "adopt", noting_adopted)
+    patch.setattr(space, "bury", by_content)
+
+
+@plant(40)
+def a_pack_in_two_objects_goes_with_one(patch: pytest.MonkeyPatch) -> None:
+    """rustic, of objects: whoever gives up one of the objects that hold a pack takes the pack from the others too."""
+    give_up = space.give_up
+
+    def with_others(conn: Any, objects: Sequence[str], removal: str) -> None:
+        packs = sa.select(t.holding.c.pack).where(t.holding.c.object.in_(objects))
+        conn.execute(sa.delete(t.holding).where(t.holding.c.pack.in_(packs)))
+        give_up(conn, objects, removal)
+
+    for module in (space, rewriting):
+        patch.setattr(module, "give_up", with_others)
 
 
 # ---- what this design invites ----------------------------------------------------------------------------------------------
@@ -201,6 +276,36 @@ def a_catalog_that_is_older_than_the_store_goes_unnoticed(patch: pytest.MonkeyPa
     patch.setattr(staleness, "require_unended", lambda ctx, lineage, seq, guard=None: None)
 
 
+@plant(20, ending=0, swarm_death=0.01)
+def the_catalogs_last_transaction_is_lost(patch: pytest.MonkeyPatch) -> None:
+    """A commit is not on the disk when it returns: where a process dies the machine does, and all of them begin anew from a
+    catalog that is one transaction older than the store."""
+    write, die = _BoundedCatalog.write, Trouble._die
+    before: dict[Any, bytes] = {}
+
+    @contextmanager
+    def remembering(self: Any, guard: Any = None) -> Iterator[Any]:
+        found = next(sim for sim in _SIMS if sim.catalog is self)
+        state = found.raw.serialize()
+        with write(self, guard) as conn:
+            yield conn
+        before[found] = state
+
+    def lose(self: Any, process: Any) -> None:
+        world = self._world
+        if process.sim in before:
+            process.sim.raw.deserialize(before[process.sim])
+            process.sim.catalog.commits += 1
+            for other in list(world.processes):
+                if other is not process and other.alive and other.kind != "checker":
+                    other.alive = False
+                    world.replace(other)
+        die(self, process)
+
+    patch.setattr(_BoundedCatalog, "write", remembering)
+    patch.setattr(Trouble, "_die", lose)
+
+
 class _TakesForDone:
     """A store whose puts have all been done already."""
 
@@ -279,16 +384,10 @@ def the_manifest_goes_after_the_packs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
     remove = removal.remove_condemned
 
-    def marks_later(ctx: Any, job: Any, key: str) -> None:
-        remove(ctx, job, key)
-        if key.startswith("delete:"):
-            with ctx.catalog.read() as conn:
-                lineages = [
-                    row.lineage
-                    for row in conn.execute(sa.select(t.object_.c.lineage).where(t.object_.c.removal == key).distinct())
-                ]
-            for lineage in lineages:
-                put_marks(ctx, lineage, key, job.guard)
+    def marks_later(ctx: Any, job: Any, key: str, *order: Any) -> None:
+        remove(ctx, job, key, *order)
+        for lineage in _marked(ctx):
+            put_marks(ctx, lineage, key, job.guard)
 
     patch.setattr(removal, "remove_condemned", marks_later)
 
@@ -298,6 +397,12 @@ def there_are_no_graves(patch: pytest.MonkeyPatch) -> None:
     """Nothing in the store says that a part is gone."""
     for module in (creation, deletion):
         patch.setattr(module, "plan_grave", lambda conn, ctx, lineage, seq, attempt, key: None)
+
+
+@plant(60, orderly=False, ending=1, late_of="/manifest/", swarm_late=0.05, deletes_much=True)
+def a_late_manifest_without_a_grave_comes_back(patch: pytest.MonkeyPatch) -> None:
+    """No graves; a manifest lands once more after its removal, and a rebuild takes it for a backup."""
+    there_are_no_graves(patch)
 
 
 @plant(60, ending=1)
@@ -331,24 +436,28 @@ def replies_are_counted_in_the_receipt(patch: pytest.MonkeyPatch) -> None:
 def the_key_goes_before_the_lineage_is_closed(patch: pytest.MonkeyPatch) -> None:
     """Keys first, the closing mark last."""
     patch.setattr(removal, "_ORDER", (("key",), ("manifest",), ("pack", "rewrite"), ("grave",)))
-    put_marks = objects.put_marks
-    patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
-    remove = removal.remove_condemned
+    put_marks, remove = objects.put_marks, removal.remove_condemned
 
-    def marks_later(ctx: Any, job: Any, key: str) -> None:
-        remove(ctx, job, key)
-        for lineage in _marked(ctx, key):
+    def after_the_keys(ctx: Any, lineage: str, key: str, guard: Any) -> None:
+        keys = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "key", t.object_.c.state == "CONDEMNED")
+        with ctx.catalog.read() as conn:
+            left = conn.execute(sa.select(t.object_.c.id).where(keys)).first()
+        if left is None:
+            put_marks(ctx, lineage, key, guard)
+
+    def marks_later(ctx: Any, job: Any, key: str, *order: Any) -> None:
+        remove(ctx, job, key, *order)
+        for lineage in _marked(ctx):
             put_marks(ctx, lineage, key, job.guard)
 
+    patch.setattr(removal, "put_marks", after_the_keys)
     patch.setattr(removal, "remove_condemned", marks_later)
 
 
-def _marked(ctx: Any, key: str) -> list[str]:
+def _marked(ctx: Any) -> list[str]:
     with ctx.catalog.read() as conn:
-        rows = conn.execute(
-            sa.select(t.object_.c.lineage).where(t.object_.c.removal == key, t.object_.c.state == "PLANNED").distinct()
-        )
-        return [row.lineage for row in rows]
+        marks = sa.and_(t.object_.c.kind.in_(("grave", "closed")), t.object_.c.state == "PLANNED")
+        return [row.lineage for row in conn.execute(sa.select(t.object_.c.lineage).where(marks).distinct())]
 
 
 @plant(150)
@@ -357,7 +466,7 @@ def a_suspect_chunk_is_shared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lifespans, "suspects", lambda conn, lineage: {})
 
 
-@plant(150, deletes_much=True, patient=False, ending=0)
+@plant(180, deletes_much=True, patient=False, ending=0, swarm_pause=0.1)
 def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at again after the copy."""
 
@@ -408,3 +517,89 @@ def a_restored_catalog_reuses_a_seq(patch: pytest.MonkeyPatch) -> None:
     """A build that the lost catalog completed is failed, or begun again under the same seq: found here, and mended since."""
     for module in (staleness, incarnation):
         patch.setattr(module, "require_unended", lambda ctx, lineage, seq, guard=None: None)
+
+
+@plant(60, ending=4)
+def a_worker_of_the_catalog_before_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks whose the store is before a batch that removes: found here for marks, and mended since."""
+    for module in (staleness, incarnation):
+        patch.setattr(module, "require_owner", lambda ctx: None)
+
+
+@plant(30)
+def a_hold_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A held backup may be deleted."""
+    refusal = deletion._refusal
+
+    def lenient(conn: Any, backup: Any) -> Any:
+        found = refusal(conn, backup)
+        return None if isinstance(found, errors.BackupHeld) else found
+
+    patch.setattr(deletion, "_refusal", lenient)
+
+
+@plant(60)
+def a_restore_protects_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A backup may be deleted while a restore reads it."""
+    refusal = deletion._refusal
+
+    def lenient(conn: Any, backup: Any) -> Any:
+        found = refusal(conn, backup)
+        return None if isinstance(found, errors.BackupRestoring) else found
+
+    patch.setattr(deletion, "_refusal", lenient)
+
+
+@plant(30)
+def a_restore_reads_another_backup(patch: pytest.MonkeyPatch) -> None:
+    """The manifest of the part before, where there is one."""
+
+    def other(ctx: Any, keys: Any, lineage: str, seq: int) -> Any:
+        with ctx.catalog.read() as conn:
+            before = lifespans.neighbours(conn, lineage, seq).before
+        return read_manifest(ctx, keys, lineage, before or seq)
+
+    patch.setattr(restoration, "read_manifest", other)
+
+
+@plant(60, deletes_much=True, patient=False, ending=0)
+def a_promise_is_not_compared_with_what_is_locked(patch: pytest.MonkeyPatch) -> None:
+    """What the snapshot showed is promised, wherever the lineage has moved since."""
+    patch.setattr(deletion, "_version", lambda conn, lineages, ahead=0: "the same")
+    patch.setattr(deletion, "_version_of", lambda seen, ids: "the same")
+
+
+@plant(30)
+def what_a_delete_puts_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Graves cost nothing, says the receipt."""
+    patch.setattr(objects, "count_put", lambda conn, removal, size: None)
+
+
+@plant(60, swarm_refusal=0.02, swarm_late=0.03, ending=0)
+def a_put_that_may_still_come_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A planned object's row goes with its removal, whatever the network still holds."""
+    forget = removal._forget
+
+    def wholly(ctx: Any, conn: Any, batch: list[Any], key: str) -> None:
+        forget(ctx, conn, batch, key)
+        conn.execute(sa.delete(t.object_).where(t.object_.c.id.in_([row.id for row in batch]), t.object_.c.state == "LATE"))
+
+    patch.setattr(removal, "_forget", wholly)
+
+
+@plant(60, ending=1)
+def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
+    """What has no row is garbage."""
+    judge = reconciling._Reconciliation._judge_unknown
+
+    def remove(self: Any, name: str, why: str) -> None:
+        judge(self, name, why)
+        self._ctx.store.delete(name)
+
+    patch.setattr(reconciling._Reconciliation, "_judge_unknown", remove)
+
+
+@plant(120)
+def what_has_a_row_is_moved_aside(patch: pytest.MonkeyPatch) -> None:
+    """An operator names an object, and that is enough."""
+    patch.setattr(reconciling, "_require_no_row", lambda ctx, name: None)

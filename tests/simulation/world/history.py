@@ -10,10 +10,10 @@ import logging
 import random
 import re
 import shutil
-import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,59 +23,37 @@ from sqlalchemy.exc import OperationalError
 
 from simulation.world import threads, users
 from simulation.world.baton import Died, Scheduler, Violation
-from simulation.world.processes import TTL, Process, Rows, SimCatalog
+from simulation.world.met import SITUATIONS
+from simulation.world.processes import Process, Rows, SimCatalog
 from simulation.world.surroundings import Contents, Databases, Seeded
 from simulation.world.tape import Tape
+from simulation.world.trouble import Swarm, Trouble
 from simulation.world.truth import Truth
-from strongroom.backups import holding, instances, removal
+from strongroom.backups import holding, instances, reconciling, removal, verification
 from strongroom.backups.incarnation import recognise, take_possession
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import sweeping
 from strongroom.identity import accounts
-from strongroom.storage.base import StoreFull
-from strongroom.storage.faults import Delay, Effect, Empty, Fail, Fault, Partly, Stale
+from strongroom.storage.base import StoreError
 
 CALLS = 12
 """Calls of users in a history."""
-DUMPS = 0.004
-"""How often somebody dumps the catalog."""
-MOST_STEPS = 6_000
-"""Steps after which a history is stuck."""
-
-_BATCHES = sweeping.BATCH, removal.BATCH
 CALLS_AFTER = 5
 """Calls of users after the catalog was replaced."""
+MOST_STEPS = 6_000
+"""Steps after which a history is stuck."""
+REBUILDS = 3
+"""Tries of a rebuild after which nothing goes wrong with it any more."""
 VARIANTS = 6
 """Worlds that histories begin with: backups of two databases, made once."""
 
-_SPEED = (0.0, 0.003, 0.01, 0.03)
-_catalogs: list[SimCatalog] = []
+_BATCHES = sweeping.BATCH, removal.BATCH
 
 
 def _shared_catalog(number: int) -> SimCatalog:
-    while len(_catalogs) <= number:
-        _catalogs.append(SimCatalog())
-    return _catalogs[number]
-
-
-@dataclass(slots=True)
-class Swarm:
-    """How often what goes wrong, drawn for each history."""
-
-    death: float = 0.0
-    pause: float = 0.0
-    refusal: float = 0.0
-    lost_reply: float = 0.0
-    catalog: float = 0.0
-    engine: float = 0.0
-    late: float = 0.0
-    jump: float = 0.0
-    rot: float = 0.0
-
-    @classmethod
-    def drawn(cls, tape: Tape) -> Swarm:
-        """Many histories without some of it, since trouble of one kind hides trouble of another."""
-        return cls(*(_SPEED[tape.draw(4)] * weight for weight in (0.5, 0.7, 1.0, 1.0, 0.5, 1.0, 0.6, 0.1, 0.25)))
+    while len(SimCatalog.made) <= number:
+        SimCatalog()
+    return SimCatalog.made[number]
 
 
 @dataclass(frozen=True)
@@ -105,16 +83,13 @@ class Outcome:
     backups: int = 0
     deletes: int = 0
     read_backs: int = 0
+    met: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> Iterator[str]:
         """The history in words, a line a step."""
         for step, who, what in self.story:
-            yield f"{step:5} {who:12} {what}"
-        end = (
-            "all is well"
-            if self.failure is None
-            else re.sub(r"[0-9a-f]{32}(br99)?", lambda m: self.names.get(m[0], m[0]), self.failure)
-        )
+            yield f"{step:5} {who:12} {self._shortly(what)}"
+        end = "all is well" if self.failure is None else self._shortly(self.failure)
         yield f"{self.steps:5} {'':12} {end}"
         done = f"{self.backups} backups, {self.deletes} deleted, {self.read_backs} read back"
         yield f"seed {self.seed}: {done}, {len(self.tape)} choices"
@@ -122,6 +97,9 @@ class Outcome:
     def without_story(self) -> Outcome:
         """What is worth sending from process to process."""
         return replace(self, story=[], names={}, tape=[])
+
+    def _shortly(self, text: str) -> str:
+        return re.sub(r"[0-9a-f]{32}(br99)?", lambda found: self.names.get(found[0], found[0]), text)
 
 
 class World:
@@ -132,19 +110,22 @@ class World:
         self.seed, self.tape = seed, Tape(seed, given)
         self.ambient, self.contents = Seeded(seed), Contents(seed)
         self.story: list[tuple[int, str, str]] = []
-        self.engine = Databases(self._engine_between)
-        self.sim = _shared_catalog(0)
-        self.truth = Truth(self.engine, self.broken)
+        self.met: Counter[str] = Counter()
         self.scheduler = Scheduler(self.tape, self._stepped, self._idle)
-        self.scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory_folder()))
+        self.engine = Databases(self._engine, self.broken, lambda: self.meet("a restore is done"))
+        self.sim = _shared_catalog(0)
+        self.sims = [self.sim]  # catalogs that processes work on
         self.landed_late: set[str] = set()
-        self.truth.store.landed = self._landed
+        self.truth = Truth(self.engine, self.broken, self.meet, self.acting, self.landed_late)
+        self.scratch = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory_folder()))
+        self.answered: set[str] = set()  # objects whose put is known to be over: one that comes once more has no row to be in
         self.names: dict[str, str] = {}
         self.instances: list[tuple[str, str]] = []
         self.processes: list[Process] = []
         self.calls_left = CALLS
+        self.dumped: Rows | None = None
         self._count = 0
-        self._due_at: tuple[int, float, bool] = (-1, 0.0, False)
+        self._rebuilds = 0
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
@@ -152,9 +133,8 @@ class World:
         """The whole history."""
         failure: str | None = None
         try:
-            with ExitStack() as stack:
-                self._begin()
-                stack.enter_context(threads.under(self.scheduler))
+            self._begin()
+            with threads.under(self.scheduler):
                 try:
                     self._live()
                 except Violation as error:
@@ -165,49 +145,58 @@ class World:
                     self.scheduler.watching = True
                     self.scheduler.unwind()
         finally:
-            self.sim.catalog.before = lambda _reads: None
-            sweeping.BATCH, removal.BATCH = _BATCHES
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self._end()
         states = list(self.truth.states.values())
         return Outcome(
             self.seed, self.scheduler.step, failure, self.tape.drawn, self.story, self.names, len(states),
-            states.count("DELETED"), self.truth.read_backs,
+            states.count("DELETED"), self.truth.read_backs, self.met,
         )  # fmt: skip
 
     def _begin(self) -> None:
-        self.swarm = Swarm.drawn(self.tape)
-        self.ending = self.tape.weighted((4, 1, 2, 2))
+        swarm = Swarm.drawn(self.tape)
+        self.ending = self.tape.weighted((4, 1, 2, 2, 2))
+        self.cut = 40 + 25 * self.tape.draw(20)  # steps after which a history breaks off that goes on with another catalog
         self.scheduler.stay = (0.62, 0.9, 0.3)[self.tape.draw(3)]
         self.patient, self.deletes_much = self.tape.draw(3) < 2, self.tape.draw(3) == 2
-        sweeping.BATCH = (3000, 1, 2, 6)[self.tape.draw(4)]
-        removal.BATCH = (500, 1, 3)[self.tape.draw(3)]
-        for name, value in self._flavour.items():
-            setattr(self.swarm if name.startswith("swarm.") else self, name.removeprefix("swarm."), value)
+        self.orderly, self.late_of = True, ""
+        batches = (3000, 1, 2, 6)[self.tape.draw(4)], (500, 1, 3)[self.tape.draw(3)]
         begun = _prepared(self.tape.draw(VARIANTS))
+        sweeping.BATCH, removal.BATCH = batches
+        for name, value in self._flavour.items():
+            setattr(swarm if name.startswith("swarm.") else self, name.removeprefix("swarm."), value)
         self.sim.load(begun.rows)
+        self.trouble = Trouble(self, swarm, None if swarm.room is None else swarm.room + sum(map(len, begun.objects.values())))
+        self.truth.orderly = self.orderly
         self.truth.checker = self._process("checker")
         self.truth.continue_from(begun.truth, begun.objects)
-        self.dumped: Rows | None = None
         self.engine.captures.extend(begun.captures)
         self.engine.content.update(begun.content)
+        self.contents.past.extend(data for _, data in begun.captures)
         self.project, self.instances, self.target = begun.project, begun.instances, begun.target
-        self.sim.catalog.before = self._begins
+        self.sim.catalog.turns = self.trouble
+
+    def _end(self) -> None:
+        for sim in self.sims:
+            sim.rest()
+        sweeping.BATCH, removal.BATCH = _BATCHES
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def prepare(self) -> Prepared:
         """Some backups of two databases, and one in the middle deleted: without any trouble."""
         self.tape.calm = True
+        self.trouble = Trouble(self, Swarm(), None)
         with threads.under(self.scheduler):
             self._found()
             worker, user = self._process("worker"), self._process("users")
             self.scheduler.spawn(worker, worker.name, lambda: self._work(worker))
             self.scheduler.spawn(user, user.name, lambda: self._prepare(user))
             self.scheduler.run()
-            self.scheduler.watching = True
-            self.truth.at_rest(set())
+            with self._watching():
+                self.truth.at_rest()
             assert self.scheduler.failure is None, self.scheduler.failure
+            self.scheduler.watching = True
             self.scheduler.unwind()
-        self.sim.catalog.before = lambda _reads: None
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._end()
         return Prepared(
             self.sim.dump(), dict(self.truth.store.objects), self.engine.captures, self.engine.content, self.truth,
             self.project, self.instances, self.target,
@@ -226,7 +215,7 @@ class World:
             self.instances.append((self._register(name), f"plain://{name}"))
         self.engine.content["plain://target"] = {}
         self.target = self._register("target")
-        self.sim.catalog.before = self._begins
+        self.sim.catalog.turns = self.trouble
 
     def _prepare(self, process: Process) -> None:
         plan = random.Random(f"prepared {self.seed}")
@@ -244,54 +233,145 @@ class World:
         new = instances.NewInstance(name, "plain", f"plain://{name}")
         return instances.register(self.truth.checker.ctx, self.project, new, lambda conn, key: None)
 
-    def _live(self) -> None:
-        self._settle(early=self.ending in (2, 3))
-        if self.ending:
-            {1: self._rebuild, 2: self._rebuild, 3: self._restore_older}[self.ending]()
+    # ---- the course of a history -------------------------------------------------------------------------------------
 
-    def _settle(self, *, early: bool = False) -> None:
-        """Everybody acts, then nothing fails any more and all work is ended; `early`: the history breaks off before that."""
+    def _live(self) -> None:
+        self._start_everybody()
+        if self.ending < 2:
+            self._come_to_rest()
+        if self.ending == 0:
+            if self.tape.draw(3) == 2:
+                self._prove_rebuildable()
+            return
+        self.scheduler.run(self.scheduler.step + self.cut)
+        if self.ending == 3:
+            self._restore_older()
+        self._rebuild(beside=self.ending == 4)
+        self._come_to_rest()
+        if self.ending == 4:
+            told = self.sims[0].raw.execute("SELECT 1 FROM job WHERE error LIKE '%another catalog%' LIMIT 1").fetchone()
+            if told is not None:
+                self.meet("a worker of the catalog before learns that it was replaced")
+            self._prove_rebuildable()
+
+    def _start_everybody(self) -> None:
         for _ in range(2):
             self._start_worker()
             self._start_users()
+
+    def _come_to_rest(self) -> None:
+        """Everybody acts; then nothing fails any more, all work is ended, and all must be accounted for."""
         self.scheduler.run()
-        if early:
-            return
-        self._calm_down()
+        self.tell(None, "from here on nothing fails")
+        self.tape.calm = True
+        for process in self.processes:
+            process.paused_until = 0
         self.scheduler.run()
         with self._watching():
-            self.truth.at_rest(self.landed_late)
-        if self.scheduler.failure is not None:
-            raise self.scheduler.failure
+            self._ask_again()
+        self.scheduler.run()
+        with self._watching():
+            self.truth.at_rest()
+            self._check_reports()
+        self._raise_failure()
         self.tape.calm = False
 
-    def _rebuild(self) -> None:
-        """An operator makes the catalog anew from the store, in the place of the old one; who was paused goes on later."""
-        self._everybody_stops(spare_paused=self.tape.draw(2) == 1)
-        self._harm_a_manifest()
-        with self._watching():
-            self.sim.load({})
-            ctx = self._process("operator").ctx
-            with self.sim.catalog.write() as conn:
-                accounts.found(conn, self.ambient, "account", "another", "admin", None)
-            rebuild(ctx, lambda text: self.tell(None, f"rebuild: {text}"))
-            self.truth.rebuilt_catalog()
-            self._register_again()
-            for key, state in self.truth.states.items():
-                if state == "COMPLETED" and self.tape.draw(2):
-                    holding.hold(ctx, self.project, key, None, lambda conn: None)
-            booked = {name for (name,) in self.sim.raw.execute("SELECT name FROM object")}
-            self.landed_late.update(set(self.truth.store.names()) - booked)
+    def _ask_again(self) -> None:
+        """What failed for good, since the store refused it, is asked for again; then the store is looked through."""
+        process = self._process("users")
+        failed = self.sim.raw.execute("SELECT backup FROM deletion WHERE state = 'FAILED'").fetchall()
+        for (key,) in failed:
+            users.delete(self, process, key)
+        left = self.sim.raw.execute("SELECT 1 FROM object WHERE state = 'CONDEMNED' LIMIT 1").fetchone()
+        self._looked_through = left is not None or self.ending == 4
+        if self._looked_through:
+            reconciling.reconcile(process.ctx, self.project, lambda conn: None, outside=True)
+            verification.verify(process.ctx, self.project, lambda conn: None)
+
+    def _check_reports(self) -> None:
+        """A verification and a reconciliation at rest tell what is wrong, all of it and nothing else."""
+        if not self._looked_through:
+            return
+        reports = dict(self.sim.raw.execute("SELECT kind, result FROM job WHERE kind IN ('verify', 'reconcile') ORDER BY rowid"))
+        self.truth.check_reports(reports)
+
+    def _raise_failure(self) -> None:
         if self.scheduler.failure is not None:
             raise self.scheduler.failure
+
+    # ---- other catalogs ----------------------------------------------------------------------------------------------
+
+    def _rebuild(self, *, beside: bool) -> None:
+        """An operator makes the catalog anew from the store, in the place of the old one or in another database.
+
+        In its place a worker that was paused may have been forgotten and goes on with what is there when it wakes up; beside it
+        all workers of before go on with theirs, and some users.
+        """
+        spared = self.tape.draw(2) == 1
+        for process in self.processes:
+            process.belongs = process.kind == "checker"
+            process.beside = beside
+            if beside:
+                process.alive = process.alive and (process.kind == "worker" or spared)
+            else:
+                asleep = process.paused_until > self.scheduler.step and process.kind == "worker"
+                process.alive = process.alive and (process.kind == "checker" or (spared and asleep))
+        self._harm_a_manifest()
+        self.truth.between = True
+        if beside:
+            self.sim = _shared_catalog(1)
+            self.sim.catalog.turns = self.trouble
+            self.sims.append(self.sim)
+        self.calls_left = 0
+        self._start_operator()
+
+    def _start_operator(self) -> None:
+        process = self._process("operator")
+        process.spared = self._rebuilds >= REBUILDS
+        self._rebuilds += 1
+        self.scheduler.spawn(process, process.name, lambda: self._operate(process))
+
+    def _operate(self, process: Process) -> None:
+        """A rebuild; one that fails is begun anew, in an empty catalog."""
+        with self._watching():
+            self.sim.load({})
+            with self.sim.catalog.write() as conn:
+                accounts.found(conn, self.ambient, "account", "another", "admin", None)
+        self.tell(process, "rebuilds the catalog from the store")
+        try:
+            rebuild(process.ctx, lambda text: self.tell(process, f"rebuild: {text}"))
+        except (StoreError, OperationalError) as error:
+            self.tell(process, f"the rebuild fails: {error}")
+            self._begin_again()
+            return
+        self.meet("the catalog is rebuilt")
+        with self._watching():
+            self._take_over(process)
         self.calls_left = CALLS_AFTER
-        self._settle()
+        self._start_everybody()
+
+    def _begin_again(self) -> None:
+        self.meet("a rebuild dies or fails and begins anew")
+        self._start_operator()
+
+    def _take_over(self, process: Process) -> None:
+        """The rebuilt catalog is the one that counts."""
+        if self.truth.checker.sim is not self.sim:
+            self.truth.checker = self._process("checker")
+        self.truth.rebuilt_catalog()
+        self._register_again()
+        for key, state in self.truth.states.items():
+            if state == "COMPLETED" and self.tape.draw(2):
+                holding.hold(process.ctx, self.project, key, None, lambda conn: None)
+        booked = {name for (name,) in self.sim.raw.execute("SELECT name FROM object")}
+        self.landed_late.update(set(self.truth.store.names()) - booked)
 
     def _restore_older(self) -> None:
-        """The catalog is restored from an older dump, is used for a while, and then made anew from the store."""
+        """The catalog is restored from an older dump and is used for a while."""
         if self.dumped is None:
             return
-        self._everybody_stops(spare_paused=False)
+        for process in self.processes:
+            process.belongs = process.alive = process.kind == "checker"
         with self._watching():
             self.sim.load(self.dumped)
             self.truth.older_catalog()
@@ -301,24 +381,32 @@ class World:
             recognise(self._process("operator").ctx, word)
             self.truth.look()
         self.calls_left = CALLS_AFTER
-        for _ in range(2):
-            self._start_worker()
-            self._start_users()
+        self._start_everybody()
         self.scheduler.run()
-        self._rebuild()
+        if self.sim.raw.execute("SELECT 1 FROM lineage WHERE stopped IS NOT NULL").fetchone():
+            self.meet("an older catalog is noticed")
 
-    def _everybody_stops(self, *, spare_paused: bool) -> None:
-        """All processes are stopped; a paused one may be forgotten, and goes on with the new catalog."""
-        for process in self.processes:
-            process.belongs = False
-            if process.alive and process.name != "checker":
-                process.alive = spare_paused and process.paused_until > self.scheduler.step and process.name.startswith("worker")
+    def _prove_rebuildable(self) -> None:
+        """The store alone suffices: a catalog made from it now knows every backup that must restore and none that was deleted."""
+        with self._watching():
+            self.meet("a second rebuild from the same store")
+            self.sim = _shared_catalog(2)
+            self.sims.append(self.sim)
+            self.sim.load({})
+            self.truth.checker = self._process("checker")
+            with self.sim.catalog.write() as conn:
+                accounts.found(conn, self.ambient, "account", "another", "admin", None)
+            self.tell(None, "a catalog is made from the store once more")
+            rebuild(self.truth.checker.ctx, lambda text: self.tell(None, f"rebuild: {text}"))
+            self.truth.rebuilt_catalog()
+        self._raise_failure()
 
     def _harm_a_manifest(self) -> None:
         roots = sorted((need.root, key) for key, need in self.truth.needs.items() if key not in self.truth.spoilt)
         if roots and self.tape.draw(3) == 2:
             root, key = roots[self.tape.draw(len(roots))]
             self.tell(None, f"the manifest of {self.short(key)} rots")
+            self.meet("a rebuild meets a manifest that has rotted")
             self.truth.spoilt.add(key)
             self.truth.store.damage(root, len(self.truth.store.objects[root]) - 20)
 
@@ -332,25 +420,20 @@ class World:
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        self.scheduler.watching = True
+        before, self.scheduler.watching = self.scheduler.watching, True
         try:
             yield
         finally:
-            self.scheduler.watching = False
-
-    def _calm_down(self) -> None:
-        """Nothing fails any more; who is not dead goes on."""
-        self.tell(None, "from here on nothing fails")
-        self.tape.calm = True
-        for process in self.processes:
-            process.paused_until = 0
+            self.scheduler.watching = before
 
     # ---- processes ---------------------------------------------------------------------------------------------------
 
     def _process(self, kind: str) -> Process:
         self._count += 1
-        name = kind if kind == "checker" else f"{kind} {self._count}"
-        process = Process(name, self.sim, self.truth.store, self._plan, self.engine, self.ambient, self.scratch)
+        process = Process(
+            f"{kind} {self._count}", self.sim, self.truth.store, lambda owner, effect: self.trouble.plan(owner, effect),
+            self.engine, self.ambient, self.scratch,
+        )  # fmt: skip
         self.processes.append(process)
         return process
 
@@ -362,9 +445,16 @@ class World:
         process = self._process("users")
         self.scheduler.spawn(process, process.name, lambda: self._use(process))
 
+    def replace(self, process: Process) -> None:
+        """Another process takes the place of one that died, if its catalog is still the one that counts."""
+        if process.kind == "operator":
+            self._begin_again()
+        elif process.belongs:
+            (self._start_worker if process.kind == "worker" else self._start_users)()
+
     def _work(self, process: Process) -> None:
         while True:
-            self.scheduler.wait(self._due)
+            self.scheduler.wait(lambda: process.sim.due(self.ambient.now()))
             try:
                 job = process.worker.claim()
             except OperationalError:
@@ -372,19 +462,17 @@ class World:
             if job is None:
                 continue
             self.tell(process, f"runs {job.claim.kind} {self.short(job.id)} for the {job.epoch}. time")
+            if self.truth.rebuilt and not process.belongs and not process.beside:
+                self.meet("a paused worker goes on with the rebuilt catalog")
+            if job.epoch > 1:
+                self.meet("a take-over by another worker")
             try:
                 lost = not process.worker.run_claimed(job)
             except OperationalError:
                 lost = True
+            if lost:
+                self.meet("a worker learns that it lost its job")
             self.tell(process, f"has lost {self.short(job.id)}" if lost else f"has ended its run of {self.short(job.id)}")
-            if job.claim.kind in ("delete", "remove"):
-                self._read_what_is_left()
-
-    def _read_what_is_left(self) -> None:
-        self.scheduler.watching = True
-        self.truth.look()
-        self.truth.read_touched()
-        self.scheduler.watching = False
 
     def _use(self, process: Process) -> None:
         while self.calls_left > 0:
@@ -404,178 +492,72 @@ class World:
             process.paused_until = self.scheduler.step + (15, 40)[patience - 1]
             self.scheduler.wait(lambda: True)
 
-    # ---- boundaries --------------------------------------------------------------------------------------------------
+    # ---- what happens ------------------------------------------------------------------------------------------------
 
-    def _between(self, process: Process) -> None:
-        """Others may come first; then the process may die or sleep."""
-        scheduler = self.scheduler
-        scheduler.boundary()
-        if scheduler.watching or scheduler.current is None or self.tape.calm:
-            return
-        swarm = self.swarm
-        if not self.tape.rarely(swarm.death + swarm.pause + swarm.late + swarm.jump + swarm.rot + DUMPS):
-            return
-        what = self.tape.weighted((1e-9, swarm.death, swarm.pause, swarm.late, swarm.jump, swarm.rot, DUMPS))
-        if what == 1:
-            self._die(process)
-        elif what == 2:
-            self._sleep(process)
-        elif what == 3:
-            self._deliver_late()
-        elif what == 4:
-            seconds = (-1000.0, 1000.0)[self.tape.draw(2)]
-            self.tell(None, f"the clock jumps by {seconds:.0f} seconds")
-            self.ambient.jump(seconds)
-        elif what == 5:
-            self._rot()
-        elif what == 6 and not self.truth.older:
+    def rot(self) -> None:
+        """A chunk rots; a verification has found it and says so in the catalog, or nobody knows."""
+        with self._watching():
+            self.truth.look()
+            sound = [key for key in self.truth.needs if key not in self.truth.spoilt]
+            if not sound or self.truth.older or self.truth.between:
+                return
+            known = self.tape.draw(2) == 0
+            pack, number = self.truth.rot(sound[-1 - self.tape.draw(len(sound))], self.tape.draw(1000), known=known)
+            self.meet("a chunk rots and is known" if known else "a chunk rots and nobody knows")
+            self.tell(None, f"chunk {number} of pack {pack} rots and {'is found out' if known else 'nobody knows'}")
+
+    def take_dump(self) -> None:
+        """Somebody dumps the catalog."""
+        if not self.truth.older:
             self.tell(None, "a dump of the catalog is taken")
             self.dumped = self.sim.dump()
 
-    def _rot(self) -> None:
-        """A chunk rots, and a verification finds it and says so in the catalog."""
-        sound = [key for key in self.truth.needs if key not in self.truth.spoilt]
-        if not sound or self.truth.older:
-            return
-        with self._watching():
-            self.truth.look()
-            found = self.truth.rot(sound[-1 - self.tape.draw(len(sound))], self.tape.draw(1000))
-            if found is not None:
-                pack, number = found
-                self.tell(None, f"chunk {number} of pack {pack} rots and is found out")
-
-    def _die(self, process: Process) -> None:
-        self.tell(process, "dies")
-        process.alive = False
-        if process.belongs:
-            if process.name.startswith("worker"):
-                self._start_worker()
-            else:
-                self._start_users()
-        self.scheduler.wait(lambda: False)
-
-    def _sleep(self, process: Process) -> None:
-        steps = (20, 60, 150)[self.tape.draw(3)]
-        self.tell(process, f"is paused for {steps} steps; its leases run out")
-        process.paused_until = self.scheduler.step + steps
-        self.ambient.passes(TTL + 1)
-        self.scheduler.wait(lambda: True)
-
-    def _deliver_late(self) -> None:
-        sent = [(process, number) for process in self.processes for number in range(len(process.store.sent))]
-        if not sent:
-            return
-        process, number = sent[len(sent) - 1 - self.tape.draw(len(sent))]
-        if process.store.deliver_late(number):
-            name = process.store.sent[number]
-            self.tell(None, f"a put of {process.name} lands late: {self.pretty(name)}")
+    def lands_late(self, process: Process, name: str) -> None:
+        """A put has landed long after it was sent, maybe once more: a row says so, or nobody awaits it any longer."""
+        self.tell(None, f"a put of {process.name} lands late: {self.pretty(name)}")
+        self.meet("a put lands late")
+        if name in self.truth.went:
+            self.meet("a put lands after its object was removed")
+        over = name in self.answered or not process.belongs or self.truth.older
+        if over or self.truth.row_of(name) is None:
             self.landed_late.add(name)
+        if not over and self.truth.row_of(name) is None:
+            self.broken(f"{name} lands late and no row says that it may")
 
-    def _plan(self, process: Process, effect: Effect) -> Fault | None:
-        """What the store does to a call; see strongroom.storage.faults."""
-        scheduler = self.scheduler
-        if scheduler.over:
-            raise Died
-        if scheduler.watching or scheduler.current is None:
-            return None
-        if effect.phase == "after":
-            if not self.tape.calm and self.tape.rarely(self.swarm.lost_reply):
-                self.tell(process, f"{effect.kind}: the reply is lost")
-                return Fail()
-            return None
-        self._between(process)
-        self.tell(process, self._told(effect))
-        if self.tape.calm or not self.tape.rarely(self.swarm.refusal):
-            return None
-        return self._fault(process, effect)
+    def _engine(self, what: str) -> str | None:
+        return self.trouble.engine(what)
 
-    def _fault(self, process: Process, effect: Effect) -> Fault:
-        faults: list[Fault] = [Fail()]
-        if effect.kind == "put_new":
-            faults += [Delay(), Fail(StoreFull("the store has no room left"))]
-        elif effect.kind == "list" and not self.truth.older:  # what an older catalog is known by
-            faults += [Empty(), Stale(1 + self.tape.draw(8))]
-        elif effect.kind == "delete_many":
-            faults += [Partly(self.tape.draw(len(effect.names) + 1))]
-        fault = faults[self.tape.draw(len(faults))]
-        self.tell(process, f"{effect.kind} goes wrong: {type(fault).__name__}")
-        return fault
-
-    def _begins(self, reads: bool) -> None:
-        """Before a transaction begins."""
-        scheduler = self.scheduler
-        if scheduler.over and not scheduler.watching:
-            raise Died
-        if scheduler.watching or scheduler.current is None:
-            if scheduler.over:
-                raise Died
-            return
-        process = scheduler.current.owner
-        assert isinstance(process, Process)
-        self._between(process)
-        if not self.tape.calm and self.tape.rarely(self.swarm.catalog):
-            self.tell(process, "the catalog's disk is full")
-            raise _disk_full()
-        if not reads:
-            self.tell(process, "decides")
-
-    def _engine_between(self, what: str) -> str | None:
-        scheduler = self.scheduler
-        if scheduler.current is None:
-            return None
-        process = scheduler.current.owner
-        assert isinstance(process, Process)
-        self._between(process)
-        self.tell(process, what)
-        if not self.tape.calm and self.tape.rarely(self.swarm.rot):
-            self._rot()
-        if not self.tape.calm and self.tape.rarely(self.swarm.engine):
-            return "the engine went away"
-        return None
+    def acting(self) -> Process | None:
+        """The process whose task runs."""
+        current = self.scheduler.current
+        return current.owner if current is not None and isinstance(current.owner, Process) else None
 
     def _stepped(self) -> None:
         self.ambient.passes(0.05)
-        self.scheduler.watching = True
-        self.truth.look()
-        self.scheduler.watching = False
+        with self._watching():
+            self.truth.look()
         if self.scheduler.step > MOST_STEPS:
             raise Violation("a job is stuck")
-
-    def _due(self) -> bool:
-        """Whether a job could be claimed; remembered until something is committed or time passes."""
-        commits, now = self.sim.commits, self.ambient.now()
-        if self._due_at[:2] != (commits, now):
-            row = self.sim.raw.execute(
-                "SELECT 1 FROM job j WHERE (state = 'RUNNING' AND lease_until < ?) OR (state = 'QUEUED' AND run_after <= ?"
-                " AND NOT EXISTS (SELECT 1 FROM job o WHERE o.serial = j.serial AND o.state = 'RUNNING')) LIMIT 1",
-                (now, now),
-            ).fetchone()
-            self._due_at = commits, now, row is not None
-        return self._due_at[2]
 
     def _idle(self) -> bool:
         """Nobody can go on: time passes to where a job is due. False if there is none."""
         now = self.ambient.now()
-        soonest, active = self.sim.raw.execute(
-            "SELECT min(at) FILTER (WHERE at > ?), count(*) FROM (SELECT CASE state WHEN 'QUEUED' THEN run_after"
-            " ELSE lease_until END AS at FROM job WHERE state IN ('QUEUED', 'RUNNING'))",
-            (now,),
-        ).fetchone()
-        if not active:
+        worked_on = {process.sim for process in self.processes if process.alive and process.kind == "worker"}
+        times = [soonest for sim in worked_on if (soonest := sim.soonest(now)) is not None]
+        if not times:
             return False
         self.scheduler.step += 1
         if self.scheduler.step > MOST_STEPS:
             raise Violation("a job is stuck")
-        self.ambient.passes((now + 1.0 if soonest is None else soonest) - now + 0.01)
+        self.ambient.passes(min(times) - now + 0.01)
         return True
 
-    def _landed(self, name: str) -> None:
-        """What a process of before still puts after the catalog was replaced belongs to nobody."""
-        current = self.scheduler.current
-        if current is not None and isinstance(current.owner, Process) and not current.owner.belongs:
-            self.landed_late.add(name)
-
     # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def meet(self, situation: str) -> None:
+        """Something happened that a history should meet now and then."""
+        assert situation in SITUATIONS, situation
+        self.met[situation] += 1
 
     def broken(self, text: str) -> None:
         """A promise was broken: the history ends at this step."""
@@ -595,9 +577,11 @@ class World:
         """An object's name with short ids."""
         return "/".join(self.short(part) if len(part) >= 32 else part for part in name.split("/"))
 
-    def _told(self, effect: Effect) -> str:
-        named = [self.pretty(name) for name in effect.names[:4]]
-        return f"{effect.kind} {', '.join(named)}{' …' if len(effect.names) > 4 else ''}"
+
+def prepare() -> None:
+    """Makes the worlds that histories begin with: by the code as it is now."""
+    for variant in range(VARIANTS):
+        _prepared(variant)
 
 
 @cache
@@ -605,14 +589,23 @@ def _prepared(variant: int) -> Prepared:
     return World(-1 - variant).prepare()
 
 
-def _disk_full() -> OperationalError:
-    error: Any = sqlite3.OperationalError("database or disk is full")
-    error.sqlite_errorname = "SQLITE_FULL"
-    return OperationalError("BEGIN", None, error)
-
-
 def _memory_folder() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class _Defects(logging.Handler):
+    """What the jobs log as a defect is one: the run that it ended would be tried again and hide it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        process = self._world.acting()
+        replaced = process is not None and not process.belongs  # nothing is as it was under a catalog that was emptied
+        if not replaced and not isinstance(error, (OperationalError, StoreError, Died)):
+            self._world.broken(f"{record.getMessage()}: {type(error).__name__}: {error}")
 
 
 def simulate(seed: int, given: Sequence[int] | None = None, flavour: Mapping[str, Any] | None = None) -> Outcome:
@@ -620,13 +613,18 @@ def simulate(seed: int, given: Sequence[int] | None = None, flavour: Mapping[str
 
     `flavour` gives values to what is drawn at the beginning otherwise: attributes of World, and of Swarm as "swarm.…".
     """
-    log = logging.getLogger("strongroom")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
+    world = World(seed, given, flavour)
+    log, defects = logging.getLogger("strongroom"), _Defects(world)
+    before = log.level, log.propagate
+    log.setLevel(logging.ERROR)
+    log.propagate = False
+    log.addHandler(defects)
     try:
-        return World(seed, given, flavour).run()
+        return world.run()
     finally:
-        log.setLevel(before)
+        log.removeHandler(defects)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
-__all__ = ["Outcome", "Rows", "World", "simulate"]
+__all__ = ["Outcome", "Rows", "World", "prepare", "simulate"]

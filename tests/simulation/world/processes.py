@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import sqlalchemy as sa
 
@@ -14,8 +14,10 @@ from simulation.world.surroundings import Databases, Seeded
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, Guard, open_catalog
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
@@ -36,30 +38,58 @@ OPTIONS = Options(chunk_average=256, pack_target=1500)
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
+class Turns(Protocol):
+    """Is told of the catalog's transactions, and may raise what a database would."""
+
+    def begins(self, reads: bool) -> None:
+        """One is about to begin, with nothing of it begun."""
+
+    def committing(self) -> None:
+        """All of it was done but the commit: what is raised here undoes it."""
+
+    def committed(self) -> None:
+        """It is committed: what is raised here loses the answer."""
+
+
+class _Quiet:
+    def begins(self, reads: bool) -> None:
+        """Nothing."""
+
+    def committing(self) -> None:
+        """Nothing."""
+
+    def committed(self) -> None:
+        """Nothing."""
+
+
 class _BoundedCatalog(Catalog):
-    """The shipped catalog; `before` is called where a transaction is about to begin, with nothing of it begun."""
+    """The shipped catalog; `turns` is told of each transaction."""
 
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine)
-        self.before: Callable[[bool], None] = lambda _reads: None
+        self.turns: Turns = _Quiet()
         self.commits = 0
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        self.before(True)
+        self.turns.begins(True)
         with super().read() as conn:
             yield conn
 
     @contextmanager
     def write(self, guard: Guard | None = None) -> Iterator[sa.Connection]:
-        self.before(False)
+        self.turns.begins(False)
         with super().write(guard) as conn:
             yield conn
+            self.turns.committing()
         self.commits += 1
+        self.turns.committed()
 
 
 class SimCatalog:
     """A catalog in memory on one connection: no task changes within a transaction. Made once, emptied for each history."""
+
+    made: ClassVar[list[SimCatalog]] = []
 
     def __init__(self) -> None:
         self.catalog = _BoundedCatalog(open_catalog("sqlite://").engine)
@@ -67,6 +97,8 @@ class SimCatalog:
         lent = self.catalog.engine.raw_connection()
         self.raw: sqlite3.Connection = lent.driver_connection  # type: ignore[assignment]
         lent.close()
+        self._due_at: tuple[int, float, bool] = (-1, 0.0, False)
+        self.made.append(self)
 
     @property
     def commits(self) -> int:
@@ -89,6 +121,30 @@ class SimCatalog:
         self.raw.execute("COMMIT")
         self.catalog.commits += 1
 
+    def due(self, now: float) -> bool:
+        """Whether a job could be claimed; remembered until something is committed or time passes."""
+        if self._due_at[:2] != (self.commits, now):
+            row = self.raw.execute(
+                "SELECT 1 FROM job j WHERE (state = 'RUNNING' AND lease_until < ?) OR (state = 'QUEUED' AND run_after <= ?"
+                " AND NOT EXISTS (SELECT 1 FROM job o WHERE o.serial = j.serial AND o.state = 'RUNNING')) LIMIT 1",
+                (now, now),
+            ).fetchone()
+            self._due_at = self.commits, now, row is not None
+        return self._due_at[2]
+
+    def soonest(self, now: float) -> float | None:
+        """When the next job may become due; None: there is none at all."""
+        soonest, active = self.raw.execute(
+            "SELECT min(at) FILTER (WHERE at > ?), count(*) FROM (SELECT CASE state WHEN 'QUEUED' THEN run_after"
+            " ELSE lease_until END AS at FROM job WHERE state IN ('QUEUED', 'RUNNING'))",
+            (now,),
+        ).fetchone()
+        return None if not active else now + 1.0 if soonest is None else float(soonest)
+
+    def rest(self) -> None:
+        """A history is over: nobody is told anything any more."""
+        self.catalog.turns = _Quiet()
+
 
 class Process:
     """One process of the service on a catalog: `ctx` for users' calls, `worker` for jobs. It dies by `alive` alone."""
@@ -105,7 +161,10 @@ class Process:
     ) -> None:
         self.name, self.alive, self.paused_until = name, True, 0
         self.sim = sim
-        self.belongs = True  # False once the catalog was replaced under it
+        self.belongs = True  # False once the catalog was replaced under it, or beside it
+        self.beside = False  # True once another catalog was made beside its own
+        self.spared = False  # meets no trouble
+        self.slips = 0  # batches that it removed after its catalog was replaced
         self.store = FaultyStore(inner, lambda effect: plan(self, effect))
         jobs = LeasedJobs(sim.catalog, ambient, AmbientClock(ambient))
         folder = scratch / name.replace(" ", "-")
@@ -115,6 +174,11 @@ class Process:
         )
         handlers: dict[str, Handler] = {
             "backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "delete": DeleteJob(self.ctx),
-            "remove": RemoveJob(self.ctx),
+            "remove": RemoveJob(self.ctx), "verify": VerifyJob(self.ctx), "reconcile": ReconcileJob(self.ctx),
         }  # fmt: skip
         self.worker = StepwiseWorker(jobs, handlers, ["default"], owner=name, ttl=TTL)
+
+    @property
+    def kind(self) -> str:
+        """What it does: worker, users, operator, checker."""
+        return self.name.split(" ")[0]

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from simulation.world.baton import Violation
 from strongroom.engines.base import CaptureSink, Control, EngineUnreachable, Probe, RestoreSource, Summary, Target
 
 
@@ -53,17 +52,17 @@ class _Captures(Control, Protocol):
 class Databases:
     """An `Engine`. Each capture is kept under its number, which the backup's facts carry: what it must restore to.
 
-    `between` is called where other processes may come first; what it answers, if anything, is how the engine breaks.
+    `between` is called where other processes may come first; what it answers, if anything, is how the engine breaks. `broken` is
+    told of a restore that reads something else than was captured, `restored` of one that is done.
     """
 
     name = "plain"
     id_suffix = "99"
 
-    def __init__(self, between: Callable[[str], str | None]) -> None:
+    def __init__(self, between: Callable[[str], str | None], broken: Callable[[str], None], restored: Callable[[], None]) -> None:
         self.content: dict[str, dict[str, bytes]] = {}
         self.captures: list[tuple[str, dict[str, bytes]]] = []  # (backup, what the database held)
-        self.restores = 0
-        self._between = between
+        self._between, self._broken, self._restored = between, broken, restored
 
     def probe(self, target: Target) -> Probe:
         if target.address not in self.content:
@@ -89,10 +88,12 @@ class Databases:
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
         backup, wanted = self.captures[facts["capture"]]
         if found != wanted or control.args["backup"] != backup:  # type: ignore[attr-defined]
-            raise Violation(f"a restore of backup {backup} read something else than what was captured")
+            self._broken(f"a restore of backup {backup} read something else than what was captured")
         control.check()
-        self._between(f"writes {target.address}")
-        self.restores += 1
+        broken = self._between(f"writes {target.address}")
+        if broken is not None:
+            raise EngineUnreachable(broken)
+        self._restored()
         return Summary(len(found), sum(len(v) for v in found.values()))
 
     def recover(self, target: Target) -> None:
@@ -104,13 +105,18 @@ class Contents:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(f"contents {seed}")
+        self.past: list[dict[str, bytes]] = []
 
     def first(self) -> dict[str, bytes]:
         """Some entries."""
         return {f"e{number}": self._random.randbytes(self._random.choice((700, 1500, 3200))) for number in range(3)}
 
     def next(self, data: Mapping[str, bytes], kind: int) -> dict[str, bytes]:
-        """What follows `data`: 0 the same, 1 edited in one place, 2 an entry new, 3 an entry gone, 4 all anew, 5 1 and 2."""
+        """What follows `data`: 0 the same, 1 edited in one place, 2 an entry new, 3 an entry gone, 4 all anew, 5 1 and 2, 6 what
+        was captured some time ago."""
+        self.past.append(dict(data))
+        if kind == 6:
+            return dict(self.past[self._random.randrange(len(self.past))])
         out = dict(data)
         if kind in (1, 5) and out:
             name = self._random.choice(sorted(out))

@@ -7,15 +7,17 @@ completes, when a job that removed something in its lineage ends, and at rest.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyroaring import BitMap
 
 from simulation.world.baton import Violation
+from simulation.world.ledger import Ledger
 from simulation.world.processes import Process
 from simulation.world.surroundings import Databases
 from strongroom.backups.locating import CatalogLocator, read_manifest
@@ -27,6 +29,7 @@ from strongroom.repository.manifest import Manifest
 from strongroom.repository.pack import read_index
 from strongroom.repository.reader import BackupReader
 from strongroom.repository.records import Named
+from strongroom.storage._bytes import span
 from strongroom.storage.base import StoreError
 from strongroom.storage.memory import MemoryStore
 from support.accounts import HOLDINGS, check_books
@@ -37,18 +40,38 @@ FAIR_FAILURES = re.compile(
 )
 """Why a build may fail here. Anything else is a defect that showed as a failed backup."""
 
+_STORE = r"the store failed: |its worker was lost|.*did not answer in time|the database was away|OperationalError"
+FAIR_ENDS = {
+    "restore": re.compile(rf"{_STORE}|the engine went away|.*is not registered any more|.*access denied"),
+    "delete": re.compile(r"access denied"),
+    "remove": re.compile(r"access denied"),
+    "verify": re.compile(_STORE),
+    "reconcile": re.compile(_STORE),
+}
+"""The same of other jobs, by kind."""
+
+
+_ROOTS = """
+SELECT p.backup, o.name, l.sealed_keys FROM part p JOIN object o ON o.id = p.root JOIN lineage l ON l.id = p.lineage
+WHERE o.state = 'STORED'
+"""
+_HOLDINGS = """
+SELECT h.lineage, h.pack, h.*, o.name FROM holding h JOIN object o ON o.id = h.object WHERE o.state = 'STORED'
+ORDER BY h.lineage, h.pack, h.object
+"""
+
 
 class WatchedStore(MemoryStore):
     """The true store, which tells what happens in it."""
 
-    def __init__(self, removing: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, removing: Callable[[Sequence[str]], None], landed: Callable[[str], None]) -> None:
         super().__init__()
-        self.landed: Callable[[str], None] = lambda _name: None
-        self._removing = removing
+        self._removing, self._landed = removing, landed
+        self.sound: dict[str, bytes] = {}  # of objects that have rotten bytes: as they were
 
     def put_new(self, name: str, data: bytes | memoryview | Sequence[bytes | memoryview]) -> int:
         size = super().put_new(name, data)
-        self.landed(name)
+        self._landed(name)
         return size
 
     def delete_many(self, names: Sequence[str]) -> None:
@@ -64,11 +87,31 @@ class WatchedStore(MemoryStore):
         """Every object there is."""
         return self._objects.keys()
 
+    def size(self) -> int:
+        """Bytes of everything there is."""
+        return sum(map(len, self._objects.values()))
+
     def damage(self, name: str, at: int) -> None:
         """One of the object's bytes rots."""
+        self.sound.setdefault(name, self._objects[name])
         content = bytearray(self._objects[name])
         content[at] ^= 0x55
         self._objects[name] = bytes(content)
+
+
+class _Sound(MemoryStore):
+    """The store as it would be if nothing had rotted: rot takes the bytes from a backup, never its place."""
+
+    def __init__(self, store: WatchedStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        content = self._store.sound.get(name) if name in self._store.objects else None
+        if content is None:
+            return self._store.get(name, start, length)
+        first, end = span(len(content), start, length)
+        return content[first:end]
 
 
 @dataclass(slots=True)
@@ -76,6 +119,7 @@ class Needs:
     """What a completed backup consists of."""
 
     lineage: str
+    seq: int
     root: str  # name of its manifest
     packs: dict[int, BitMap]
 
@@ -97,48 +141,63 @@ class _ByStore:
 
 @dataclass
 class Truth:
-    """Follows one catalog and one store; `broken` is told what is wrong."""
+    """Follows one catalog and one store; `broken` is told what is wrong, `meet` what happens, `acting` says whose doing it is."""
 
     engine: Databases
     broken: Callable[[str], None]
+    meet: Callable[[str], None]
+    acting: Callable[[], Process | None]
+    landed_late: set[str]  # objects that need no row: their puts came when nobody awaited them any longer
     store: WatchedStore = field(init=False)
     checker: Process = field(init=False)
     states: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)  # backups whose deletion a user asked for
     needs: dict[str, Needs] = field(default_factory=dict)  # of backups that must restore
+    places: dict[str, object] = field(default_factory=dict)  # where the catalog said that they lie when they were read last
     condemned: set[str] = field(default_factory=set)  # names that a committed decision gave to a removal
-    removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # removal → bytes that really went
-    went: set[str] = field(default_factory=set)  # names that went once: what a late put brings back counts no more
+    condemned_before: set[str] = field(default_factory=set)  # the same of catalogs that were replaced
+    aside: set[str] = field(default_factory=set)  # unknown names that an operator wants moved aside
+    overmarked: set[tuple[str, int | None]] = field(default_factory=set)  # (lineage, seq) of marks that such a worker put
+    slipped: set[str] = field(default_factory=set)  # names that a worker of a catalog before removed after it was replaced
+    ledger: Ledger = field(default_factory=Ledger)
+    went: set[str] = field(default_factory=set)  # names that were removed
     keys: dict[str, LineageKeys] = field(default_factory=dict)
     contents: dict[str, dict[int, BitMap]] = field(default_factory=dict)
-    touched: set[str] = field(default_factory=set)  # lineages that lost objects since they were read back
     spoilt: set[str] = field(default_factory=set)  # backups with rotten bytes: they need not read, and keep what they need
     rotten: list[tuple[int, int]] = field(default_factory=list)  # (pack, number)
+    known_rotten: list[tuple[int, int]] = field(default_factory=list)  # those that a verification has told of
     buried: set[str] = field(default_factory=set)  # backups that must never come back
     seen: int = -1
     read_backs: int = 0
     older: bool = False  # the catalog is older than the store: what it forgot is not its fault
     rebuilt: bool = False  # lifespans are hulls from here on
+    between: bool = False  # the catalog is being replaced: what its rows say counts when that has ended
+    taken_over: bool = False  # a rebuilt catalog has said in the store that it owns it
+    store_was_full: bool = False  # then packs go before their backup's grave
+    orderly: bool = True  # what goes before what is checked, not only what comes of it
 
     def __post_init__(self) -> None:
-        self.store = WatchedStore(self.removing)
+        self.store = WatchedStore(self.removing, self.landed)
+        self._sound = _Sound(self.store)
+        self._recovering = False
 
     def continue_from(self, other: Truth, objects: Mapping[str, bytes]) -> None:
         """Begins with what another world knew at rest."""
         self.store.objects.update(objects)
         self.states, self.needs = dict(other.states), dict(other.needs)
+        self.places = dict(other.places)
         self.asked, self.condemned = set(other.asked), set(other.condemned)
+        self.buried = set(other.buried)
         self.keys, self.contents = dict(other.keys), dict(other.contents)
-        self.removed = defaultdict(int, other.removed)
         self.seen = self.checker.sim.commits
 
     # ---- after commits -----------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """After a step: if anything was committed, the catalog's rows."""
+        """After a step: if anything was committed, the catalog's rows; and whatever lies elsewhere now is read back."""
         sim = self.checker.sim
-        if sim.commits == self.seen:
+        if sim.commits == self.seen or self.between:
             return
         self.seen = sim.commits
         rows = sim.raw.execute("SELECT id, state, held, fail_reason FROM backup").fetchall()
@@ -151,10 +210,16 @@ class Truth:
                 self.held.discard(key)
             else:
                 self.held.add(key)
-        self.condemned.update(name for (name,) in sim.raw.execute("SELECT name FROM object WHERE state IN ('CONDEMNED', 'LATE')"))
+        for name, late in sim.raw.execute("SELECT name, late FROM object WHERE state IN ('CONDEMNED', 'LATE')"):
+            if late and name not in self.condemned and "/rewrite/" in name:
+                self.meet("rewriting gives up what it planned")
+            self.condemned.add(name)
+        if not self.older:
+            self._read_moved()
 
     def _moved(self, key: str, before: str | None, state: str, reason: str | None) -> None:
         if state == "COMPLETED" and before != "COMPLETED":
+            self.meet("a backup is completed")
             if key in self.buried:
                 self.broken(f"backup {key} was deleted and is COMPLETED")
             self.learn(key)
@@ -163,27 +228,50 @@ class Truth:
                 self.broken(f"backup {key} is being deleted and nobody asked for it")
             if key in self.held:
                 self.broken(f"backup {key} is being deleted although it was held")
+            self._check_unread(key)
+            self._tell_apart(key, before)
             self.needs.pop(key, None)
         elif state == "DELETED":
             self._check_receipt(key)
-        elif state == "FAILED" and before == "BUILDING" and not self._fair(reason or ""):
-            self.broken(f"the build {key} failed for a reason that there should not be: {reason}")
+        elif state == "FAILED" and before == "BUILDING":
+            self.meet("a build is stopped by a user" if (reason or "").startswith("stopped") else "a build fails")
+            if not self._fair(reason or ""):
+                self.broken(f"the build {key} failed for a reason that there should not be: {reason}")
         elif before == "COMPLETED" and state != "COMPLETED":
             self.broken(f"backup {key} went from COMPLETED to {state}")
 
+    def _check_unread(self, key: str) -> None:
+        reading = "SELECT id FROM job WHERE kind = 'restore' AND backup = ? AND state IN ('QUEUED', 'RUNNING')"
+        row = self.checker.sim.raw.execute(reading, (key,)).fetchone()
+        if row is not None and not self.older:
+            self.broken(f"backup {key} is being deleted although job {row[0]} restores it")
+
+    def _tell_apart(self, key: str, before: str | None) -> None:
+        """What sort of deletion this is."""
+        if before == "FAILED":
+            self.meet("a failed backup is deleted")
+        raw = self.checker.sim.raw
+        gaps = raw.execute("SELECT lineage, seq, before, after FROM decision WHERE cause = 'DELETE' AND backup = ?", (key,))
+        for lineage, seq, earlier, later in gaps.fetchall():
+            if later is None:
+                self.meet("a head is deleted" if earlier else "the last backup of a lineage is deleted")
+            child = raw.execute("SELECT 1 FROM part WHERE lineage = ? AND parent = ? AND state = 'BUILDING'", (lineage, seq))
+            if child.fetchone() is not None:
+                self.meet("a parent is deleted while its child is being built")
+
     def _fair(self, reason: str) -> bool:
-        if (self.older and "older than the store" in reason) or (self.spoilt and re.search("damaged|suspect", reason)):
+        if (self.older and "older than the store" in reason) or (self.rotten and re.search("damaged|suspect", reason)):
             return True
         return FAIR_FAILURES.match(reason) is not None
 
     def _check_receipt(self, key: str) -> None:
         row = self.checker.sim.raw.execute(
             "SELECT promised_freed, freed, promised_waiting, waiting, promised_objects, removed_objects, owned, rewrite_written,"
-            " rewrite_dropped, thorough FROM deletion WHERE backup = ?",
+            " rewrite_dropped, put_bytes, thorough, promised_rewrite FROM deletion WHERE backup = ?",
             (key,),
         ).fetchone()
         self.buried.add(key)
-        if self.older:
+        if self.older or (self.rebuilt and self.slipped):
             return
         if row is None:
             self.broken(f"backup {key} is DELETED without a receipt")
@@ -191,11 +279,12 @@ class Truth:
         for what, promised, done in (("freed", *row[0:2]), ("waiting", *row[2:4]), ("objects", *row[4:6])):
             if promised != done:
                 self.broken(f"the delete of {key} promised {promised} ({what}) and reports {done}")
-        went = self.removed[f"delete:{key}"]
-        if went != row[1]:
-            self.broken(f"the delete of {key} reports {row[1]} bytes freed, {went} went")
-        if row[7] > row[6] and not row[9]:
+        if not self.overmarked:
+            self._check_change(key, freed=row[1], reclaimed=row[8] - row[7], put=row[9])
+        if row[7] > row[6] and not row[10]:
             self.broken(f"the delete of {key} rewrote {row[7]} bytes and its backup owned {row[6]}")
+        if row[8]:
+            self.meet("rewriting replaces objects")
         left = self.checker.sim.raw.execute(
             "SELECT name FROM object WHERE removal IN (?, ?) AND state IN ('CONDEMNED', 'PLANNED')",
             (f"delete:{key}", f"rewrite:{key}"),
@@ -203,28 +292,100 @@ class Truth:
         if left:
             self.broken(f"backup {key} is DELETED and {len(left)} of its objects are not gone, first {left[0][0]}")
 
+    def _check_change(self, key: str, freed: int, reclaimed: int, put: int) -> None:
+        """The store's change over the job is what the receipt says."""
+        if freed != self.ledger.freed(key):
+            self.broken(f"the delete of {key} reports {freed} bytes freed, {self.ledger.freed(key)} went")
+        change = self.ledger.change(key)
+        for name in self.ledger.put_by(key):
+            row = self.row_of(name)
+            if row is not None and row[0] == "CONDEMNED" and not row[2]:
+                change += len(self.store.objects[name])
+        if change != freed + reclaimed - put:
+            self.broken(
+                f"the delete of {key} reports {freed} bytes freed, {reclaimed} reclaimed and {put} put, and the store has"
+                f" {change} less"
+            )
+
     # ---- the store ---------------------------------------------------------------------------------------------------
+
+    def row_of(self, name: str) -> tuple[str, str | None, int] | None:
+        """What the catalog says of an object: (state, removal, bytes)."""
+        found: tuple[str, str | None, int] | None = self.checker.sim.raw.execute(
+            "SELECT state, removal, bytes FROM object WHERE name = ?", (name,)
+        ).fetchone()
+        return found
+
+    def landed(self, name: str) -> None:
+        """An object has come into being."""
+        process, row = self.acting(), self.row_of(name)
+        if process is not None and process.kind == "operator" and name.startswith("owner/"):
+            self.taken_over = True
+        elif process is not None and not process.belongs and (process.beside or row is None):
+            self.landed_late.add(name)
+            if self.taken_over:
+                self._check_mark(process, name)
+        elif row is not None:
+            self.ledger.landed(name, len(self.store.objects[name]), row[0], row[1])
+
+    def _check_mark(self, process: Process, name: str) -> None:
+        """A worker of the catalog before may end the one mark that it was about to put when its catalog was replaced."""
+        parsed = names.parse(name)
+        if parsed is None or parsed.kind not in ("grave", "closed"):
+            return
+        self._slips(process, f"goes on putting marks: {name}")
+        self.overmarked.add((parsed.lineage or "", parsed.seq))
 
     def removing(self, some: Sequence[str]) -> None:
         """Just before objects go: may they, and does anything that must restore need them?"""
-        self.look()
+        process = self.acting()
         going = set(some)
-        self.touched.update(name.split("/")[0] for name in some)
+        stale = process is not None and not process.belongs
+        if stale and some:
+            assert process is not None
+            self._by_one_of_before(process, some)
         for name in some:
-            if name not in self.condemned:
+            row = self.row_of(name)
+            if not stale and not self._may_go(name, row):
                 self.broken(f"{name} is removed and no decision condemned it")
-            row = self.checker.sim.raw.execute("SELECT removal, bytes FROM object WHERE name = ?", (name,)).fetchone()
-            if row is not None and row[0] is not None and name not in self.went:
-                self.removed[row[0]] += row[1]
-                self.went.add(name)
+            if row is not None:
+                if row[0] == "LATE":
+                    self.meet("a late object is removed again")
+                if name not in self.went:  # what a late put brings back counts no more
+                    self.ledger.went(name, len(self.store.objects[name]), *row)
+            self.went.add(name)
             self._check_needed(name, going)
+
+    def _may_go(self, name: str, row: tuple[str, str | None, int] | None) -> bool:
+        if name in self.aside and row is None:
+            self.meet("an unknown object is moved aside")
+            return True
+        return name in self.condemned
+
+    def _by_one_of_before(self, process: Process, some: Sequence[str]) -> None:
+        """By a worker of the catalog before: what that has condemned, and once the store has another owner, the one batch at most
+        that it was about to remove just then. In the place of its catalog it goes on by what is there now."""
+        condemned = {name for (name,) in process.sim.raw.execute("SELECT name FROM object WHERE state IN ('CONDEMNED', 'LATE')")}
+        for name in some:
+            if name not in self.condemned_before and name not in condemned:
+                self.broken(f"{name} is removed and no decision of the catalog before condemned it")
+        if self.taken_over and (process.beside or not condemned.issuperset(some)):
+            self._slips(process, f"goes on removing: {some[0]}")
+            self.slipped.update(some)
+
+    def _slips(self, process: Process, what: str) -> None:
+        process.slips += 1
+        if process.slips > 1:
+            self.broken(f"{process.name}, of the catalog before, {what}")
 
     def _check_needed(self, name: str, going: set[str]) -> None:
         parsed = names.parse(name)
         if parsed is None or parsed.lineage is None:
             return
-        others = [(key, need) for key, need in self.needs.items() if need.lineage == parsed.lineage]
-        self._check_order(name, parsed)
+        given_up = self._given_up() if self.between else set()
+        others = [(key, need) for key, need in self.needs.items() if need.lineage == parsed.lineage and key not in given_up]
+        if self.orderly:
+            self._check_order(name, parsed)
         if not others:
             return
         for key, need in others:
@@ -243,6 +404,13 @@ class Truth:
                         self.broken(
                             f"{name} is removed: backup {key} needs {len(missing)} chunks of pack {pack} that are nowhere else"
                         )
+
+    def _given_up(self) -> set[str]:
+        """Backups whose deletion the catalog before has decided while it was being replaced."""
+        process = self.acting()
+        if process is None:
+            return set()
+        return {key for (key,) in process.sim.raw.execute("SELECT id FROM backup WHERE state IN ('DELETING', 'DELETED')")}
 
     def _check_order(self, name: str, parsed: names.ParsedName) -> None:
         """A key goes after its lineage is closed, a deleted backup's manifest after its grave is there."""
@@ -290,15 +458,28 @@ class Truth:
 
     def learn(self, key: str) -> None:
         """A backup has completed: it must restore from here on, and this is what it needs."""
-        if key in self.spoilt:
-            return
         need = self.read_back(key)
-        if need is not None:
-            self.needs[key] = need
+        if need is None:
+            return
+        self.needs[key] = need
+        if any(number in need.packs.get(pack, BitMap()) for pack, number in self.rotten):
+            self.spoilt.add(key)
+        if not self._recovering:
+            self._check_unsuspected(key, need)
+
+    def _check_unsuspected(self, key: str, need: Needs) -> None:
+        """What was known to be damaged before a backup was completed is stored anew in it."""
+        rows = self.checker.sim.raw.execute(
+            "SELECT id, suspect FROM pack WHERE suspect IS NOT NULL AND lineage = ?", (need.lineage,)
+        )
+        for pack, suspect in rows:
+            shared = BitMap.deserialize(suspect) & need.packs.get(pack, BitMap())
+            if shared:
+                self.broken(f"backup {key} was completed with {len(shared)} chunks of pack {pack} that were known to be damaged")
 
     def read_back(self, key: str) -> Needs | None:
         """Reads a completed backup through the shipped reader; None if it is not what was captured."""
-        ctx = self.checker.ctx
+        ctx = replace(self.checker.ctx, store=self._sound)
         self.read_backs += 1
         lineage, seq, root = self.checker.sim.raw.execute(
             "SELECT p.lineage, p.seq, o.name FROM part p LEFT JOIN object o ON o.id = p.root WHERE p.backup = ?", (key,)
@@ -307,11 +488,11 @@ class Truth:
             keys = self._keys(lineage)
             if self.older:
                 locator: Locator = _ByStore(self, lineage)
-                manifest = Manifest.open(self.store, keys, lineage, root, locator)
+                manifest = Manifest.open(self._sound, keys, lineage, root, locator)
             else:
                 locator = CatalogLocator(ctx, lineage)
                 manifest = read_manifest(ctx, keys, lineage, seq)
-            with BackupReader(manifest, self.store, keys, locator) as reader:
+            with BackupReader(manifest, self._sound, keys, locator) as reader:
                 found = {entry.name: b"".join(reader.read(entry.name)) for entry in reader.entries()}
             named = Named()
             for _, records in manifest.everything():
@@ -324,31 +505,44 @@ class Truth:
         if backup != key or found != wanted:
             self.broken(f"backup {key} is not what was captured")
             return None
-        return Needs(lineage, root, named.numbers)
+        return Needs(lineage, seq, root, named.numbers)
 
-    def read_touched(self) -> None:
-        """Reads every backup that must restore in lineages that lost objects since they were read last."""
-        if not self.older:
-            for key, need in list(self.needs.items()):
-                if need.lineage in self.touched and key not in self.spoilt:
+    def _read_moved(self) -> None:
+        """Reads every backup of which the catalog says that something lies elsewhere than when it was read last.
+
+        Objects never change, so that a backup whose places are the same and there reads as it did.
+        """
+        raw = self.checker.sim.raw
+        roots = {row[0]: row for row in raw.execute(_ROOTS)}
+        holdings: dict[tuple[str, int], list[tuple[Any, ...]]] = defaultdict(list)
+        for row in raw.execute(_HOLDINGS):
+            holdings[row[0], row[1]].append(row)
+        for key, need in list(self.needs.items()):
+            if self.states.get(key) == "COMPLETED":
+                place = roots.get(key), [holdings.get((need.lineage, pack)) for pack in need.packs]
+                if self.places.get(key) != place:
+                    self.places[key] = place
                     self.read_back(key)
-            self.touched.clear()
 
     def read_all(self) -> None:
         """Reads every backup that must restore."""
-        if not self.older:
-            self.touched.update(need.lineage for need in self.needs.values())
-            self.read_touched()
+        for key in self.needs:
+            if self.states.get(key) == "COMPLETED":
+                self.read_back(key)
 
     # ---- other catalogs ----------------------------------------------------------------------------------------------
 
     def forget_catalog(self) -> None:
         """Another catalog takes the place of the one so far: what must restore stays, what its rows say is looked at anew."""
         self.held.clear()
+        self.condemned_before |= self.condemned
         self.condemned.clear()
+        self.places.clear()
+        self.ledger = Ledger()
+        self.went.clear()
         self.contents = {name: found for name, found in self.contents.items() if name in self.store.objects}
         self.seen = -1
-        self.mark_rotten()
+        self._mark_rotten()
 
     def older_catalog(self) -> None:
         """A catalog of before was restored: its rows are not news."""
@@ -359,17 +553,28 @@ class Truth:
     def rebuilt_catalog(self) -> None:
         """The catalog was made from the store: everything that must restore is in it and does, nothing buried is."""
         self.forget_catalog()
-        self.older, self.rebuilt = False, True
-        wanted, self.states = set(self.needs) - self.spoilt, {}
+        self.older, self.between, self.rebuilt = False, False, True
+        overmarked = {
+            key for key, need in self.needs.items() if {(need.lineage, need.seq), (need.lineage, None)} & self.overmarked
+        }
+        wanted = set(self.needs) - self.spoilt - overmarked
+        going, self.states = {key for key, state in self.states.items() if state == "DELETING"}, {}
+        self._recovering = True
         self.look()
-        for key in self.needs.keys() - self.states.keys():
+        self._recovering = False
+        for key in self.buried & self.states.keys():
+            self.broken(f"backup {key} was deleted, and the rebuilt catalog shows it as {self.states[key]}")
+        for key in going - self.spoilt:
+            if self.states.get(key) == "FAILED" and not self.store_was_full:  # else what is left of it is still whole
+                self.broken(f"backup {key}, which was being deleted, comes back damaged: its packs went first")
+        for key in self.needs.keys() - self.states.keys() - overmarked:
             self.broken(f"backup {key} was complete, now damaged or not, and the rebuilt catalog does not know it")
         for key in wanted:
             if self.states.get(key) != "COMPLETED":
                 self.broken(f"backup {key} was complete and the rebuilt catalog shows it as {self.states.get(key)}")
 
-    def rot(self, key: str, place: int) -> tuple[int, int] | None:
-        """One chunk of a backup rots in the store; (pack, number). All that need it are spoilt."""
+    def rot(self, key: str, place: int, *, known: bool) -> tuple[int, int]:
+        """One chunk of a backup rots in the store; (pack, number). All that need it are spoilt. `known`: found out at once."""
         need = self.needs[key]
         chunks = [(pack, number) for pack, numbers in sorted(need.packs.items()) for number in numbers]
         pack, number = chunks[place % len(chunks)]
@@ -383,13 +588,15 @@ class Truth:
                 self.store.damage(name, at + 3)
         self.spoilt.update(one for one, other in self.needs.items() if number in other.packs.get(pack, BitMap()))
         self.rotten.append((pack, number))
-        self.mark_rotten()
+        if known:
+            self.known_rotten.append((pack, number))
+            self._mark_rotten()
         return pack, number
 
-    def mark_rotten(self) -> None:
+    def _mark_rotten(self) -> None:
         """A verification has found what is rotten and says so in the catalog."""
         raw = self.checker.sim.raw
-        for pack, number in self.rotten:
+        for pack, number in self.known_rotten:
             row = raw.execute("SELECT suspect FROM pack WHERE id = ?", (pack,)).fetchone()
             if row is not None:
                 suspect = BitMap([number]) | (BitMap() if row[0] is None else BitMap.deserialize(row[0]))
@@ -397,32 +604,69 @@ class Truth:
 
     # ---- at rest -----------------------------------------------------------------------------------------------------
 
-    def at_rest(self, landed_late: set[str]) -> None:
-        """Nothing is unaccounted for: objects, dead bytes, decisions, jobs. Raises Violation."""
+    def at_rest(self) -> None:
+        """Nothing is unaccounted for: objects, dead bytes, decisions, jobs."""
         raw = self.checker.sim.raw
         self.look()
         self.read_all()
         rows = raw.execute("SELECT id, name, state, bytes, kind, live, dead_bytes, lineage FROM object").fetchall()
         booked = {row[1]: row[3] for row in rows if row[2] == "STORED"}
-        late = {row[1] for row in rows if row[2] == "LATE"} | landed_late
+        late = {row[1] for row in rows if row[2] == "LATE"} | self.landed_late
         there = {stat.name: stat.size for stat in self.store.list("")}
         for name, size in there.items():
-            if name not in booked and name not in late:
+            if name not in booked and name not in late and not name.startswith("quarantine/"):
                 self.broken(f"{name} is in the store and in no row")
             elif name in booked and booked[name] != size:
                 self.broken(f"{name} has {size} bytes and its row says {booked[name]}")
-        for name in booked.keys() - there.keys():
+        for name in booked.keys() - there.keys() - self.slipped:
             self.broken(f"{name} is STORED and not in the store")
         for row in rows:
             if row[2] not in ("STORED", "LATE"):
                 self.broken(f"{row[1]} is still {row[2]} at rest")
         if raw.execute("SELECT 1 FROM decision WHERE NOT swept").fetchone():
             self.broken("a decision is not swept at rest")
-        for kind, error in raw.execute("SELECT kind, error FROM job WHERE state = 'FAILED'"):
-            if kind not in ("backup", "restore"):
-                self.broken(f"a job {kind} failed: {error}")
-        self.buried.update(key for key, state in self.states.items() if state == "FAILED" and key not in self.needs)
+        self._check_jobs()
+        if not self.rebuilt:  # there a damaged backup is FAILED too
+            self.buried.update(key for key, state in self.states.items() if state == "FAILED" and key not in self.needs)
         self._check_space(rows)
+
+    def _check_jobs(self) -> None:
+        """None is left to run, and those that failed had a reason."""
+        for kind, state, error, result in self.checker.sim.raw.execute("SELECT kind, state, error, result FROM job"):
+            if state in ("QUEUED", "RUNNING"):
+                self.broken(f"a job {kind} is {state} at rest: {error}")
+            elif state == "FAILED":
+                damaged = self.rotten and kind == "restore" and "damaged" in error
+                if kind != "backup" and not damaged and not FAIR_ENDS[kind].match(error or ""):
+                    self.broken(f"a job {kind} failed: {error}")
+            elif state == "DONE" and kind in ("verify", "reconcile"):
+                self.meet("a verification is done" if kind == "verify" else "a reconciliation is done")
+                if json.loads(result)["outcome"] == "damaged" and kind == "verify":
+                    self.meet("a verification finds damage")
+                    if not self.spoilt and not self.slipped:
+                        self.broken(f"a verification found damage where there is none: {result}")
+        self._check_suspects()
+
+    def check_reports(self, reports: Mapping[str, str]) -> None:
+        """What a verification of everything and a reconciliation say at rest, as JSON by kind: all that is wrong, and no more."""
+        found = json.loads(reports["reconcile"])
+        odd = {one["name"] for one in found["unknown"]["objects"]} - self.landed_late
+        odd |= {one["name"] for one in found["missing"]["objects"]} - self.slipped
+        if odd or found["wrong_size"]["count"] or found["outdated"]:
+            self.broken(f"a reconciliation at rest tells of {sorted(odd)}: {found}")
+        damaged = {one["id"] for one in json.loads(reports["verify"])["damaged_backups"]}
+        spoilt = {key for key in self.spoilt if self.states.get(key) == "COMPLETED" and key in self.needs}
+        if (damaged - self.spoilt and not self.slipped) or spoilt - damaged:
+            self.broken(f"a verification at rest tells of damage in {sorted(damaged)}, and there is some in {sorted(spoilt)}")
+
+    def _check_suspects(self) -> None:
+        rotten: dict[int, BitMap] = defaultdict(BitMap)
+        for pack, number in self.rotten:
+            rotten[pack].add(number)
+        for pack, blob in self.checker.sim.raw.execute("SELECT id, suspect FROM pack WHERE suspect IS NOT NULL"):
+            wrong = BitMap.deserialize(blob) - rotten[pack]
+            if wrong and not self.slipped:
+                self.broken(f"{len(wrong)} chunks of pack {pack} are suspect and nothing is wrong with them")
 
     def _check_space(self, rows: list[tuple[Any, ...]]) -> None:
         raw = self.checker.sim.raw
