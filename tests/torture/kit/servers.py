@@ -19,6 +19,7 @@ from torture.kit.story import Story
 _AGAIN = 0.5  # seconds after which a process that ended by itself is started again
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (\w+) (.*)$", re.MULTILINE)
 _OUTAGE = re.compile(r"sqlalchemy\.exc\.(OperationalError|InterfaceError)")
+_CUT_OFF = "timeout graceful shutdown exceeded"  # SIGTERM while requests wait for a database that does not answer
 
 
 class Server:
@@ -97,14 +98,16 @@ class Server:
         self.kill()
 
     def troubles(self) -> list[str]:
-        """What its log says of defects: errors, but for those whose cause is that the catalog's database was away or full."""
+        """What its log says of defects: errors, but for those whose cause is that the catalog's database was away or full, also
+        while the server was ending."""
         text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
         heads = [*_RECORD.finditer(text)]
         found = []
         for head, end in zip(heads, [*(one.start() for one in heads[1:]), len(text)], strict=True):
             body = text[head.end() : end].strip()
             odd = head[1] in ("ERROR", "CRITICAL") or "Traceback" in body
-            if odd and ("ended in a defect" in head[2] or not _OUTAGE.search(body)):
+            excused = _OUTAGE.search(body) or _CUT_OFF in head[2] or _CUT_OFF in body
+            if odd and ("ended in a defect" in head[2] or not excused):
                 found.append(f"{head[1]} {head[2][:200]} … {body[-300:]}")
         return found
 
