@@ -71,6 +71,8 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
     if decision is None:
         return None
     gap = Gap(decision.seq, decision.before, decision.after)
+    if _moved(conn, lineage):
+        limit = _ALL  # an object may hold chunks of many packs: what waits in it is known only when all of the gap is
     if gap.after is None:
         dead, weight = lifespans.some_whole_packs(conn, lineage, gap, limit)
     else:
@@ -83,6 +85,14 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
     if not forgotten:
         _end(conn, decision)
     return forgotten
+
+
+_ALL = 1 << 30
+
+
+def _moved(conn: Connection, lineage: str) -> bool:
+    query = sa.select(t.pack.c.id).where(t.pack.c.lineage == lineage, t.pack.c.moved).limit(1)
+    return conn.execute(query).first() is not None
 
 
 def finish(catalog: Catalog, lineage: str, guard: Guard | None = None) -> None:
