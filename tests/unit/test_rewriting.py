@@ -14,6 +14,7 @@ from pyroaring import BitMap
 from strongroom.backups import rewriting
 from strongroom.backups.context import Options
 from strongroom.backups.grouping import Group
+from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.storage.base import StoreDenied, StoreFull
 from strongroom.storage.faults import Effect, Fail
@@ -403,3 +404,22 @@ def test_a_thorough_delete_on_a_full_store_ends_without_rewriting(vault: HarshVa
     assert vault.receipt(keys[0])["reclaimed"]["written"] == 0
     assert vault.waiting() > 0
     vault.check()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_moved_gap_that_is_swept_in_parts_leaves_what_was_promised(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """An object holds chunks of many packs: one part of the sweep leaves some waiting, the next frees the object whole."""
+    monkeypatch.setattr(sweeping, "BATCH", batch)
+    vault.options = replace(vault.options, reclaim_budget=50.0, reclaim_floor=0.0)
+    vault.restart()
+    keys = scattered(vault, 6)
+    for key in keys[:5]:
+        before = vault.size()
+        vault.delete(key)
+        vault.run()
+        receipt = vault.receipt(key)
+        assert (receipt["freed"], receipt["waiting"]) == (receipt["promised"]["freed"], receipt["promised"]["waiting"])
+        assert before - vault.size() == receipt["freed"] + receipt["reclaimed"]["net"] - receipt["put_bytes"]
+        vault.check()

@@ -63,12 +63,14 @@ class _Object:
     dead_bytes: int
     stored: bool
     left: int  # chunks in it that live on
+    marked: int = 0  # of dead_bytes: what an earlier batch of the same sweep left waiting here
     dead: int = 0  # chunks that die now
     newly_dead_bytes: int = 0
 
 
 @dataclass(slots=True)
 class _Effect:
+    decision: int | None = None  # whose sweep this is a batch of
     packs: dict[int, _Pack] = field(default_factory=dict)
     objects: dict[str, _Object] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ class _Effect:
                 continue
             if found.left == 0:
                 owned = found.bytes - found.dead_bytes
-                total += Toll(owned=owned, freed=found.bytes, objects=1)
+                total += Toll(owned=owned, freed=found.bytes, waiting=-found.marked, objects=1)
             else:
                 total += Toll(owned=found.newly_dead_bytes, waiting=found.newly_dead_bytes)
         return total
@@ -171,10 +173,14 @@ def is_partly_dead(lineage: str) -> list[sa.ColumnElement[bool]]:
     ]
 
 
-def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) -> Toll:
+def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str, decision: int | None = None) -> Toll:
     """Writes dying numbers into `gone`, removes packs that are all gone, and condemns the objects that hold nothing living
-    (PLANNED ones too: their put may still come) with what is said of them. Returns what it did."""
-    effect = _effect(conn, lineage, dead, _Earlier())
+    (PLANNED ones too: their put may still come) with what is said of them. Returns what it did.
+
+    `decision`: the sweep that this is a batch of. What one batch leaves waiting in an object that a later one frees whole is
+    taken back from `waiting` there, so that the batches add up to what the whole gap does.
+    """
+    effect = _effect(conn, lineage, dead, _Earlier(), decision)
     whole = [key for key, found in effect.packs.items() if found.whole]
     parts = [
         {"k": key, "g": (found.gone | found.dead).serialize(), "b": found.bytes}
@@ -195,7 +201,7 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
         conn.execute(sa.delete(t.pack).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(some)))
     give_up(conn, [name for name, found in effect.objects.items() if found.left == 0], removal)
     thinner = [
-        {"k": name, "n": found.dead, "b": found.newly_dead_bytes}
+        {"k": name, "n": found.dead, "b": found.newly_dead_bytes, "m": found.marked + found.newly_dead_bytes}
         for name, found in effect.objects.items()
         if found.left and found.dead
     ]
@@ -204,9 +210,12 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str) ->
         lambda row: (
             sa.update(t.object_)
             .where(t.object_.c.id == row.k)
-            .values(live=t.object_.c.live - row.n, dead_bytes=t.object_.c.dead_bytes + row.b)
+            .values(
+                live=t.object_.c.live - row.n, dead_bytes=t.object_.c.dead_bytes + row.b,
+                marked_by=decision, marked_bytes=row.m,
+            )
         ),
-        thinner, k=sa.Text(), n=sa.BigInteger(), b=sa.BigInteger(),
+        thinner, k=sa.Text(), n=sa.BigInteger(), b=sa.BigInteger(), m=sa.BigInteger(),
     )  # fmt: skip
     return effect.toll()
 
@@ -292,7 +301,9 @@ def bytes_among(numbers: BitMap, sizes: bytes, wanted: BitMap) -> int:
     return int(each.sum(dtype=np.uint64))
 
 
-def _effect(conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Earlier) -> _Effect:
+def _effect(
+    conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Earlier, decision: int | None = None
+) -> _Effect:  # fmt: skip
     """What the dying numbers do to packs and objects, given what earlier gaps of the same forecast did."""
     numbers: dict[int, BitMap | None] = {}
     sizes: dict[int, int] = defaultdict(int)
@@ -300,7 +311,7 @@ def _effect(conn: Connection, lineage: str, dead: Iterable[Dying], earlier: _Ear
         known = numbers.get(row.pack, BitMap())
         numbers[row.pack] = None if row.numbers is None or known is None else known | row.numbers
         sizes[row.pack] += row.bytes
-    effect = _Effect()
+    effect = _Effect(decision)
     for some in batches(numbers, _IN):
         _read_packs(conn, lineage, {key: numbers[key] for key in some}, sizes, earlier, effect)
         _read_objects(conn, lineage, some, earlier, effect)
@@ -331,6 +342,7 @@ def _read_objects(conn: Connection, lineage: str, some: list[int], earlier: _Ear
         sa.select(
             t.holding.c.object, t.holding.c.pack, t.holding.c.numbers, t.holding.c.sizes,
             t.object_.c.bytes, t.object_.c.dead_bytes, t.object_.c.state, t.object_.c.live,
+            t.object_.c.marked_by, t.object_.c.marked_bytes,
         )
         .join(t.object_, t.object_.c.id == t.holding.c.object)
         .where(t.holding.c.lineage == lineage, t.holding.c.pack.in_(some), t.object_.c.state.in_(("PLANNED", "STORED")))
@@ -341,7 +353,7 @@ def _read_objects(conn: Connection, lineage: str, some: list[int], earlier: _Ear
             continue
         found = effect.objects.get(row.object)
         if found is None:
-            found = effect.objects[row.object] = _object(row, before)
+            found = effect.objects[row.object] = _object(row, before, effect.decision)
         if row.state == "PLANNED":
             continue
         pack = effect.packs[row.pack]
@@ -355,13 +367,14 @@ def _read_objects(conn: Connection, lineage: str, some: list[int], earlier: _Ear
         found.left -= dead
 
 
-def _object(row: Any, before: _Object | None) -> _Object:
+def _object(row: Any, before: _Object | None, decision: int | None) -> _Object:
     """An object as it is, or as earlier gaps left it. One that is planned has no count of its own yet."""
     if row.state == "PLANNED":
         return _Object(0, 0, False, _UNCOUNTED)
     if before is not None:
         return _Object(before.bytes, before.dead_bytes, True, before.left)
-    return _Object(row.bytes, row.dead_bytes, True, row.live)
+    marked = row.marked_bytes if decision is not None and row.marked_by == decision else 0
+    return _Object(row.bytes, row.dead_bytes, True, row.live, marked)
 
 
 def _count_living(conn: Connection, names: list[str], earlier: _Earlier, effect: _Effect) -> None:

@@ -71,8 +71,6 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
     if decision is None:
         return None
     gap = Gap(decision.seq, decision.before, decision.after)
-    if _moved(conn, lineage):
-        limit = _ALL  # an object may hold chunks of many packs: what waits in it is known only when all of the gap is
     if gap.after is None:
         dead, weight = lifespans.some_whole_packs(conn, lineage, gap, limit)
     else:
@@ -85,14 +83,6 @@ def step(conn: Connection, lineage: str, limit: int) -> int | None:
     if not forgotten:
         _end(conn, decision)
     return forgotten
-
-
-_ALL = 1 << 30
-
-
-def _moved(conn: Connection, lineage: str) -> bool:
-    query = sa.select(t.pack.c.id).where(t.pack.c.lineage == lineage, t.pack.c.moved).limit(1)
-    return conn.execute(query).first() is not None
 
 
 def finish(catalog: Catalog, lineage: str, guard: Guard | None = None) -> None:
@@ -150,7 +140,7 @@ def finish_and_reopen(catalog: Catalog, lineage: str, guard: Guard | None = None
 def _bury(conn: Connection, decision: Row[tuple[object, ...]], dead: list[Dying]) -> None:
     """Buries the dead, booking them to the delete that made them: its own, or one whose undecided bytes they were."""
     if decision.cause == "DELETE":
-        toll = space.bury(conn, decision.lineage, dead, decision.removal)
+        toll = space.bury(conn, decision.lineage, dead, decision.removal, decision.id)
         _count_waiting(conn, decision.backup, toll)
         return
     windows = conn.execute(
@@ -163,7 +153,7 @@ def _bury(conn: Connection, decision: Row[tuple[object, ...]], dead: list[Dying]
         booked = [row for row in rest if window.before < row.born <= window.undecided_upto]
         rest = [row for row in rest if not window.before < row.born <= window.undecided_upto]
         if booked:
-            toll = space.bury(conn, decision.lineage, booked, decision.removal)
+            toll = space.bury(conn, decision.lineage, booked, decision.removal, decision.id)
             conn.execute(
                 sa.update(t.decision)
                 .where(t.decision.c.id == window.id)
@@ -173,7 +163,7 @@ def _bury(conn: Connection, decision: Row[tuple[object, ...]], dead: list[Dying]
                 )
             )
     if rest:
-        space.bury(conn, decision.lineage, rest, decision.removal)
+        space.bury(conn, decision.lineage, rest, decision.removal, decision.id)
 
 
 def _count_waiting(conn: Connection, backup: str, toll: Toll) -> None:

@@ -147,9 +147,9 @@ def a_chunk_in_two_packs_is_freed_with_one(patch: pytest.MonkeyPatch) -> None:
                     if (pack, number) != one and there and pack not in whole:
                         yield lifespans.Dying(pack, packs[pack].born, BitMap([number]), sealed)
 
-    def by_content(conn: Any, lineage: str, dead: Iterable[lifespans.Dying], removal: str) -> Any:
+    def by_content(conn: Any, lineage: str, dead: Iterable[lifespans.Dying], *rest: Any) -> Any:
         rows = list(dead)
-        return bury(conn, lineage, [*rows, *twins(conn, lineage, rows)], removal)
+        return bury(conn, lineage, [*rows, *twins(conn, lineage, rows)], *rest)
 
     patch.setattr(writer._Sealing, "_name_own", noting_own)
     patch.setattr(writer._Sealing, "adopt", noting_adopted)

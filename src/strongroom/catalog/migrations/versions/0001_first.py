@@ -200,6 +200,8 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("live", sa.BigInteger(), nullable=False),
         sa.Column("dead_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("marked_by", sa.BigInteger(), nullable=True),
+        sa.Column("marked_bytes", sa.BigInteger(), nullable=True),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("late", sa.Boolean(), nullable=False),
