@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.backups.context import Context, Options
-from strongroom.backups.creation import BackupJob
+from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.rebuilding import rebuild, require_root_key
@@ -42,7 +43,8 @@ from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.catalog.migrating import migrate
-from strongroom.engines.base import Engine
+from strongroom.engines.base import Engine, Node
+from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
@@ -75,7 +77,8 @@ class House:
         """Every kind of job."""
         ctx = self.context
         return {
-            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            "backup": BackupJob(ctx), "part": PartJob(ctx), "restore": RestoreJob(ctx),
+            "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
@@ -98,7 +101,10 @@ def serve(settings: Settings) -> None:
         endpoint = f"http://{settings.host}:{sock.getsockname()[1]}"
         _begin(house, endpoint)
         worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers)
+        # Apart from the others, for a cluster's backup waits for its nodes' jobs.
+        nodes = Worker(house.jobs, house.handlers(), node_queues(settings), threads=settings.workers)
         worker.start()
+        nodes.start()
         try:
             config = uvicorn.Config(
                 house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
@@ -111,7 +117,17 @@ def serve(settings: Settings) -> None:
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:
-            worker.shutdown(_GRACE)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda one: one.shutdown(_GRACE), (worker, nodes)))
+
+
+def node_queues(settings: Settings) -> list[str]:
+    """The queues of the cluster nodes on this host: those that the settings name, else its own addresses."""
+    addresses = {"127.0.0.1", "::1"} if settings.nodes is None else set(settings.nodes)
+    if settings.nodes is None:
+        with suppress(OSError):
+            addresses |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    return [node_queue(Node("", address)) for address in sorted(addresses)]
 
 
 @contextmanager
@@ -140,7 +156,7 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
 
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), CassandraEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:

@@ -58,6 +58,7 @@ class Settings:
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    nodes: tuple[str, ...] | None  # addresses of the cluster nodes on this host; None: the host's own addresses
 
     @classmethod
     def load(
@@ -87,6 +88,7 @@ class Settings:
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            nodes=_words(environ.get("STRONGROOM_NODES")),
         )
 
     @property
@@ -129,6 +131,10 @@ class Settings:
 def redacted(url: str) -> str:
     """The URL without its password and without query values that are named like secrets."""
     return _SECRET_IN_QUERY.sub(r"\1=…", _PASSWORD_IN_URL.sub(r"\1:…@", url))
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:

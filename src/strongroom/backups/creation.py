@@ -2,6 +2,7 @@
 
     create      one transaction: the backup, its plan of parts (all or nothing), each part at the head of its lineage, the job
     BackupJob   takes the part over (attempt) → probe → capture into packs → coverage proof → rows ahead → manifest → commit
+    PartJob     the same for one node's part of a cluster, in that node's queue: BackupJob submits them and waits (gathering.py)
     stop        anyone may end a build by a decision; no timer does
 
 Order of effects of the commit: packs STORED, death rows written ahead, the manifest STORED, then one transaction flips part and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import NoResultFound
 
-from strongroom.backups import errors, removal, staleness
+from strongroom.backups import errors, gathering, removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
@@ -33,8 +34,8 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
 from strongroom.catalog.lifespans import Dying, NotOurs
 from strongroom.catalog.space import batches, bury, condemn
-from strongroom.engines.base import EngineError, Probe, Summary
-from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
+from strongroom.engines.base import ClusterEngine, EngineError, Node, Probe, Summary
+from strongroom.jobs.port import Cancelled, JobFailed, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
 from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_lineage_keys
@@ -62,14 +63,19 @@ class Wanted:
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
     """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable."""
+    nodes: Sequence[Node] | None = None
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
             row = find_instance(conn, project, instance)
-            line = _lineage(conn, instance)
-        if line is not None:
-            sweeping.finish_and_reopen(ctx.catalog, line.id)
+            known = _open_lineages(conn, instance)
+        if nodes is None:
+            nodes = _nodes(ctx, row)
+        here = {node.id: known.get(node.id) for node in nodes}
+        for line in here.values():
+            if line is not None:
+                sweeping.finish_and_reopen(ctx.catalog, line)
         try:
-            return _create(ctx, row, None if line is None else line.id, wanted, note)
+            return _create(ctx, row, nodes, here, wanted, note)
         except (lifespans.NotSwept, _LineageMoved):
             continue
         except lifespans.AlreadyBuilding:
@@ -78,24 +84,41 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
 
 
 class _LineageMoved(Exception):
-    """The instance's open lineage is not the one that was looked at: it was closed, or another one has begun."""
+    """The instance's open lineages are not those that were looked at: one was closed, or another one has begun."""
 
 
-def _create(
-    ctx: Context, instance: Row[Any], known: str | None, wanted: Wanted, note: Callable[[Connection, str], None]
-) -> tuple[str, str]:
-    lineage = known or ctx.ambient.hex_id()
+def _nodes(ctx: Context, instance: Row[Any]) -> Sequence[Node]:
+    """The nodes that a backup needs a part of; one without id or address where there is one server."""
     engine = ctx.engines.get(instance.engine)
     if engine is None:  # rebuilt from manifests that cannot be read
         raise errors.InstanceUnusable(f"of instance {instance.name} nothing but its backups is known: register it anew")
+    if not isinstance(engine, ClusterEngine):
+        return [Node("", "")]
+    try:
+        return engine.nodes(ctx.target(instance))
+    except EngineError as error:
+        raise errors.InstanceUnusable(str(error)) from error
+
+
+def _create(
+    ctx: Context,
+    instance: Row[Any],
+    nodes: Sequence[Node],
+    known: Mapping[str, str | None],
+    wanted: Wanted,
+    note: Callable[[Connection, str], None],
+) -> tuple[str, str]:
+    engine = ctx.engines[instance.engine]
+    lineages = {node: line or ctx.ambient.hex_id() for node, line in known.items()}
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
     guard = partial(lock_instance, project=instance.project, instance=instance.id)
-    with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
-        line = _lineage(conn, instance.id)
-        if (None if line is None else line.id) != known:
+    with ctx.catalog.decide(guard, lineages=[line for line in known.values() if line is not None]) as conn:
+        found = _open_lineages(conn, instance.id)
+        if {node: found.get(node) for node in known} != known:
             raise _LineageMoved
-        if line is None:
-            _begin_lineage(conn, ctx, instance, lineage)
+        for node, line in known.items():
+            if line is None:
+                _begin_lineage(conn, ctx, instance, lineages[node], node)
         now = ctx.ambient.now()
         conn.execute(
             t.backup.insert().values(
@@ -104,29 +127,35 @@ def _create(
                 scope="", state="BUILDING", version=0, begin_at=now, plain_bytes=0,
             )
         )  # fmt: skip
-        lifespans.begin(conn, lineage, backup)
+        for lineage in sorted(lineages.values()):
+            lifespans.begin(conn, lineage, backup)
+        queues = {lineages[node.id]: node_queue(node) for node in nodes if node.id}
+        args = {"backup": backup, "parts": queues} if queues else {"backup": backup}
         job = ctx.jobs.submit(
-            conn, "backup", {"backup": backup}, project=instance.project, instance=instance.id, backup=backup,
+            conn, "backup", args, project=instance.project, instance=instance.id, backup=backup,
             serial=f"instance:{instance.id}", max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn, backup)
     return backup, job
 
 
-def _lineage(conn: Connection, instance: str) -> Row[Any] | None:
-    return conn.execute(
-        sa.select(t.lineage).where(
-            t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.node == "", t.lineage.c.state == "OPEN"
-        )
-    ).first()
+def node_queue(node: Node) -> str:
+    """The queue of a node's jobs: its host's worker serves it."""
+    return f"node:{node.address}"
 
 
-def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str) -> None:
+def _open_lineages(conn: Connection, instance: str) -> dict[str, str]:
+    """Node → lineage."""
+    here = sa.and_(t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.state == "OPEN")
+    return {row.node: row.id for row in conn.execute(sa.select(t.lineage.c.node, t.lineage.c.id).where(here))}
+
+
+def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str, node: str) -> None:
     """A new lineage: its keys are drawn now, their two objects are put by the first build before anything else."""
     keys = LineageKeys.create(ctx.ambient)
     conn.execute(
         t.lineage.insert().values(
-            id=lineage, project=instance.project, instance=instance.id, scope="", node="", state="OPEN", counter=0, version=0,
+            id=lineage, project=instance.project, instance=instance.id, scope="", node=node, state="OPEN", counter=0, version=0,
             chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
         )
     )  # fmt: skip
@@ -152,8 +181,8 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
 
 def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
     """Jobs are locked before backups and lineages."""
-    building = sa.and_(t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING")))
-    for row in conn.execute(sa.select(t.job.c.id).where(building)).all():
+    building = sa.and_(t.job.c.backup == backup, t.job.c.kind.in_(("backup", "part")), t.job.c.state.in_(("QUEUED", "RUNNING")))
+    for row in conn.execute(sa.select(t.job.c.id).where(building).order_by(t.job.c.id)).all():
         ctx.jobs.cancel(conn, row.id)
 
 
@@ -184,16 +213,15 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
     return job
 
 
-class BackupJob:
-    """The job `backup`."""
+class _Building:
+    """What the jobs of a build have in common: whatever ends one for good ends the backup."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
-    def run(self, job: Running) -> Mapping[str, Any] | None:
-        backup = str(job.args["backup"])
+    def _build(self, job: Running, backup: str, lineage: str) -> Mapping[str, Any] | None:
         try:
-            _Build(self._ctx, job, backup).run()
+            return _Build(self._ctx, job, backup, lineage).run()
         except NotOurs:
             raise Cancelled("the build was stopped") from None
         except StoreError as error:
@@ -220,14 +248,60 @@ class BackupJob:
                 job.fail(conn, reason)
 
 
+class BackupJob(_Building):
+    """The job `backup`: builds the part of a single server; of a cluster, sees to the jobs that build its nodes' parts."""
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        backup = str(job.args["backup"])
+        if "parts" in job.args:
+            return gathering.gather(self._ctx, job, backup, job.args["parts"])
+        with self._ctx.catalog.read() as conn:
+            (lineage,) = _lineages(conn, backup)
+        self._build(job, backup, lineage)
+        return None
+
+
+class PartJob(_Building):
+    """The job `part`: builds one node's part of a cluster's backup, on that node's host.
+
+    However it ends, what the capture left on the node goes before the job ends, but for what the next one adopts from. A job
+    that dies is claimed again, and tidies then.
+    """
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        backup, lineage = str(job.args["backup"]), str(job.args["lineage"])
+        done = None if gathering.is_committed(self._ctx, backup, lineage) else self._build(job, backup, lineage)
+        gathering.tidy(self._ctx, job, backup, lineage)
+        return done
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """See the base; and the node is tidied."""
+        super()._fail(job, str(job.args["backup"]), reason, ending="CANCELLED")
+        if outcome == "FAILED" or job.attempts > 0 or job.epoch > 1:  # else it never ran
+            gathering.tidy(self._ctx, job, str(job.args["backup"]), str(job.args["lineage"]))
+
+    def _fail(self, job: Running, backup: str, reason: str, ending: str = "FAILED") -> None:
+        """The job itself ends once the node is tidied: see give_up."""
+        del ending
+        super()._fail(job, backup, reason, ending="CANCELLED")
+        raise JobFailed(reason)
+
+
 class _Build:
     """One attempt at one part."""
 
-    def __init__(self, ctx: Context, job: Running, backup: str) -> None:
+    def __init__(self, ctx: Context, job: Running, backup: str, lineage: str) -> None:
         self._ctx, self._job = ctx, job
         with ctx.catalog.read() as conn:
             self._backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup)).one()
+            parts = conn.execute(
+                sa.select(t.part, t.lineage.c.node)
+                .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
+                .where(t.part.c.backup == backup)
+                .order_by(t.lineage.c.node)
+            ).all()
+            (part,) = (row for row in parts if row.lineage == lineage)
+            self._plan = [(row.lineage, row.seq, row.node) for row in parts]
             self._instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == self._backup.instance)).one()
             sealed = conn.execute(sa.select(t.lineage.c.sealed_keys).where(t.lineage.c.id == part.lineage)).scalar_one()
         if part.state != "BUILDING":
@@ -236,26 +310,27 @@ class _Build:
         self._keys: LineageKeys = open_lineage_keys(ctx.root_key, self._lineage, sealed)
         self._attempt, self._begins = 0, part.attempt == 0
         self._engine = ctx.engines[self._instance.engine]
+        self._target = replace(ctx.target(self._instance), node=part.node)
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._warnings: list[str] = []
 
-    def run(self) -> None:
-        """Raises what ends a build; see BackupJob.run."""
+    def run(self) -> Mapping[str, Any]:
+        """What a job tells of it. Raises what ends a build; see _Building."""
         staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
         if self._begins:
             staleness.require_unended(self._ctx, self._lineage, self._seq, self._job.guard)
         self._take_over()
         self._put_keys()
-        probe = self._engine.probe(self._ctx.target(self._instance))
+        probe = self._engine.probe(self._target)
         average, pack_target = self._sizes(probe)
         self._scratch.mkdir(mode=0o700, parents=True)
         try:
             writer, parent = self._open_writer(average, pack_target)
             (self._scratch / "engine").mkdir()
             try:
-                summary = self._engine.capture(self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine"))
-                self._seal(writer, parent, probe, summary)
+                summary = self._engine.capture(self._target, writer, self._job, str(self._scratch / "engine"))
+                return self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
                 raise
@@ -371,7 +446,7 @@ class _Build:
             return read_manifest(self._ctx, self._keys, self._lineage, self._parent_seq)
         return None
 
-    def _seal(self, writer: PartWriter, parent: Manifest | None, probe: Probe, summary: Summary) -> None:
+    def _seal(self, writer: PartWriter, parent: Manifest | None, probe: Probe, summary: Summary) -> Mapping[str, Any]:
         sealed = writer.seal()
         with self._ctx.catalog.read() as conn:
             opened = lifespans.open_numbers(conn, self._lineage)
@@ -385,11 +460,16 @@ class _Build:
                 lifespans.write_ahead(conn, self._lineage, self._seq, self._attempt, self._parent_seq, some)
         root = sealed.root(
             project=self._backup.project, instance=self._backup.instance, attempt=self._attempt, backup=self._backup.id,
-            parent=self._parent_seq, plan=[(self._lineage, self._seq, "")], facts=self._facts(probe),
+            parent=self._parent_seq, plan=self._plan, facts=self._facts(probe),
             engine_facts=summary.facts,
         )  # fmt: skip
         manifest = self._put_manifest(root)
-        self._commit(manifest, sealed, own, summary, probe)
+        told = {
+            "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
+            "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
+        }  # fmt: skip
+        self._commit(manifest, sealed, own, told)
+        return told
 
     def _weigh(
         self, left: Mapping[int, BitMap], parent: Manifest | None, used: Mapping[int, BitMap]
@@ -423,7 +503,7 @@ class _Build:
         mark_stored(self._ctx, self._job, self._lineage, self._seq, self._attempt, key, name, size, live=0)
         return key
 
-    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], summary: Summary, probe: Probe) -> None:
+    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], told: Mapping[str, Any]) -> None:
         ctx = self._ctx
         guard, backup = self._job.guard, self._backup.id
         with sweeping.decide_swept(ctx.catalog, guard, backups=[backup], lineages=[self._lineage]) as conn:
@@ -446,7 +526,9 @@ class _Build:
                 key = removal.of_lineage(self._lineage)
                 sweeping.record(conn, self._lineage, "COMMIT", self._backup.id, gap, key)
                 removal.submit(ctx, conn, self._lineage)
-            self._complete(conn, sealed, summary, probe)
+            self._complete(conn)
+            if len(self._plan) == 1 and not self._plan[0][2]:  # a node's job ends once its node is tidied
+                self._job.finish(conn, told)
 
     def _drop_unfilled(self, conn: Connection) -> None:
         """Packs that were announced and not needed: their rows go, their objects were never put."""
@@ -470,20 +552,17 @@ class _Build:
             if pack in used and used[pack] & numbers:
                 raise lifespans.NotCovered(f"chunks of pack {pack} were found damaged meanwhile: take the backup again")
 
-    def _complete(self, conn: Connection, sealed: Any, summary: Summary, probe: Probe) -> None:
+    def _complete(self, conn: Connection) -> None:
+        """The last part to be committed completes the backup; its row is locked, so there is one that is last."""
         ctx = self._ctx
-        conn.execute(
-            sa.update(t.backup)
-            .where(t.backup.c.id == self._backup.id)
-            .values(state="COMPLETED", end_at=ctx.ambient.now(), plain_bytes=sealed.plain_bytes)
-        )
-        self._job.finish(
-            conn,
-            {
-                "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-                "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
-            },
-        )  # fmt: skip
+        mine = t.part.c.backup == self._backup.id
+        if conn.execute(sa.select(t.part.c.seq).where(mine, t.part.c.state != "COMPLETED")).first() is None:
+            plain = conn.execute(sa.select(sa.func.sum(t.part.c.plain_bytes)).where(mine)).scalar_one()
+            conn.execute(
+                sa.update(t.backup)
+                .where(t.backup.c.id == self._backup.id)
+                .values(state="COMPLETED", end_at=ctx.ambient.now(), plain_bytes=int(plain))
+            )
 
 
 class _CatalogSink:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,16 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.creation import node_queue
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
-from strongroom.engines.base import Engine, EngineError, Target
+from strongroom.engines.base import ClusterEngine, Engine, EngineError, RestoreSource, Target
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain
+from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.reader import BackupReader
+from strongroom.repository.reader import BackupReader, Joined
 from strongroom.storage.base import StoreError
 
 log = logging.getLogger("strongroom.backups")
@@ -39,6 +41,8 @@ def restore(ctx: Context, project: str, backup: str, instance: str, note: Callab
     with ctx.catalog.read() as conn:
         if conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup, t.backup.c.project == project)).first() is None:
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        found = find_instance(conn, project, instance)
+    queue = _queue(ctx, found)
     guard = partial(lock_instance, project=project, instance=instance)
     with ctx.catalog.decide(guard, backups=[backup]) as conn:
         target = find_instance(conn, project, instance)
@@ -48,10 +52,21 @@ def restore(ctx: Context, project: str, backup: str, instance: str, note: Callab
         refuse_misfit(row, target)
         job = ctx.jobs.submit(
             conn, "restore", {"backup": backup, "instance": instance}, project=project, instance=instance, backup=backup,
-            serial=f"instance:{instance}", max_attempts=ATTEMPTS,
+            queue=queue, serial=f"instance:{instance}", max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn)
     return job
+
+
+def _queue(ctx: Context, target: Row[Any]) -> str:
+    """Where the restore must run: a cluster's, on the host of one of its nodes."""
+    engine = ctx.engines.get(target.engine)
+    if not isinstance(engine, ClusterEngine):
+        return "default"
+    try:
+        return node_queue(engine.nodes(ctx.target(target))[0])
+    except EngineError as error:
+        raise errors.NotRestorable(str(error)) from error
 
 
 def refuse_misfit(backup: Row[Any], target: Row[Any]) -> None:
@@ -80,17 +95,15 @@ class RestoreJob:
 
     def run(self, job: Running) -> Mapping[str, Any]:
         ctx = self._ctx
-        backup, instance, part = self._rows(job)
+        backup, instance, parts = self._rows(job)
         engine, target = ctx.engines[instance.engine], ctx.target(instance)
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
         try:
             if job.epoch > 1:
                 engine.recover(target)
-            keys = ctx.keys(part.lineage)
-            manifest = read_manifest(ctx, keys, part.lineage, part.seq)
-            with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
-                summary = engine.restore(target, reader, manifest.engine_facts, job, str(scratch))
+            with reading(ctx, parts) as (source, facts):
+                summary = engine.restore(target, source, facts, job, str(scratch))
         except (Cancelled, Draining):
             _end_leftovers(engine, target)
             raise
@@ -101,27 +114,33 @@ class RestoreJob:
             raise JobFailed(f"the store failed: {_told(error)}") from error
         except (EngineError, RepositoryError, OSError) as error:
             _end_leftovers(engine, target)
-            self._note_damage(part.lineage, error)
+            self._note_damage(error)
             raise JobFailed(_told(error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {"backup": backup.id, "entries": summary.entries, "bytes": summary.bytes, "warnings": list(summary.warnings)}
 
-    def _note_damage(self, lineage: str, error: Exception) -> None:
+    def _note_damage(self, error: Exception) -> None:
         """What the restore found damaged is suspect from now on, so that the next backup stores it anew."""
         name = damage_in(error)
-        if name is not None:
+        parsed = None if name is None else names.parse(name)
+        if name is not None and parsed is not None and parsed.lineage is not None:
             with suppress(StoreError):
-                note_damage(self._ctx, lineage, name)
+                note_damage(self._ctx, parsed.lineage, name)
 
-    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Row[Any]]:
+    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Sequence[Row[Any]]]:
         with self._ctx.catalog.read() as conn:
             backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
             instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup.id)).one()
+            parts = conn.execute(
+                sa.select(t.part)
+                .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
+                .where(t.part.c.backup == backup.id)
+                .order_by(t.lineage.c.node)
+            ).all()
         if instance.state != "REGISTERED":
             raise JobFailed(f"instance {instance.name} is not registered any more")
-        return backup, instance, part
+        return backup, instance, parts
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the restore left in the target; nothing in the catalog hangs on it."""
@@ -130,6 +149,19 @@ class RestoreJob:
             return  # cancelled before it ran
         _, instance, _ = self._rows(job)
         _end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+
+
+@contextmanager
+def reading(ctx: Context, parts: Sequence[Row[Any]]) -> Iterator[tuple[RestoreSource, Mapping[str, Any]]]:
+    """A source over all parts of a backup, and the engine's facts of the first."""
+    with ExitStack() as stack:
+        readers, facts = list[BackupReader](), list[Mapping[str, Any]]()
+        for part in parts:
+            keys = ctx.keys(part.lineage)
+            manifest = read_manifest(ctx, keys, part.lineage, part.seq)
+            readers.append(stack.enter_context(BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage))))
+            facts.append(manifest.engine_facts)
+        yield readers[0] if len(readers) == 1 else Joined(readers), facts[0]
 
 
 def _end_leftovers(engine: Engine, target: Target) -> None:

@@ -1,0 +1,121 @@
+"""A backup of a cluster: one part a node, each built by a job in its node's queue, and this, which sees to them.
+
+gather      submits the parts' jobs once it is the instance's turn, and waits: the last part to be committed completes the backup,
+            the first to fail for good fails it, by its own decision. Nothing is decided here.
+tidy        what a capture left on its node goes, but for what the next one adopts from
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from strongroom.backups.context import Context
+from strongroom.backups.locating import read_manifest
+from strongroom.catalog import tables as t
+from strongroom.engines.base import ClusterEngine, EngineError
+from strongroom.jobs.port import DuplicateJob, JobFailed, Running
+from strongroom.repository.errors import RepositoryError
+from strongroom.storage.base import ObjectMissing, StoreError
+
+ATTEMPTS = 3
+"""Times that a part is tried when the store fails in a way that passes, or its worker dies."""
+
+_POLL = 0.2  # seconds
+_TIDY_SECONDS = 20.0  # that a complete backup waits for its nodes to be tidied, and for what their jobs tell
+
+log = logging.getLogger("strongroom.backups")
+
+
+def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -> Mapping[str, Any]:
+    """Returns the backup's sums once it is complete; `queues` is lineage → queue. Raises JobFailed, and what check() raises."""
+    with ctx.catalog.write(job.guard) as conn:
+        row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+        for part in conn.execute(sa.select(t.part).where(t.part.c.backup == backup, t.part.c.state == "BUILDING")).all():
+            with suppress(DuplicateJob):  # by this job, before its worker died
+                ctx.jobs.submit(
+                    conn, "part", {"backup": backup, "lineage": part.lineage}, instance=row.instance, backup=backup,
+                    queue=queues[part.lineage], serial=f"part:{part.lineage}", unique_key=f"part:{part.lineage}:{part.seq}",
+                    max_attempts=ATTEMPTS,
+                )  # fmt: skip
+    end = ctx.ambient.monotonic() + _TIDY_SECONDS
+    while True:
+        with ctx.catalog.read() as conn:
+            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+            parts = conn.execute(sa.select(t.part).where(t.part.c.backup == backup)).all()
+            ids = conn.execute(sa.select(t.job.c.id).where(t.job.c.backup == backup, t.job.c.kind == "part")).scalars().all()
+            jobs = [one for one in (ctx.jobs.get(conn, key) for key in ids) if one is not None]
+        if row.state == "FAILED":
+            _cancel_waiting(ctx, job, backup)
+            raise JobFailed(row.fail_reason or "it was stopped")
+        if row.state != "BUILDING" and (ctx.ambient.monotonic() > end or not any(one.active for one in jobs)):
+            return {
+                "entries": sum(part.entries for part in parts), "plain_bytes": sum(part.plain_bytes for part in parts),
+                "stored_bytes": sum(part.stored_bytes for part in parts),
+                "adopted_bytes": sum(part.adopted_bytes for part in parts),
+                "parts": len(parts), "warnings": [text for one in jobs for text in (one.result or {}).get("warnings", ())],
+            }  # fmt: skip
+        if row.state == "BUILDING":
+            end = ctx.ambient.monotonic() + _TIDY_SECONDS
+        job.progress("parts", sum(part.state == "COMPLETED" for part in parts), len(parts))
+        ctx.ambient.sleep(_POLL)
+
+
+def is_committed(ctx: Context, backup: str, lineage: str) -> bool:
+    """Whether the backup's part of this lineage has been completed: by this job, before its worker died."""
+    mine = sa.and_(t.part.c.backup == backup, t.part.c.lineage == lineage)
+    with ctx.catalog.read() as conn:
+        return bool(conn.execute(sa.select(t.part.c.state).where(mine)).scalar_one() == "COMPLETED")
+
+
+def _cancel_waiting(ctx: Context, job: Running, backup: str) -> None:
+    """Parts of a failed backup whose worker has not begun yet need not wait for it."""
+    waiting = sa.and_(t.job.c.backup == backup, t.job.c.kind == "part", t.job.c.state == "QUEUED")
+    with ctx.catalog.write(job.guard) as conn:
+        for row in conn.execute(sa.select(t.job.c.id).where(waiting).order_by(t.job.c.id)).all():
+            ctx.jobs.cancel(conn, row.id)
+
+
+def tidy(ctx: Context, job: Running, backup: str, lineage: str) -> None:
+    """Tells the engine what of a history's captures may stay on the part's node. That this fails is no reason to fail: the next
+    capture does it too."""
+    try:
+        with ctx.catalog.write(job.guard) as conn:  # a worker that was replaced must not tidy what its successor works with
+            row = conn.execute(
+                sa.select(t.instance, t.lineage.c.node)
+                .join(t.lineage, t.lineage.c.instance == t.instance.c.id)
+                .where(t.lineage.c.id == lineage)
+            ).one()
+        engine = ctx.engines[row.engine]
+        if isinstance(engine, ClusterEngine) and row.state == "REGISTERED":
+            engine.tidy(replace(ctx.target(row), node=row.node), lineage, _facts_of_head(ctx, lineage))
+    except (EngineError, StoreError, OSError) as error:
+        log.warning("what the capture of backup %s left on its node could not be tidied: %s", backup, error)
+
+
+def _facts_of_head(ctx: Context, lineage: str) -> Mapping[str, Any] | None:
+    """The engine's facts of the newest completed part of the lineage; None where there is none that can be read."""
+    with ctx.catalog.read() as conn:
+        seq = _newest(conn, lineage)
+    if seq is None:
+        return None
+    with suppress(RepositoryError, ObjectMissing):
+        return read_manifest(ctx, ctx.keys(lineage), lineage, seq).engine_facts
+    return None
+
+
+def _newest(conn: Connection, lineage: str) -> int | None:
+    row = conn.execute(
+        sa.select(t.part.c.seq, t.lineage.c.state)
+        .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
+        .where(t.part.c.lineage == lineage, t.part.c.state == "COMPLETED", t.lineage.c.state == "OPEN")
+        .order_by(t.part.c.seq.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else int(row.seq)
