@@ -56,7 +56,11 @@ class CassandraHouse:
         }  # fmt: skip
         self.workers = {"default": self._worker("default")}
         for host in hosts:
-            self.workers[host] = self._worker(node_queue(Node("", host)))
+            self.workers[host] = self.worker_of(host)
+
+    def worker_of(self, host: str) -> Worker:
+        """A fresh worker for the nodes of a host."""
+        return self._worker(node_queue(Node("", host)))
 
     def _worker(self, queue: str) -> Worker:
         return Worker(self.jobs, self.handlers, [queue], ttl=3.0, beat=0.5, poll=0.1, threads=4)

@@ -80,6 +80,11 @@ permissions_validity: 0ms
 credentials_validity: 0ms
 materialized_views_enabled: true
 user_defined_functions_enabled: true
+write_request_timeout: 30000ms
+counter_write_request_timeout: 30000ms
+read_request_timeout: 30000ms
+range_request_timeout: 30000ms
+truncate_request_timeout: 120000ms
 """
 
 _LOGBACK = """\
@@ -95,7 +100,7 @@ _LOGBACK = """\
 
 def require_cassandra() -> None:
     """Skips where the jars or Java are not there; in CI that is a failure."""
-    lacks = [] if LIB.is_dir() and any(LIB.glob("apache-cassandra-*.jar")) else ["its jars (scripts/test fetches them with mvn)"]
+    lacks = [] if LIB.is_dir() and any(LIB.glob("cassandra-all-*.jar")) else ["its jars (scripts/test fetches them with mvn)"]
     lacks += [name for name in ("java", "javac") if shutil.which(name) is None]
     if lacks:
         text = f"Cassandra's tests need {', '.join(lacks)}"

@@ -49,7 +49,7 @@ class CassandraEngine:
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`."""
-        return restore.restore(target, source, facts, control, scratch)
+        return restore.restore(target, source, facts, control, scratch, self._ambient)
 
     def recover(self, target: Target) -> None:
         """See `Engine.recover`: a restore leaves nothing on the cluster but what it has restored."""

@@ -32,6 +32,11 @@ class SSTableFile:
     table: str
     name: str
 
+    @property
+    def is_of_index(self) -> bool:
+        """Whether it is of an index that lies beside the rows (SAI) and is made anew by a restore."""
+        return "-SAI+" in self.name
+
 
 def sstable_files(entries: Iterable[Entry]) -> Iterator[SSTableFile]:
     """Those of the entries that are files of SSTables."""

@@ -6,7 +6,8 @@ Order of effects:
 1. nothing, until the backup has been read once and the cluster is found fit: version, all nodes up, room, replication, rights;
 2. what users have made there is dropped (of a backup of tables: those tables alone), and the backup's schema is made;
 3. table by table and node by node of the backup: its files are laid out on this host, and the node beside us streams them;
-4. roles and their rights.
+4. indexes (a table that has one already may refuse to be streamed to), and waiting until all nodes have built them;
+5. roles and their rights.
 
 Streaming, not putting files into place, because it needs no equal tokens, checks every row's place, and fills indexes and views.
 It writes a row once for each copy that the backup holds: with three copies, three times until the next compaction.
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from strongroom.ambient import Ambient
 from strongroom.engines.base import (
     Control,
     EngineError,
@@ -49,6 +51,7 @@ from strongroom.engines.cassandra.roles import make_from_script, read_access
 from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_schema
 
 _DROP_SECONDS = 300.0
+_INDEX_POLL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class Contents:
     bytes: int
 
 
-def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
+def restore(
+    target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str, ambient: Ambient
+) -> Summary:
     """See Engine.restore and the module's head."""
     contents = read_contents(source, facts)
     _read_once(source, contents, control)
@@ -70,7 +75,7 @@ def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], con
         first = any_node.members()[0].id
     with connected(replace(target, node=first)) as session, controlled(session, control.check) as (jmx, state):
         _require_fit(session, state, contents, scratch)
-        warnings = _Restoring(session, jmx, source, contents, control, Path(scratch)).run()
+        warnings = _Restoring(target, session, jmx, source, contents, control, Path(scratch), ambient).run()
     entries = sum(len(files) for nodes in contents.files.values() for files in nodes.values())
     return Summary(entries, contents.bytes, {"tables": len(contents.schema.tables)}, warnings)
 
@@ -181,8 +186,17 @@ class _Restoring:
     """Past the checks: from here on a failure is told with what the cluster holds."""
 
     def __init__(
-        self, session: Session, jmx: Jmx, source: RestoreSource, contents: Contents, control: Control, scratch: Path
+        self,
+        target: Target,
+        session: Session,
+        jmx: Jmx,
+        source: RestoreSource,
+        contents: Contents,
+        control: Control,
+        scratch: Path,
+        ambient: Ambient,
     ) -> None:
+        self._target, self._ambient = target, ambient
         self._session, self._jmx, self._source, self._contents = session, jmx, source, contents
         self._control, self._scratch = control, scratch
         self._state = "as it was"
@@ -193,6 +207,7 @@ class _Restoring:
             self._drop()
             self._make()
             self._load()
+            self._index()
             return list(make_from_script(self._session, self._contents.roles))
 
     @contextmanager
@@ -216,13 +231,36 @@ class _Restoring:
             self._session.rows(f"DROP KEYSPACE IF EXISTS {quoted(keyspace)}", seconds=_DROP_SECONDS)
 
     def _make(self) -> None:
-        for statement in self._contents.schema.statements():
+        for statement in self._contents.schema.statements(indexes=False):
+            self._control.check()
+            self._session.rows(statement, seconds=_DROP_SECONDS)
+
+    def _index(self) -> None:
+        self._state = "it holds the backup's tables, not all of their indexes"
+        for statement in self._contents.schema.statements(indexes=True):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
         made, wanted = plain(read_schema(self._session)), plain(self._contents.schema)
         if made != wanted:
             (keyspace, kind, name, _) = sorted(set(wanted) ^ set(made))[0]
             raise EngineError(f"{kind} {keyspace}.{name} is not what it was in the backup")
+        self._await_indexes()
+
+    def _await_indexes(self) -> None:
+        """Until every node says that its own share of every index is built."""
+        mine = {one.name for one in self._contents.schema.keyspaces}
+        indexes = self._session.rows("SELECT keyspace_name, index_name FROM system_schema.indexes")
+        wanted = {(row.keyspace_name, row.index_name) for row in indexes if row.keyspace_name in mine}
+        for member in self._session.members() if wanted else ():
+            with connected(replace(self._target, node=member.id)) as session:
+                while True:
+                    # The column is called table_name, and holds the keyspace's.
+                    rows = session.rows('SELECT table_name, index_name FROM system."IndexInfo"')
+                    built = {(row.table_name, row.index_name) for row in rows}
+                    self._control.progress("index", len(wanted & built), len(wanted))
+                    if wanted <= built:
+                        break
+                    self._ambient.sleep(_INDEX_POLL)
 
     def _load(self) -> None:
         tables = self._contents.files
@@ -237,6 +275,8 @@ class _Restoring:
                 folder.mkdir(parents=True)
                 try:
                     for file in files:
+                        if file.is_of_index:
+                            continue
                         done = self._lay_out(folder, file, done)
                     self._control.check()
                     self._jmx.load(str(folder))

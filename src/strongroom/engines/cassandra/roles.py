@@ -110,7 +110,12 @@ def make_from_script(session: Session, script: str) -> Iterator[str]:
     The role that we have entered as stays as it is, or a wrong backup would lock us out. Roles that it does not name stay.
     """
     known = {row.role for row in session.rows("SELECT role FROM system_auth.roles")}
+    held = set[str]()
+    for row in session.rows("SELECT role, member FROM system_auth.role_members"):
+        held.add(f"GRANT {quoted(row.role)} TO {quoted(row.member)}")
     for statement in split(script):
+        if statement in held:
+            continue
         if made := _MADE.match(statement):
             name = made["name"].replace('""', '"')
             if name == session.user:

@@ -13,6 +13,7 @@ from typing import Any
 from strongroom.engines.cassandra.connection import Session
 
 _OUR_ID = re.compile(r"\bID = [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s+AND\s+")
+_INDEX = re.compile(r"CREATE\s+(CUSTOM\s+)?INDEX\b", re.IGNORECASE)
 _PIECES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$\$.*?\$\$|;|[^'\"$;]+|.", re.DOTALL)
 
 
@@ -67,17 +68,19 @@ class Schema:
         """For cqlsh: the whole schema, with the ids that the tables had."""
         return "\n\n".join(text.rstrip().rstrip(";") + ";" for *_, text in self.elements) + "\n"
 
-    def statements(self) -> Iterator[str]:
-        """One after the other, for tables with new ids."""
+    def statements(self, *, indexes: bool) -> Iterator[str]:
+        """One after the other, for tables with new ids: those that make indexes, or all others."""
         for _, _, _, text in self.elements:
             for statement in split(text):
-                yield _OUR_ID.sub("", statement)
+                if bool(_INDEX.match(statement)) == indexes:
+                    yield _OUR_ID.sub("", statement)
 
 
 def read_schema(session: Session) -> Schema:
     """What users have made. Raises EngineError."""
     elements = [
-        (row.keyspace_name, row.type, row.name, row.create_statement) for row in session.rows("DESCRIBE SCHEMA WITH INTERNALS")
+        (unquoted(row.keyspace_name), row.type, unquoted(row.name), row.create_statement)
+        for row in session.rows("DESCRIBE SCHEMA WITH INTERNALS")
     ]
     mine = {keyspace for keyspace, *_ in elements}
     keyspaces = [
@@ -121,6 +124,11 @@ def quoted(name: str) -> str:
     """A name as CQL takes it whatever its letters are."""
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
+
+
+def unquoted(shown: str) -> str:
+    """A name as DESCRIBE shows it, in quotes where CQL wants them."""
+    return shown[1:-1].replace('""', '"') if shown.startswith('"') else shown
 
 
 def text_of(value: str) -> str:
