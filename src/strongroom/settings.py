@@ -134,7 +134,7 @@ def redacted(url: str) -> str:
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+    return None if not text else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:

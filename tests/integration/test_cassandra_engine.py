@@ -44,6 +44,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
 @pytest.fixture
 def session(node: CassandraNode) -> Iterator[Any]:
     """A superuser's, with the node as it was at first. Other tests may have restarted it."""
+    if node.snapshots():
+        with Jmx("127.0.0.1", node.jmx_port) as jmx:
+            for tag in node.snapshots():
+                jmx.clear(tag)
     with node.session() as opened:
         drop_all(opened)
         yield opened

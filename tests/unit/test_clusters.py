@@ -62,11 +62,11 @@ class DictCluster(DictEngine):
             self.during(target.node)
         return Summary(len(data), 0, {"count": len(data), "mark": mark})
 
-    def tidy(self, target: Target, history: str, keep: Mapping[str, Any] | None) -> None:
-        mark = None if keep is None else keep["mark"]
+    def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         with self.lock:
-            mine = self.left.get(target.node, [])
-            self.left[target.node] = [one for one in mine if one == mark or not one.startswith(history)]
+            for history, keep in histories.items():
+                mark, mine = None if keep is None else keep["mark"], self.left.get(target.node, [])
+                self.left[target.node] = [one for one in mine if one == mark or not one.startswith(history)]
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
@@ -148,6 +148,17 @@ def test_every_node_has_a_part_and_all_are_restored_as_one(cluster: Cluster) -> 
         == receipt["freed"] + receipt["reclaimed"]["net"] - receipt["put_bytes"] + receipt["reclaimed"]["written"]
     )
     cluster.check()
+
+
+def test_what_an_ended_history_left_goes_with_the_next_backup(cluster: Cluster) -> None:
+    cluster.work()
+    cluster.delete(cluster.backup(data(1)))
+    cluster.run()
+    assert {len(left) for left in cluster.engine.left.values()} == {1}
+    ended = {mark for left in cluster.engine.left.values() for mark in left}
+    cluster.backup(data(2))
+    assert {len(left) for left in cluster.engine.left.values()} == {1}
+    assert not ended & {mark for left in cluster.engine.left.values() for mark in left}
 
 
 def test_a_failing_part_fails_the_backup_and_it_owns_nothing(cluster: Cluster) -> None:

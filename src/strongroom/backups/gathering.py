@@ -8,7 +8,7 @@ tidy        what a capture left on its node goes, but for what the next one adop
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -94,9 +94,25 @@ def tidy(ctx: Context, job: Running, backup: str, lineage: str) -> None:
             ).one()
         engine = ctx.engines[row.engine]
         if isinstance(engine, ClusterEngine) and row.state == "REGISTERED":
-            engine.tidy(replace(ctx.target(row), node=row.node), lineage, _facts_of_head(ctx, lineage))
+            histories: dict[str, Mapping[str, Any] | None] = dict.fromkeys(_ended(ctx, lineage))
+            histories[lineage] = _facts_of_head(ctx, lineage)
+            engine.tidy(replace(ctx.target(row), node=row.node), histories)
     except (EngineError, StoreError, OSError) as error:
         log.warning("what the capture of backup %s left on its node could not be tidied: %s", backup, error)
+
+
+def _ended(ctx: Context, lineage: str) -> Sequence[str]:
+    """The lineages that the same source had before: their last backups were deleted when nobody was on the node."""
+    this = t.lineage.alias("this")
+    same = sa.and_(
+        this.c.id == lineage,
+        t.lineage.c.instance == this.c.instance,
+        t.lineage.c.scope == this.c.scope,
+        t.lineage.c.node == this.c.node,
+    )
+    with ctx.catalog.read() as conn:
+        ids = conn.execute(sa.select(t.lineage.c.id).select_from(t.lineage.join(this, same)).where(t.lineage.c.state == "CLOSED"))
+        return list(ids.scalars())
 
 
 def _facts_of_head(ctx: Context, lineage: str) -> Mapping[str, Any] | None:

@@ -198,6 +198,7 @@ class ClusterEngine(Engine, Protocol):
         """The nodes that together hold the instance, by id. Raises EngineUnreachable if one of them is down: a backup without
         it would not be whole."""
 
-    def tidy(self, target: Target, history: str, keep: Mapping[str, Any] | None) -> None:
-        """Removes from `Target.node` what captures of this history have left there, crashed ones too, but for what the capture
-        with the facts `keep` needs to be adopted from. Idempotent. Called there after every end of a capture."""
+    def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Removes from `Target.node` what captures of these histories have left there, crashed ones too, but for what the capture
+        with the facts that a history is given with needs to be adopted from. Idempotent. Called on the node's host after every
+        end of a capture, with histories that have ended too."""

@@ -70,10 +70,11 @@ def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambien
     return Summary(len(snapshot.files) + len(layout.DESCRIPTIONS), reading.taken_over + reading.read, facts, access.missed)
 
 
-def tidy(target: Target, history: str, keep: Mapping[str, Any] | None) -> None:
+def tidy(target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
     """See ClusterEngine.tidy."""
     with connected(target) as session, controlled(session, lambda: None) as (jmx, _):
-        clear_but(jmx, history, None if keep is None else str(keep.get("anchor")))
+        for history, keep in histories.items():
+            clear_but(jmx, history, None if keep is None else str(keep.get("anchor")))
 
 
 def _clear_own(target: Target, tag: str) -> None:

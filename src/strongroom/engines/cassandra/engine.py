@@ -43,9 +43,9 @@ class CassandraEngine:
         del scratch
         return capture.capture(target, sink, control, self._ambient)
 
-    def tidy(self, target: Target, history: str, keep: Mapping[str, Any] | None) -> None:
+    def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         """See `ClusterEngine.tidy`."""
-        capture.tidy(target, history, keep)
+        capture.tidy(target, histories)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`."""
