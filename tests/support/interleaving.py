@@ -668,8 +668,8 @@ _PASSING: Mapping[str, frozenset[str]] = {
     "deletion": frozenset({"at_version", "accepted_at", "finished_at"}),
     "job": frozenset({"owner", "epoch", "lease_until", "run_after", "created_at", "started_at", "finished_at", "progress"}),
 }
-"""What an order of events may leave otherwise without meaning anything: how often a row was locked, and when. Nor does the size of
-a manifest mean anything: how well the ids in it compress depends on how many were drawn before them."""
+"""What an order of events may leave otherwise without meaning anything: how often a row was locked, and when. Nor does the size
+of a manifest mean anything: how well the ids in it compress depends on how many were drawn before them."""
 
 
 def _told(table: str, row: Mapping[str, Any], ranks: Mapping[int, int]) -> str:

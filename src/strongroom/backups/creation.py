@@ -32,7 +32,8 @@ from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
 from strongroom.catalog.lifespans import Dying, NotOurs
-from strongroom.catalog.space import batches, bury, condemn
+from strongroom.catalog.many import batches
+from strongroom.catalog.space import bury, condemn
 from strongroom.engines.base import EngineError, Probe, Summary
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target

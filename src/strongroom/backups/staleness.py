@@ -41,7 +41,7 @@ def require_current(ctx: Context, lineage: str) -> None:
         with ctx.catalog.decide(lineages=[lineage]) as conn:
             explained = _explained(conn, lineage, found)
             if not explained:
-                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=found.reason))
+                _stop(conn, lineage, found.reason)
         if not explained:
             raise CatalogOutdated(found.reason)
         return  # looked at while it moved: the next time is looked at again
@@ -69,7 +69,7 @@ def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = 
             # One that was stopped meanwhile has a grave of its own.
             ended = conn.execute(sa.select(t.part.c.state).where(part)).scalar_one() != "BUILDING"
             if not ended:
-                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+                _stop(conn, lineage, reason)
         if not ended:
             raise CatalogOutdated(reason)
 
@@ -86,7 +86,7 @@ def require_sources(ctx: Context, lineage: str, planned: Sequence[str], sources:
     if lost:
         reason = _told(lineage, f"{there[0]} is there and {lost[0]}, from which it was made, is not")
         with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
-            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+            _stop(conn, lineage, reason)
         raise CatalogOutdated(reason)
 
 
@@ -96,6 +96,11 @@ def require_owner(ctx: Context) -> None:
         mine = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
     if ctx.store.stat(names.owner(mine + 1)) is not None:
         raise CatalogOutdated("another catalog was rebuilt from this store and owns it now: stop this server")
+
+
+def _stop(conn: Connection, lineage: str, reason: str) -> None:
+    """Nothing is built or freed in the lineage any more, by any server of this catalog."""
+    conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
 
 
 @dataclass(frozen=True, slots=True)
