@@ -36,6 +36,7 @@ from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.gathering import TidyJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
@@ -80,7 +81,7 @@ class House:
         """Every kind of job."""
         ctx = self.context
         return {
-            "backup": BackupJob(ctx), "part": PartJob(ctx), "restore": RestoreJob(ctx),
+            "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),

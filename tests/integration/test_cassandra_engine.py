@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from strongroom.backups import errors
+from strongroom.backups.restoration import reading
 from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Target
 from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.cassandra.jmx import Jmx
+from strongroom.engines.cassandra.schema import split
 from support.cassandra_house import CassandraHouse
 from support.cassandra_node import CassandraNode, require_cassandra
 from support.cassandra_samples import (
@@ -270,6 +272,41 @@ def test_a_failed_backup_leaves_no_snapshot(shop: Any, node: CassandraNode, hous
     assert house.state(kept) == "COMPLETED"
 
 
+def test_an_export_is_loaded_by_cassandras_own_tools(
+    shop: Any, node: CassandraNode, house: CassandraHouse, tmp_path: Path
+) -> None:
+    instance = house.register(node)
+    fill_small(shop, 1)
+    key, _ = house.backup(instance)
+    folder = tmp_path / "export"
+    folder.mkdir(mode=0o700)
+    with reading(house.ctx, house.parts(key)) as (source, facts):
+        summary = CassandraEngine().export(source, facts, folder, _NoJob())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert (summary.entries, summary.bytes) == (len(files), sum(path.stat().st_size for path in files))
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    seen = picture(shop)
+    drop_all(shop)
+    for statement in split((folder / "schema.cql").read_text()):
+        shop.execute(statement)
+    (table,) = folder.glob("*/shop/plain")
+    words = ["-d", node.address, "-p", str(node.cql_port), "-sp", str(node.storage_port), "-u", "cassandra", "-pw", "cassandra"]
+    done = node.tool("org.apache.cassandra.tools.BulkLoader", *words, "--no-progress", str(table))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert picture(shop) == seen
+    assert 'CREATE ROLE IF NOT EXISTS "cassandra" WITH SUPERUSER = true' in (folder / "roles.cql").read_text()
+
+
+class _NoJob:
+    """A control that never ends the work."""
+
+    def check(self) -> None:
+        pass
+
+    def progress(self, phase: str, done: int, total: int | None = None) -> None:
+        pass
+
+
 def test_who_may_not_is_told_at_once(session: Any, node: CassandraNode, house: CassandraHouse) -> None:
     session.execute("CREATE ROLE IF NOT EXISTS nobody WITH PASSWORD = 'n' AND LOGIN = true")
     engine = CassandraEngine()
@@ -288,8 +325,6 @@ def test_who_may_not_is_told_at_once(session: Any, node: CassandraNode, house: C
 
 def facts_of(house: CassandraHouse, backup: str) -> dict[str, Any]:
     """The engine's facts of a backup of one node."""
-    from strongroom.backups.restoration import reading
-
     with reading(house.ctx, house.parts(backup)) as (_, facts):
         return dict(facts)
 

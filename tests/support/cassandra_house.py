@@ -14,6 +14,7 @@ from strongroom.backups import creation, deletion, instances, restoration
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.gathering import TidyJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob, reading
@@ -51,7 +52,8 @@ class CassandraHouse:
             self.project = accounts.found(conn, self.ambient, "account", "project", "admin", None).project
         ctx = self.ctx
         self.handlers: dict[str, Any] = {
-            "backup": BackupJob(ctx), "part": PartJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx),
+            "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
+            "delete": DeleteJob(ctx),
             "remove": RemoveJob(ctx),
         }  # fmt: skip
         self.workers = {"default": self._worker("default")}

@@ -111,7 +111,7 @@ def picture(session: Any) -> dict[str, Any]:
         if kind in ("table", "materialized_view"):
             keyspace, _, table = name.partition(".")
             found[f"rows of {name}"] = sorted(repr(tuple(row)) for row in _rows(session, f"{keyspace}.{table}"))
-    if "table shop.plain" in found:
+    if "table shop.orders" in found:
         found["written"] = sorted(_rows(session, "shop.plain", "id, writetime(name)"))
         found["by note"] = sorted(row.id for row in session.execute("SELECT id FROM shop.orders WHERE note = 'note 1'"))
         found["by name"] = sorted(row.id for row in session.execute("SELECT id FROM shop.plain WHERE name = 'name 2'"))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from strongroom.backups import creation, deletion, errors, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob, PartJob
+from strongroom.backups.gathering import TidyJob
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
@@ -85,7 +86,7 @@ class Cluster(Vault):
         if not isinstance(self.engine, DictCluster):
             self.engine = DictCluster()
         super().restart()
-        handlers = {**self.worker._handlers, "backup": BackupJob(self.ctx), "part": PartJob(self.ctx)}
+        handlers = {**self.worker._handlers, "backup": BackupJob(self.ctx), "part": PartJob(self.ctx), "tidy": TidyJob(self.ctx)}
         for queue in ("default", *(f"node:{name}" for name in NODES)):
             self.threads[queue] = Worker(self.jobs, handlers, [queue], poll=0.05, beat=0.2)
 

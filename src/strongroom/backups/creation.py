@@ -36,7 +36,7 @@ from strongroom.catalog.lifespans import Dying, NotOurs
 from strongroom.catalog.many import batches
 from strongroom.catalog.space import bury, condemn
 from strongroom.engines.base import ClusterEngine, EngineError, Node, Probe, Summary
-from strongroom.jobs.port import Cancelled, JobFailed, JobLost, Running, TryAgain
+from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
 from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_lineage_keys
@@ -220,9 +220,9 @@ class _Building:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
-    def _build(self, job: Running, backup: str, lineage: str) -> Mapping[str, Any] | None:
+    def _build(self, job: Running, backup: str, lineage: str) -> None:
         try:
-            return _Build(self._ctx, job, backup, lineage).run()
+            _Build(self._ctx, job, backup, lineage).run()
         except NotOurs:
             raise Cancelled("the build was stopped") from None
         except StoreError as error:
@@ -233,7 +233,6 @@ class _Building:
             self._fail(job, backup, str(error))
         except (RepositoryError, lifespans.LifespanError, staleness.CatalogOutdated, OSError) as error:
             self._fail(job, backup, str(error))
-        return None
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """The build leaves its chain; a stopped one has left already."""
@@ -255,37 +254,27 @@ class BackupJob(_Building):
     def run(self, job: Running) -> Mapping[str, Any] | None:
         backup = str(job.args["backup"])
         if "parts" in job.args:
-            return gathering.gather(self._ctx, job, backup, job.args["parts"])
+            done = gathering.gather(self._ctx, job, backup, job.args["parts"])
+            gathering.tidy_nodes(self._ctx, backup, job.args["parts"])
+            return done
         with self._ctx.catalog.read() as conn:
             (lineage,) = _lineages(conn, backup)
         self._build(job, backup, lineage)
         return None
 
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """See the base; and what captures left on the nodes goes."""
+        super().give_up(job, outcome, reason)
+        if "parts" in job.args:
+            gathering.tidy_nodes(self._ctx, str(job.args["backup"]), job.args["parts"])
+
 
 class PartJob(_Building):
-    """The job `part`: builds one node's part of a cluster's backup, on that node's host.
-
-    However it ends, what the capture left on the node goes before the job ends, but for what the next one adopts from. A job
-    that dies is claimed again, and tidies then.
-    """
+    """The job `part`: builds one node's part of a cluster's backup, on that node's host."""
 
     def run(self, job: Running) -> Mapping[str, Any] | None:
-        backup, lineage = str(job.args["backup"]), str(job.args["lineage"])
-        done = None if gathering.is_committed(self._ctx, backup, lineage) else self._build(job, backup, lineage)
-        gathering.tidy(self._ctx, job, backup, lineage)
-        return done
-
-    def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """See the base; and the node is tidied."""
-        super()._fail(job, str(job.args["backup"]), reason, ending="CANCELLED")
-        if outcome == "FAILED" or job.attempts > 0 or job.epoch > 1:  # else it never ran
-            gathering.tidy(self._ctx, job, str(job.args["backup"]), str(job.args["lineage"]))
-
-    def _fail(self, job: Running, backup: str, reason: str, ending: str = "FAILED") -> None:
-        """The job itself ends once the node is tidied: see give_up."""
-        del ending
-        super()._fail(job, backup, reason, ending="CANCELLED")
-        raise JobFailed(reason)
+        self._build(job, str(job.args["backup"]), str(job.args["lineage"]))
+        return None
 
 
 class _Build:
@@ -315,8 +304,8 @@ class _Build:
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._warnings: list[str] = []
 
-    def run(self) -> Mapping[str, Any]:
-        """What a job tells of it. Raises what ends a build; see _Building."""
+    def run(self) -> None:
+        """Raises what ends a build; see _Building."""
         staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
         if self._begins:
@@ -331,7 +320,7 @@ class _Build:
             (self._scratch / "engine").mkdir()
             try:
                 summary = self._engine.capture(self._target, writer, self._job, str(self._scratch / "engine"))
-                return self._seal(writer, parent, probe, summary)
+                self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
                 raise
@@ -447,7 +436,7 @@ class _Build:
             return read_manifest(self._ctx, self._keys, self._lineage, self._parent_seq)
         return None
 
-    def _seal(self, writer: PartWriter, parent: Manifest | None, probe: Probe, summary: Summary) -> Mapping[str, Any]:
+    def _seal(self, writer: PartWriter, parent: Manifest | None, probe: Probe, summary: Summary) -> None:
         sealed = writer.seal()
         with self._ctx.catalog.read() as conn:
             opened = lifespans.open_numbers(conn, self._lineage)
@@ -470,7 +459,6 @@ class _Build:
             "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
         }  # fmt: skip
         self._commit(manifest, sealed, own, told)
-        return told
 
     def _weigh(
         self, left: Mapping[int, BitMap], parent: Manifest | None, used: Mapping[int, BitMap]
@@ -528,8 +516,7 @@ class _Build:
                 sweeping.record(conn, self._lineage, "COMMIT", self._backup.id, gap, key)
                 removal.submit(ctx, conn, self._lineage)
             self._complete(conn)
-            if len(self._plan) == 1 and not self._plan[0][2]:  # a node's job ends once its node is tidied
-                self._job.finish(conn, told)
+            self._job.finish(conn, told)
 
     def _drop_unfilled(self, conn: Connection) -> None:
         """Packs that were announced and not needed: their rows go, their objects were never put."""

@@ -2,7 +2,7 @@
 
 gather      submits the parts' jobs once it is the instance's turn, and waits: the last part to be committed completes the backup,
             the first to fail for good fails it, by its own decision. Nothing is decided here.
-tidy        what a capture left on its node goes, but for what the next one adopts from
+TidyJob     in a node's queue after every end of a backup: what captures left there goes, but for what the next one adopts from
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from strongroom.catalog import tables as t
 from strongroom.engines.base import ClusterEngine, EngineError
 from strongroom.jobs.port import DuplicateJob, JobFailed, Running
 from strongroom.repository.errors import RepositoryError
-from strongroom.storage.base import ObjectMissing, StoreError
+from strongroom.storage.base import ObjectMissing
 
 ATTEMPTS = 3
 """Times that a part is tried when the store fails in a way that passes, or its worker dies."""
 
 _POLL = 0.2  # seconds
-_TIDY_SECONDS = 20.0  # that a complete backup waits for its nodes to be tidied, and for what their jobs tell
 
 log = logging.getLogger("strongroom.backups")
 
@@ -44,7 +43,6 @@ def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -
                     queue=queues[part.lineage], serial=f"part:{part.lineage}", unique_key=f"part:{part.lineage}:{part.seq}",
                     max_attempts=ATTEMPTS,
                 )  # fmt: skip
-    end = ctx.ambient.monotonic() + _TIDY_SECONDS
     while True:
         with ctx.catalog.read() as conn:
             row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
@@ -54,24 +52,15 @@ def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -
         if row.state == "FAILED":
             _cancel_waiting(ctx, job, backup)
             raise JobFailed(row.fail_reason or "it was stopped")
-        if row.state != "BUILDING" and (ctx.ambient.monotonic() > end or not any(one.active for one in jobs)):
+        if row.state != "BUILDING":
             return {
                 "entries": sum(part.entries for part in parts), "plain_bytes": sum(part.plain_bytes for part in parts),
                 "stored_bytes": sum(part.stored_bytes for part in parts),
                 "adopted_bytes": sum(part.adopted_bytes for part in parts),
                 "parts": len(parts), "warnings": [text for one in jobs for text in (one.result or {}).get("warnings", ())],
             }  # fmt: skip
-        if row.state == "BUILDING":
-            end = ctx.ambient.monotonic() + _TIDY_SECONDS
         job.progress("parts", sum(part.state == "COMPLETED" for part in parts), len(parts))
         ctx.ambient.sleep(_POLL)
-
-
-def is_committed(ctx: Context, backup: str, lineage: str) -> bool:
-    """Whether the backup's part of this lineage has been completed: by this job, before its worker died."""
-    mine = sa.and_(t.part.c.backup == backup, t.part.c.lineage == lineage)
-    with ctx.catalog.read() as conn:
-        return bool(conn.execute(sa.select(t.part.c.state).where(mine)).scalar_one() == "COMPLETED")
 
 
 def _cancel_waiting(ctx: Context, job: Running, backup: str) -> None:
@@ -82,23 +71,48 @@ def _cancel_waiting(ctx: Context, job: Running, backup: str) -> None:
             ctx.jobs.cancel(conn, row.id)
 
 
-def tidy(ctx: Context, job: Running, backup: str, lineage: str) -> None:
-    """Tells the engine what of a history's captures may stay on the part's node. That this fails is no reason to fail: the next
-    capture does it too."""
-    try:
-        with ctx.catalog.write(job.guard) as conn:  # a worker that was replaced must not tidy what its successor works with
+def tidy_nodes(ctx: Context, backup: str, queues: Mapping[str, str]) -> None:
+    """Submits a TidyJob for each of a backup's nodes; `queues` is lineage → queue."""
+    with ctx.catalog.write() as conn:
+        instance = conn.execute(sa.select(t.backup.c.instance).where(t.backup.c.id == backup)).scalar_one()
+        for lineage, queue in sorted(queues.items()):
+            with suppress(DuplicateJob):
+                # Never beside a capture of the same history.
+                ctx.jobs.submit(
+                    conn, "tidy", {"lineage": lineage}, instance=instance, queue=queue, serial=f"part:{lineage}",
+                    unique_key=f"tidy:{lineage}", max_attempts=ATTEMPTS,
+                )  # fmt: skip
+
+
+class TidyJob:
+    """The job `tidy`. That it fails harms nobody: the next one does the same, and so does the next capture."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def run(self, job: Running) -> Mapping[str, Any]:
+        ctx, lineage = self._ctx, str(job.args["lineage"])
+        with ctx.catalog.read() as conn:
             row = conn.execute(
                 sa.select(t.instance, t.lineage.c.node)
                 .join(t.lineage, t.lineage.c.instance == t.instance.c.id)
                 .where(t.lineage.c.id == lineage)
             ).one()
-        engine = ctx.engines[row.engine]
-        if isinstance(engine, ClusterEngine) and row.state == "REGISTERED":
-            histories: dict[str, Mapping[str, Any] | None] = dict.fromkeys(_ended(ctx, lineage))
-            histories[lineage] = _facts_of_head(ctx, lineage)
+        engine = ctx.engines.get(row.engine)
+        if not isinstance(engine, ClusterEngine) or row.state != "REGISTERED":
+            return {}
+        histories: dict[str, Mapping[str, Any] | None] = dict.fromkeys(_ended(ctx, lineage))
+        histories[lineage] = _facts_of_head(ctx, lineage)
+        job.check()
+        try:
             engine.tidy(replace(ctx.target(row), node=row.node), histories)
-    except (EngineError, StoreError, OSError) as error:
-        log.warning("what the capture of backup %s left on its node could not be tidied: %s", backup, error)
+        except (EngineError, OSError) as error:
+            raise JobFailed(f"what captures left on node {row.node} was not removed: {error}") from error
+        return {}
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """Nothing hangs on it."""
+        log.warning("job %s (tidy): %s: %s", job.id, outcome, reason)
 
 
 def _ended(ctx: Context, lineage: str) -> Sequence[str]:
@@ -116,7 +130,7 @@ def _ended(ctx: Context, lineage: str) -> Sequence[str]:
 
 
 def _facts_of_head(ctx: Context, lineage: str) -> Mapping[str, Any] | None:
-    """The engine's facts of the newest completed part of the lineage; None where there is none that can be read."""
+    """The engine's facts of the newest completed part of the lineage; None where none can be read. Raises StoreError."""
     with ctx.catalog.read() as conn:
         seq = _newest(conn, lineage)
     if seq is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Control, Node, Probe, RestoreSource, Summary, Target
-from strongroom.engines.cassandra import capture, restore
+from strongroom.engines.cassandra import capture, export, restore
 from strongroom.engines.cassandra.connection import connected, require_up, require_version
 from strongroom.engines.cassandra.roles import read_access
 
@@ -50,6 +51,10 @@ class CassandraEngine:
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`."""
         return restore.restore(target, source, facts, control, scratch, self._ambient)
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """Writes the backup as Cassandra's own files into a private folder, which its own tools load without us."""
+        return export.export(source, facts, folder, control)
 
     def recover(self, target: Target) -> None:
         """See `Engine.recover`: a restore leaves nothing on the cluster but what it has restored."""

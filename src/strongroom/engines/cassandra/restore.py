@@ -58,6 +58,7 @@ _INDEX_POLL = 0.2
 class Contents:
     """What a backup holds, whatever parts it has."""
 
+    hosts: Sequence[str]  # ids of the nodes that it was taken of
     schema: Schema
     roles: str
     version: str
@@ -96,7 +97,9 @@ def read_contents(source: RestoreSource, facts: Mapping[str, Any]) -> Contents:
     for file in layout.sstable_files(entries):
         files.setdefault((file.keyspace, file.table), {}).setdefault(file.host_id, []).append(file)
         total += file.entry.size
-    return Contents(schemas[first], _text(source, f"{first}/{layout.ROLES}"), str(facts.get("version", "")), files, total)
+    return Contents(
+        sorted(here), schemas[first], _text(source, f"{first}/{layout.ROLES}"), str(facts.get("version", "")), files, total
+    )
 
 
 def _text(source: RestoreSource, name: str) -> str:
@@ -109,13 +112,14 @@ def _text(source: RestoreSource, name: str) -> str:
 def _read_once(source: RestoreSource, contents: Contents, control: Control) -> None:
     """Damage must show before anything is dropped."""
     done = 0
-    for file in _all_files(contents):
+    for file in all_files(contents):
         for piece in source.read(file.entry.name):
             done += len(piece)
             control.progress("check", done, contents.bytes)
 
 
-def _all_files(contents: Contents) -> Iterator[SSTableFile]:
+def all_files(contents: Contents) -> Iterator[SSTableFile]:
+    """Table by table, and node by node."""
     for nodes in contents.files.values():
         for files in nodes.values():
             yield from files

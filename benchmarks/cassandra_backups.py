@@ -1,6 +1,6 @@
 """Backups of one real Cassandra node, beside Cassandra's own way: `nodetool snapshot` and copying the files.
 
-python -m benchmarks.cassandra --work DIR [--mib 256]
+python -m benchmarks.cassandra_backups --work DIR [--mib 256]
 
 One run measures both, one after the other, on the same node and data: a first backup, then one after a hundredth of the rows
 were written anew. Bytes are what the copy or the store holds more than before. The jars are those that scripts/test fetches.
