@@ -12,7 +12,7 @@ import pytest
 
 from strongroom.backups import errors
 from strongroom.backups.restoration import reading
-from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Target
+from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Tables, Target
 from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.cassandra.jmx import Jmx
 from strongroom.engines.cassandra.schema import split
@@ -270,6 +270,45 @@ def test_a_failed_backup_leaves_no_snapshot(shop: Any, node: CassandraNode, hous
     _, told = house.backup(instance)
     assert told["adopted_bytes"] > 0
     assert house.state(kept) == "COMPLETED"
+
+
+def test_single_tables_are_backed_up_and_put_back_and_others_left(
+    session: Any, node: CassandraNode, house: CassandraHouse
+) -> None:
+    """One table with an index and a view, all tables of another keyspace; beside backups of the whole."""
+    make_shop(session)
+    fill(session, 1, 60)
+    instance = house.register(node)
+    chosen = (Tables("shop", ("orders",)), Tables("OddName"))
+    whole, _ = house.backup(instance)
+    key, _ = house.backup(instance, *chosen)
+    again, told = house.backup(instance, *chosen)
+    assert told["stored_bytes"] == 0
+    assert {name.split("/")[3].rpartition("-")[0] for name in sstables(house.read(key))} == {"orders", "T"}
+    then = picture(session)
+    session.execute("GRANT SELECT ON TABLE shop.orders TO cassandra")
+    fill(session, 2, 60)
+    session.execute("ALTER TABLE shop.orders ADD later text")
+    session.execute(
+        "CREATE MATERIALIZED VIEW shop.late AS SELECT * FROM shop.orders WHERE note IS NOT NULL AND id IS NOT NULL"
+        " PRIMARY KEY (note, id)"
+    )
+    now = picture(session)
+    house.delete(key)
+    assert house.restore(again, instance)["warnings"] == []
+    mine = {one for one in now if "OddName" in one or "orders" in one or "shop.v" in one or one == "by note"}
+    want = {name: then[name] if name in mine else value for name, value in now.items() if ".late" not in name}
+    assert picture(session) == want
+    drop_all(session)
+    house.restore(again, instance)
+    back = picture(session)
+    assert {name: back[name] for name in mine if name in back} == {name: then[name] for name in mine if name in back}
+    assert "rows of shop.orders" in back
+    assert "table shop.plain" not in back
+    house.restore(whole, instance)
+    assert picture(session) == then
+    _, job = house.create(instance, Tables("shop", ("v",)))
+    assert "there is no table shop.v" in house.ended(job).error
 
 
 def test_an_export_is_loaded_by_cassandras_own_tools(

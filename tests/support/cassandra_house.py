@@ -18,9 +18,10 @@ from strongroom.backups.gathering import TidyJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob, reading
+from strongroom.backups.scope import scope_of
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
-from strongroom.engines.base import Node
+from strongroom.engines.base import Node, Tables
 from strongroom.engines.cassandra import CassandraEngine
 from strongroom.identity import accounts
 from strongroom.identity.secrets import Sealer
@@ -81,12 +82,13 @@ class CassandraHouse:
         new = instances.NewInstance(name, "cassandra", node.url, password if node.auth else None)
         return instances.register(self.ctx, self.project, new, lambda conn, key: None)
 
-    def create(self, instance: str) -> tuple[str, str]:
-        return creation.create(self.ctx, self.project, instance, creation.Wanted("a-backup"), lambda conn, key: None)
+    def create(self, instance: str, *tables: Tables) -> tuple[str, str]:
+        wanted = creation.Wanted("a-backup", scope=scope_of(tables) if tables else "")
+        return creation.create(self.ctx, self.project, instance, wanted, lambda conn, key: None)
 
-    def backup(self, instance: str) -> tuple[str, dict[str, Any]]:
-        """A completed backup and what its job tells."""
-        key, job = self.create(instance)
+    def backup(self, instance: str, *tables: Tables) -> tuple[str, dict[str, Any]]:
+        """A completed backup, of the whole or of tables, and what its job tells."""
+        key, job = self.create(instance, *tables)
         return key, self.done(job)
 
     def restore(self, backup: str, instance: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
 from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.scope import WHOLE, tables_of
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
@@ -60,6 +61,7 @@ class Wanted:
     name: str
     description: str = ""
     origin: str = "Manual"
+    scope: str = WHOLE  # scope.py
 
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
@@ -68,9 +70,9 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
             row = find_instance(conn, project, instance)
-            known = _open_lineages(conn, instance)
+            known = _open_lineages(conn, instance, wanted.scope)
         if nodes is None:
-            nodes = _nodes(ctx, row)
+            nodes = _nodes(ctx, row, wanted.scope)
         here = {node.id: known.get(node.id) for node in nodes}
         for line in here.values():
             if line is not None:
@@ -88,12 +90,14 @@ class _LineageMoved(Exception):
     """The instance's open lineages are not those that were looked at: one was closed, or another one has begun."""
 
 
-def _nodes(ctx: Context, instance: Row[Any]) -> Sequence[Node]:
+def _nodes(ctx: Context, instance: Row[Any], scope: str) -> Sequence[Node]:
     """The nodes that a backup needs a part of; one without id or address where there is one server."""
     engine = ctx.engines.get(instance.engine)
     if engine is None:  # rebuilt from manifests that cannot be read
         raise errors.InstanceUnusable(f"of instance {instance.name} nothing but its backups is known: register it anew")
     if not isinstance(engine, ClusterEngine):
+        if scope != WHOLE:
+            raise errors.BadScope(f"tables of {engine.name} cannot be backed up by themselves: take the whole instance")
         return [Node("", "")]
     try:
         return engine.nodes(ctx.target(instance))
@@ -114,18 +118,18 @@ def _create(
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
     guard = partial(lock_instance, project=instance.project, instance=instance.id)
     with ctx.catalog.decide(guard, lineages=[line for line in known.values() if line is not None]) as conn:
-        found = _open_lineages(conn, instance.id)
+        found = _open_lineages(conn, instance.id, wanted.scope)
         if {node: found.get(node) for node in known} != known:
             raise _LineageMoved
         for node, line in known.items():
             if line is None:
-                _begin_lineage(conn, ctx, instance, lineages[node], node)
+                _begin_lineage(conn, ctx, instance, lineages[node], wanted.scope, node)
         now = ctx.ambient.now()
         conn.execute(
             t.backup.insert().values(
                 id=backup, project=instance.project, instance=instance.id, instance_name=instance.name, engine=instance.engine,
                 engine_version=instance.version, name=wanted.name, description=wanted.description, origin=wanted.origin,
-                scope="", state="BUILDING", version=0, begin_at=now, plain_bytes=0,
+                scope=wanted.scope, state="BUILDING", version=0, begin_at=now, plain_bytes=0,
             )
         )  # fmt: skip
         for lineage in sorted(lineages.values()):
@@ -145,19 +149,20 @@ def node_queue(node: Node) -> str:
     return f"node:{node.address}"
 
 
-def _open_lineages(conn: Connection, instance: str) -> dict[str, str]:
+def _open_lineages(conn: Connection, instance: str, scope: str) -> dict[str, str]:
     """Node → lineage."""
-    here = sa.and_(t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.state == "OPEN")
-    return {row.node: row.id for row in conn.execute(sa.select(t.lineage.c.node, t.lineage.c.id).where(here))}
+    line = t.lineage.c
+    rows = conn.execute(sa.select(line.node, line.id).where(line.instance == instance, line.scope == scope, line.state == "OPEN"))
+    return {row.node: row.id for row in rows}
 
 
-def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str, node: str) -> None:
+def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str, scope: str, node: str) -> None:
     """A new lineage: its keys are drawn now, their two objects are put by the first build before anything else."""
     keys = LineageKeys.create(ctx.ambient)
     conn.execute(
         t.lineage.insert().values(
-            id=lineage, project=instance.project, instance=instance.id, scope="", node=node, state="OPEN", counter=0, version=0,
-            chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
+            id=lineage, project=instance.project, instance=instance.id, scope=scope, node=node, state="OPEN", counter=0,
+            version=0, chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
         )
     )  # fmt: skip
     for _copy in range(2):
@@ -300,7 +305,7 @@ class _Build:
         self._keys: LineageKeys = open_lineage_keys(ctx.root_key, self._lineage, sealed)
         self._attempt, self._begins = 0, part.attempt == 0
         self._engine = ctx.engines[self._instance.engine]
-        self._target = replace(ctx.target(self._instance), node=part.node)
+        self._target = replace(ctx.target(self._instance), node=part.node, tables=tables_of(self._backup.scope))
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._warnings: list[str] = []
 

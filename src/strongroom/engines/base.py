@@ -64,6 +64,15 @@ class Target:
     password: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     node: str = ""  # id of the node whose share is meant, of an instance with nodes (ClusterEngine)
+    tables: tuple[Tables, ...] = ()  # what a capture is of; () is the whole instance (others: ClusterEngine alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Some tables of a database; `names` None: all that it has."""
+
+    database: str
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import CaptureBroken, CaptureSink, Control, EngineError, EngineUnsupported, Summary, Target
+from strongroom.engines.base import CaptureBroken, CaptureSink, Control, EngineError, EngineUnsupported, Summary, Tables, Target
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.connection import Member, Session, State, connected, controlled, require_version
 from strongroom.engines.cassandra.jmx import Jmx
@@ -53,10 +53,10 @@ def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambien
         clear_but(jmx, sink.history, anchor)
         tag = prefix_of(sink.history) + ambient.hex_id()
         try:
-            schema, snapshot = _taken(session, jmx, state, tag)
+            schema, snapshot = _taken(session, jmx, state, tag, target.tables)
             reading = _Reading(sink, control, snapshot, layout.folder_of(own.id), anchor)
             reading.read_all()
-            access = read_access(session)
+            access = read_access(session) if schema.whole else Access((), ())
             _describe(sink, own, schema, access, session)
             snapshot.require_whole()
         except BaseException:
@@ -90,13 +90,17 @@ def _require_room(data_folders: Sequence[str]) -> None:
             raise EngineUnsupported(f"only {free >> 20} MiB are free in {folder}: the node might not flush what it has in memory")
 
 
-def _taken(session: Session, jmx: Jmx, state: State, tag: str) -> tuple[Schema, Snapshot]:
+def _taken(session: Session, jmx: Jmx, state: State, tag: str, tables: Sequence[Tables]) -> tuple[Schema, Snapshot]:
     """A snapshot during which the schema stayed as it was."""
-    schema = read_schema(session)
+    schema = read_schema(session, tables)
     for _try in range(_SCHEMA_TRIES):
-        if schema.keyspaces:
-            jmx.snapshot(tag, LIFETIME, [keyspace.name for keyspace in schema.keyspaces])
-        now = read_schema(session)
+        if schema.whole:
+            names = [keyspace.name for keyspace in schema.keyspaces]
+        else:
+            names = [f"{table.keyspace}.{table.name}" for table in schema.tables]
+        if names:
+            jmx.snapshot(tag, LIFETIME, names)
+        now = read_schema(session, tables)
         if now == schema:
             return schema, list_snapshot(state.data_folders, schema.tables, tag)
         jmx.clear(tag)

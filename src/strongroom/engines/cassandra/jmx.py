@@ -70,9 +70,11 @@ class Jmx:
         """Attributes of the node's storage service; lists come with `|` between their items."""
         return self._ask("read", *names)
 
-    def snapshot(self, tag: str, lifetime: str, keyspaces: list[str]) -> None:
-        """Flushes and links all files of these keyspaces; after `lifetime` ("30d") the node removes the links by itself."""
-        self._ask("snapshot", tag, lifetime, *keyspaces)
+    def snapshot(self, tag: str, lifetime: str, names: list[str]) -> None:
+        """Flushes and links all files of these keyspaces, or keyspace.tables.
+
+        After `lifetime` ("30d") the node removes the links by itself."""
+        self._ask("snapshot", tag, lifetime, *names)
 
     def tags(self) -> list[str]:
         """Of all snapshots on the node."""

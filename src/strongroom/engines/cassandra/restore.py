@@ -4,7 +4,8 @@ nodes that own their rows now.
 Order of effects:
 
 1. nothing, until the backup has been read once and the cluster is found fit: version, all nodes up, room, replication, rights;
-2. what users have made there is dropped (of a backup of tables: those tables alone), and the backup's schema is made;
+2. what users have made there is dropped (of a backup of tables: those tables alone), and the backup's schema is made, of a
+   backup of tables what of it is not there;
 3. table by table and node by node of the backup: its files are laid out on this host, and the node beside us streams them;
 4. indexes (a table that has one already may refuse to be streamed to), and waiting until all nodes have built them;
 5. roles and their rights.
@@ -136,6 +137,8 @@ def _require_fit(session: Session, state: State, contents: Contents, scratch: st
         told = ", ".join([*state.unreachable, *state.moving])
         raise EngineUnreachable(f"nodes are down, or join, leave or move: {told}. Every node must be up, or it would lack rows")
     _require_places(members, contents.schema)
+    if not contents.schema.whole:
+        _require_same_types(session, contents.schema)
     read_access(session)
     _require_superuser(session)
     largest = max(
@@ -172,6 +175,14 @@ def _require_places(members: Sequence[Member], schema: Schema) -> None:
                 )
 
 
+def _require_same_types(session: Session, schema: Schema) -> None:
+    """Types and functions that are there already are left as they are: they must be those that the tables were made with."""
+    there = {element[:3]: element[3] for element in read_schema(session).elements}
+    for keyspace, kind, name, text in schema.elements:
+        if kind in ("type", "function", "aggregate") and there.get((keyspace, kind, name), text) != text:
+            raise EngineUnsupported(f"{kind} {keyspace}.{name} is not what it was in the backup: drop it, or restore elsewhere")
+
+
 def _copies(text: str) -> int:
     """Of "3", or of "3/1" (three, one of them transient)."""
     return int(text.partition("/")[0])
@@ -204,6 +215,8 @@ class _Restoring:
         self._session, self._jmx, self._source, self._contents = session, jmx, source, contents
         self._control, self._scratch = control, scratch
         self._state = "as it was"
+        self._there = set[tuple[str, str, str]]()
+        self._grants = list[str]()
 
     def run(self) -> list[str]:
         """Returns warnings. Raises RestoreBroken once something has been changed."""
@@ -212,7 +225,8 @@ class _Restoring:
             self._make()
             self._load()
             self._index()
-            return list(make_from_script(self._session, self._contents.roles))
+            script = self._contents.roles + "".join(f"{grant};\n" for grant in self._grants)
+            return list(make_from_script(self._session, script))
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -229,13 +243,35 @@ class _Restoring:
 
     def _drop(self) -> None:
         self._control.check()
+        if not self._contents.schema.whole:
+            self._drop_tables()
+            return
         self._state = "some of its keyspaces are dropped, nothing is restored yet; run the restore again"
         for keyspace in sorted({keyspace for keyspace, *_ in read_schema(self._session).elements}):
             self._control.check()
             self._session.rows(f"DROP KEYSPACE IF EXISTS {quoted(keyspace)}", seconds=_DROP_SECONDS)
 
+    def _drop_tables(self) -> None:
+        """The chosen tables go, with their views; what else is there stays. What was granted on them there is granted again."""
+        self._state = "some of the backup's tables are dropped, nothing is restored yet; run the restore again"
+        wanted = {(table.keyspace, table.name) for table in self._contents.schema.tables}
+        there = read_schema(self._session)
+        tables = [f"{quoted(one.keyspace)}.{quoted(one.name)}" for one in there.tables if (one.keyspace, one.name) in wanted]
+        self._grants = [
+            grant for grant in read_access(self._session).grants if any(f" ON TABLE {one} TO " in grant for one in tables)
+        ]
+        for row in self._session.rows("SELECT keyspace_name, view_name, base_table_name FROM system_schema.views"):
+            if (row.keyspace_name, row.base_table_name) in wanted:
+                self._control.check()
+                view = f"{quoted(row.keyspace_name)}.{quoted(row.view_name)}"
+                self._session.rows(f"DROP MATERIALIZED VIEW {view}", seconds=_DROP_SECONDS)
+        for table in tables:
+            self._control.check()
+            self._session.rows(f"DROP TABLE {table}", seconds=_DROP_SECONDS)
+        self._there = {element[:3] for element in read_schema(self._session).elements}
+
     def _make(self) -> None:
-        for statement in self._contents.schema.statements(indexes=False):
+        for statement in self._contents.schema.statements(indexes=False, but=self._there):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
 
@@ -244,7 +280,12 @@ class _Restoring:
         for statement in self._contents.schema.statements(indexes=True):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
-        made, wanted = plain(read_schema(self._session)), plain(self._contents.schema)
+        wanted = plain(self._contents.schema)
+        names = {one[:3] for one in wanted}
+        made = plain(read_schema(self._session))
+        if not self._contents.schema.whole:
+            made = [one for one in made if one[:3] in names and one[1] != "keyspace"]
+            wanted = [one for one in wanted if one[1] != "keyspace"]
         if made != wanted:
             (keyspace, kind, name, _) = sorted(set(wanted) ^ set(made))[0]
             raise EngineError(f"{kind} {keyspace}.{name} is not what it was in the backup")
