@@ -7,6 +7,7 @@ system tables, its JMX port from the node's own table of system properties.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ OLDEST = (4, 1)  # the first that takes a role with its hashed password
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 60.0
 
+_NUMBERS = re.compile(r"\d+")
 _PROTOCOL = 4  # the newest that every version since OLDEST speaks without asking
 _JMX_PORTS = ("cassandra.jmx.local.port", "cassandra.jmx.remote.port")
 
@@ -213,7 +215,9 @@ def version_of(text: str) -> tuple[int, int]:
 
 def require_version(members: Sequence[Member]) -> str:
     """The cluster's version: all nodes run the same. Raises EngineUnsupported."""
-    versions = sorted({member.version for member in members}, key=version_of)
+    versions = sorted(
+        {member.version for member in members}, key=lambda version: [int(part) for part in _NUMBERS.findall(version)]
+    )
     if version_of(versions[0]) < OLDEST:
         raise EngineUnsupported(f"Cassandra {versions[0]} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed")
     if len({version_of(version) for version in versions}) > 1:
