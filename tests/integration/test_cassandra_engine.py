@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.backups import errors
+from strongroom.backups import errors, restoration
 from strongroom.backups.restoration import reading
 from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Tables, Target
 from strongroom.engines.cassandra import CassandraEngine
@@ -360,6 +360,31 @@ def test_who_may_not_is_told_at_once(session: Any, node: CassandraNode, house: C
     with pytest.raises(errors.InstanceUnusable, match="password") as refused:
         house.register(node, "wrong", password="wrong")
     assert "wrong" not in str(refused.value)
+
+
+def test_the_rights_that_the_docs_name_are_enough_for_backups_and_not_for_restores(
+    session: Any, node: CassandraNode, house: CassandraHouse
+) -> None:
+    """An empty cluster, and one with a table; a restore is refused before anything is changed."""
+    session.execute("CREATE ROLE IF NOT EXISTS keeper WITH PASSWORD = 'k' AND LOGIN = true")
+    for keyspace in ("system_auth", "system_views"):
+        session.execute(f"GRANT SELECT ON KEYSPACE {keyspace} TO keeper")
+    instance = house.register(node, user="keeper", password="k")
+    empty, told = house.backup(instance)
+    assert told["entries"] == 3
+    make_small(session)
+    fill_small(session, 1, 50)
+    key, _ = house.backup(instance)
+    seen = picture(session)
+    view = house.ended(restoration.restore(house.ctx, house.project, key, instance, lambda conn: None))
+    assert view.state == "FAILED"
+    assert "superuser" in str(view.error)
+    assert picture(session) == seen
+    owner = house.register(node, "owner")
+    house.restore(empty, owner)
+    assert picture(session) == {}
+    house.restore(key, owner)
+    assert picture(session) == seen
 
 
 def facts_of(house: CassandraHouse, backup: str) -> dict[str, Any]:

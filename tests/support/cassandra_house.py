@@ -78,8 +78,11 @@ class CassandraHouse:
             worker.shutdown(5.0)
         self.catalog.close()
 
-    def register(self, node: CassandraNode, name: str = "cluster", password: str | None = "cassandra") -> str:
-        new = instances.NewInstance(name, "cassandra", node.url, password if node.auth else None)
+    def register(
+        self, node: CassandraNode, name: str = "cluster", *, user: str = "cassandra", password: str = "cassandra"
+    ) -> str:
+        url = node.url.replace("cassandra@", f"{user}@")
+        new = instances.NewInstance(name, "cassandra", url, password if node.auth else None)
         return instances.register(self.ctx, self.project, new, lambda conn, key: None)
 
     def create(self, instance: str, *tables: Tables) -> tuple[str, str]:

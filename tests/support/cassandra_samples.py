@@ -111,9 +111,11 @@ def picture(session: Any) -> dict[str, Any]:
         if kind in ("table", "materialized_view"):
             keyspace, _, table = name.partition(".")
             found[f"rows of {name}"] = sorted(repr(tuple(row)) for row in _rows(session, f"{keyspace}.{table}"))
-    if "table shop.orders" in found:
+    if "table shop.plain" in found:
         found["written"] = sorted(_rows(session, "shop.plain", "id, writetime(name)"))
+    if "index shop.orders_note" in found:
         found["by note"] = sorted(row.id for row in session.execute("SELECT id FROM shop.orders WHERE note = 'note 1'"))
+    if "index shop.plain_name" in found:
         found["by name"] = sorted(row.id for row in session.execute("SELECT id FROM shop.plain WHERE name = 'name 2'"))
     return found
 

@@ -7,6 +7,7 @@ system tables, its JMX port from the node's own table of system properties.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,9 @@ CQL_PORT, JMX_PORT = 9042, 7199
 OLDEST = (4, 1)  # the first that takes a role with its hashed password
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 60.0
+
+# Every error of the driver's is raised to us too, and told once.
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)
 
 _NUMBERS = re.compile(r"\d+")
 _PROTOCOL = 4  # the newest that every version since OLDEST speaks without asking
