@@ -249,8 +249,12 @@ class _Building:
             lineages = _lineages(conn, backup)
         with sweeping.decide_swept(ctx.catalog, job.guard, backups=[backup], lineages=lineages) as conn:
             fail(ctx, conn, backup, reason)
+            self._follow(conn, job, backup)
             if ending == "FAILED":
                 job.fail(conn, reason)
+
+    def _follow(self, conn: Connection, job: Running, backup: str) -> None:
+        """What a failure is followed by, in the transaction that decides it."""
 
 
 class BackupJob(_Building):
@@ -260,18 +264,18 @@ class BackupJob(_Building):
         backup = str(job.args["backup"])
         if "parts" in job.args:
             done = gathering.gather(self._ctx, job, backup, job.args["parts"])
-            gathering.tidy_nodes(self._ctx, backup, job.args["parts"])
+            with self._ctx.catalog.write(job.guard) as conn:
+                self._follow(conn, job, backup)
             return done
         with self._ctx.catalog.read() as conn:
             (lineage,) = _lineages(conn, backup)
         self._build(job, backup, lineage)
         return None
 
-    def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """See the base; and what captures left on the nodes goes."""
-        super().give_up(job, outcome, reason)
+    def _follow(self, conn: Connection, job: Running, backup: str) -> None:
+        """What captures left on the nodes goes."""
         if "parts" in job.args:
-            gathering.tidy_nodes(self._ctx, str(job.args["backup"]), job.args["parts"])
+            gathering.tidy_nodes(self._ctx, conn, backup, job.args["parts"])
 
 
 class PartJob(_Building):

@@ -71,17 +71,16 @@ def _cancel_waiting(ctx: Context, job: Running, backup: str) -> None:
             ctx.jobs.cancel(conn, row.id)
 
 
-def tidy_nodes(ctx: Context, backup: str, queues: Mapping[str, str]) -> None:
+def tidy_nodes(ctx: Context, conn: Connection, backup: str, queues: Mapping[str, str]) -> None:
     """Submits a TidyJob for each of a backup's nodes; `queues` is lineage → queue."""
-    with ctx.catalog.write() as conn:
-        instance = conn.execute(sa.select(t.backup.c.instance).where(t.backup.c.id == backup)).scalar_one()
-        for lineage, queue in sorted(queues.items()):
-            with suppress(DuplicateJob):
-                # Never beside a capture of the same history.
-                ctx.jobs.submit(
-                    conn, "tidy", {"lineage": lineage}, instance=instance, queue=queue, serial=f"part:{lineage}",
-                    unique_key=f"tidy:{lineage}", max_attempts=ATTEMPTS,
-                )  # fmt: skip
+    instance = conn.execute(sa.select(t.backup.c.instance).where(t.backup.c.id == backup)).scalar_one()
+    for lineage, queue in sorted(queues.items()):
+        with suppress(DuplicateJob):
+            # Never beside a capture of the same history.
+            ctx.jobs.submit(
+                conn, "tidy", {"lineage": lineage}, instance=instance, queue=queue, serial=f"part:{lineage}",
+                unique_key=f"tidy:{lineage}", max_attempts=ATTEMPTS,
+            )  # fmt: skip
 
 
 class TidyJob:
