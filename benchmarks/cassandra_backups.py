@@ -3,13 +3,15 @@
 python -m benchmarks.cassandra_backups --work DIR [--mib 256]
 
 One run measures both, one after the other, on the same node and data: a first backup, then one after a hundredth of the rows
-were written anew. Bytes are what the copy or the store holds more than before. The jars are those that scripts/test fetches.
+were written anew, both to durable files. Bytes are what the copy or the store holds more than before. The jars are those that
+scripts/test fetches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
@@ -20,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from strongroom.storage.opening import open_store
 from support.cassandra_house import CassandraHouse
 from support.cassandra_node import LIB, CassandraNode
 from support.cassandra_samples import insert
@@ -39,7 +42,8 @@ def main() -> None:
     (folder / "house").mkdir(parents=True)
     node = CassandraNode(folder / "node").start()
     try:
-        with CassandraHouse(folder / "house") as house, node.session() as session:
+        store = open_store(str(folder / "store"))
+        with CassandraHouse(folder / "house", store=store) as house, node.session() as session:
             print(json.dumps(_measure(node, house, session, given.mib << 20, folder)))
     finally:
         node.stop()
@@ -86,6 +90,10 @@ def _copy(node: CassandraNode, place: Path) -> None:
     node.nodetool("snapshot", "-t", "by-hand", "bench")
     for found in node.data.glob("bench/*/snapshots/by-hand"):
         shutil.copytree(found, place / found.parents[1].name)
+    for path in place.rglob("*"):  # durable, as what it is compared with
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
     node.nodetool("clearsnapshot", "-t", "by-hand", "--")
 
 

@@ -28,6 +28,7 @@ from strongroom.identity.secrets import Sealer
 from strongroom.jobs.leases import LeasedJobs
 from strongroom.jobs.worker import Worker
 from strongroom.repository.keys import RootKey
+from strongroom.storage.base import Store
 from strongroom.storage.memory import MemoryStore
 from support.cassandra_node import CassandraNode
 
@@ -37,15 +38,15 @@ ROOT = bytes(range(32))
 class CassandraHouse:
     """One project; a worker for what any host does, and one a host of nodes. A context manager."""
 
-    def __init__(self, folder: Path, hosts: Sequence[str] = ("127.0.0.1",), engine: CassandraEngine | None = None) -> None:
-        self.ambient, self.store = Machine(), MemoryStore()
+    def __init__(self, folder: Path, hosts: Sequence[str] = ("127.0.0.1",), store: Store | None = None) -> None:
+        self.ambient, self.store = Machine(), store or MemoryStore()
         self.catalog = open_catalog(f"sqlite:///{folder / 'catalog.db'}")
         t.metadata.create_all(self.catalog.engine)
         self.jobs = LeasedJobs(self.catalog, self.ambient)
         scratch = folder / "scratch"
         scratch.mkdir()
         self.ctx = Context(
-            self.catalog, self.store, self.jobs, {"cassandra": engine or CassandraEngine()}, RootKey(ROOT), Sealer(ROOT),
+            self.catalog, self.store, self.jobs, {"cassandra": CassandraEngine()}, RootKey(ROOT), Sealer(ROOT),
             self.ambient, scratch, Options(),
         )  # fmt: skip
         take_possession(self.ctx)
