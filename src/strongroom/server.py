@@ -24,9 +24,10 @@ from typing import Any
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, maintenance, policies, strongroom
+from strongroom.api import audit, backups, instances, jobs, maintenance, metrics, policies, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -89,16 +90,11 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [
-            backups.router,
-            policies.router,
-            instances.router,
-            jobs.router,
-            strongroom.router,
-            maintenance.router,
-            audit.router,
-        ]
-        return build_app(services, routers, objects={Context: ctx})
+        families = (backups, policies, instances, jobs, strongroom, maintenance, audit)
+        registry = CollectorRegistry()
+        routers = [family.router for family in families]
+        routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
+        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
 
 
 def serve(settings: Settings) -> None:
