@@ -194,6 +194,7 @@ def test_the_alerts_and_the_dashboard_name_what_is_told(house: House) -> None:
     house.engine.databases.pop("plain://source")
     house.create()
     house.run()
+    house.create()
     app = house.app()
     ask(app, "/healthz")
     told = {name for name, _ in house.readings(app)}
