@@ -40,8 +40,8 @@ from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
-from strongroom.catalog.database import Catalog, open_catalog
-from strongroom.catalog.migrating import migrate
+from strongroom.catalog.database import Catalog, CatalogError, open_catalog
+from strongroom.catalog.migrating import migrate, require_current
 from strongroom.engines.base import Engine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
@@ -136,6 +136,21 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
             store.close()
     finally:
         catalog.close()
+
+
+@contextmanager
+def opened_for_reading(settings: Settings) -> Iterator[Context]:
+    """Opens catalog, store and keys to read backups, beside a running server or without one. Raises CatalogError, SettingsError,
+    StoreError."""
+    url = sa.make_url(settings.catalog_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise CatalogError(f"there is no catalog {url.database}: is this the server's data folder?")
+    ambient, root = Machine(), settings.root_key()
+    with closing(open_catalog(settings.catalog_url)) as catalog:
+        require_current(catalog)
+        with closing(open_store(settings.store_url)) as store:
+            jobs, scratch = LeasedJobs(catalog, ambient), settings.data_dir / "scratch"
+            yield Context(catalog, store, jobs, engines(), RootKey(root), Sealer(root), ambient, scratch)
 
 
 def engines() -> Mapping[str, Engine]:

@@ -29,12 +29,14 @@ from strongroom.engines.base import (
     CaptureSink,
     Control,
     EngineUnreachable,
+    EngineUnsupported,
     Probe,
     RestoreBroken,
     RestoreSource,
     Summary,
     Target,
 )
+from strongroom.engines.exporting import write_file
 from strongroom.identity import accounts
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
 from strongroom.identity.secrets import Sealer
@@ -86,6 +88,15 @@ class DictEngine:
         if self.broken is not None:
             raise RestoreBroken(self.broken, "as it was")
         self.databases[target.address] = found
+        return Summary(len(found), sum(len(v) for v in found.values()))
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
+        for name, content in found.items():
+            control.check()
+            if self.broken is not None:
+                raise EngineUnsupported(self.broken)
+            write_file(folder / name, [content])
         return Summary(len(found), sum(len(v) for v in found.values()))
 
     def recover(self, target: Target) -> None:

@@ -11,6 +11,7 @@ from strongroom.cli.audit import audit
 from strongroom.cli.backups import backup
 from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
+from strongroom.cli.exporting import export
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
 from strongroom.cli.maintenance import quarantine, reconcile, verify
@@ -32,6 +33,7 @@ def strongroom() -> None:
 
 for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, audit, catalog):
     strongroom.add_command(command)
+backup.add_command(export)
 
 
 def main() -> NoReturn:

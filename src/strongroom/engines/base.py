@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -150,6 +151,15 @@ class Engine(Protocol):
 
         Everything that can be checked is checked before the point of no return: that the source can be read whole, versions,
         rights, a way back. Raises RestoreBroken after that point, other EngineErrors before it.
+        """
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """Writes the backup as the engine's own files, which its own tools load without us (docs/how-to/export-NAME.md).
+
+        Needs no server. `folder` is private and holds nothing but the caller's `export.json`; spills go there too and are gone
+        at the end. Files are made by `exporting.new_file` and `new_folder`: for their owner only, and durable. Raises
+        EngineUnsupported where the backup cannot be written so, CaptureBroken where it is not whole, OSError where the folder
+        fails; what the folder holds then is worth nothing. In the Summary `entries` and `bytes` are those of the files.
         """
 
     def recover(self, target: Target) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
-from strongroom.engines.mongodb import capture, restore
+from strongroom.engines.mongodb import capture, export, restore
 from strongroom.engines.mongodb.catalogue import belongs
 from strongroom.engines.mongodb.connection import Client, connected, require_source
 from strongroom.engines.mongodb.reading import average_and_size
@@ -39,6 +40,10 @@ class MongoEngine:
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`. Cancelled after the point of no return, the error carries a note on what the target holds."""
         return restore.restore(target, source, facts, control, scratch)
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """See `Engine.export`: a folder `dump` as mongodump makes it."""
+        return export.export(source, facts, folder, control)
 
     def recover(self, target: Target) -> None:
         """See `Engine.recover`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
 from strongroom.engines.redis import marks
 from strongroom.engines.redis.capture import capture
+from strongroom.engines.redis.export import export
 from strongroom.engines.redis.probe import probe
 from strongroom.engines.redis.restore import restore
 
@@ -33,6 +35,10 @@ class RedisEngine:
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """Replaces everything the target holds; a target that cannot be brought to the new data keeps its old."""
         return restore(target, source, facts, control, scratch, self._ambient)
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """One file, `dump.rdb`: what a server of the backup's version or a newer one starts from."""
+        return export(source, facts, folder, control)
 
     def recover(self, target: Target) -> None:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
