@@ -70,7 +70,12 @@ def test_a_database_is_backed_up_deleted_from_and_restored_by_commands_alone(ser
     assert [one["name"] for one in server.cli("backup", "list", "--instance", instance)["backups"]] == ["third", "first"]
     with redis.client() as client:
         client.flushall()
-    assert server.cli("backup", "restore", last, "--into", "cache", "--wait")["job"]["status"] == "Completed"
+    kept = server.cli("backup", "restore", last, "--into", "cache", "--wait", status=1)["job"]
+    assert "keys in 1 databases, which a restore would replace" in kept["fail_reason"]
+    assert kept["result"]["target_state"] == "as it was: nothing was changed there"
+    job = server.cli("backup", "restore", last, "--into", "cache", "--overwrite", "--wait")["job"]
+    assert (job["status"], job["result"]["entries"]) == ("Completed", 1)
+    assert job["result"]["bytes"] > 0
     assert digest(redis) == wanted
     assert server.cli("deletion", "list")["deletions"][0]["backup_id"] == middle
     assert server.cli("job", "list", "--status", "Completed")["jobs"]

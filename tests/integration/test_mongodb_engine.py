@@ -371,3 +371,34 @@ def test_the_restore_role_alone_could_not_read_what_it_restored(source: MongoSer
     with source.client("filler") as client, pytest.raises(OperationFailure):
         client["some"]["data"].find_one()
     assert issubclass(EngineDenied, EngineError)
+
+
+def test_a_survey_tells_what_a_restore_would_replace(source: MongoServer, other: MongoServer) -> None:
+    """Collections, and users of other databases; not what a restore leaves as it is. The role restore suffices."""
+    facts = captured(source.target("keeper")).summary.facts
+    engine, target = MongoEngine(), other.target("filler")
+    assert engine.survey(target, facts, 1000).holds is None
+    with other.client() as client:
+        client["shop"].command("createUser", "ann", pwd="x", roles=[])
+        assert engine.survey(target, facts, 1000).holds == "1 users"
+        client["shop"]["a"].insert_one({})
+        client["shop"]["b"].insert_one({})
+        client["admin"]["c"].insert_one({})
+        assert engine.survey(target, facts, 1000).holds == "3 collections in 2 databases and 1 users"
+
+
+def test_a_survey_refuses_a_target_that_could_not_take_the_backup(source: MongoServer, other: MongoServer) -> None:
+    """No room on its disk, where the user may ask; a newer backup; a right that is missing. A tight disk is a warning."""
+    facts = captured(source.target("keeper")).summary.facts
+    engine = MongoEngine()
+    with other.client() as client:
+        stats = client.admin.command("dbStats")
+        free = int(stats["fsTotalSize"] - stats["fsUsedSize"])
+    with pytest.raises(EngineUnsupported, match="make room"):
+        engine.survey(other.target("admin"), facts, free * 8)
+    assert "bytes free" in engine.survey(other.target("admin"), facts, free * 2).warnings[0]
+    assert list(engine.survey(other.target("admin"), facts, 1000).warnings) == []
+    with pytest.raises(EngineUnsupported, match="older"):
+        engine.survey(other.target("filler"), {**facts, "version": "99.0.0"}, 1000)
+    with pytest.raises(EngineDenied, match="'restore'"):
+        engine.survey(other.target("keeper"), facts, 1000)

@@ -30,11 +30,13 @@ from strongroom.engines.base import (
     Control,
     EngineUnreachable,
     EngineUnsupported,
+    Ground,
     Probe,
     RestoreBroken,
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.exporting import write_file
 from strongroom.identity import accounts
@@ -61,6 +63,8 @@ class DictEngine:
         self.databases: dict[str, dict[str, bytes]] = {}
         self.broken: str | None = None
         self.during: Any = None  # called half-way through a capture
+        self.restoring: Any = None  # called when a restore has changed half of its target
+        self.warnings: list[str] = []
 
     def probe(self, target: Target) -> Probe:
         if target.address not in self.databases:
@@ -81,12 +85,27 @@ class DictEngine:
                 entry.finish({"length": len(content)})
         return Summary(len(data), sum(len(v) for v in data.values()), {"count": len(data)})
 
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        if target.address not in self.databases:
+            raise EngineUnreachable(f"nothing listens on {target.address}: start it")
+        held = self.databases[target.address]
+        return Ground(f"{len(held)} entries" if held else None, self.warnings)
+
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
         assert len(found) == facts["count"]
         control.check()
         if self.broken is not None:
             raise RestoreBroken(self.broken, "as it was")
+        if self.restoring is not None:
+            half = dict(list(found.items())[: len(found) // 2])
+            self.databases[target.address] = half
+            try:
+                self.restoring()
+                control.check()
+            except Exception as error:
+                tell_target(error, f"{len(half)} of {len(found)} entries")
+                raise
         self.databases[target.address] = found
         return Summary(len(found), sum(len(v) for v in found.values()))
 
@@ -179,7 +198,7 @@ class Vault:
 
     def restore(self, key: str) -> str:
         """Accepts a restore into the target; returns its job."""
-        return restoration.restore(self.ctx, self.project, key, self.target, lambda conn: None)
+        return restoration.restore(self.ctx, self.project, key, self.target, lambda conn: None, overwrite=True)
 
     def run(self) -> None:
         """Runs jobs until none is active; those that pause are waited for, some seconds at most."""

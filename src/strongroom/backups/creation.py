@@ -238,6 +238,7 @@ class _Build:
         self._engine = ctx.engines[self._instance.engine]
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._warnings: list[str] = []
+        self._since = ctx.ambient.monotonic()
 
     def run(self) -> None:
         """Raises what ends a build; see BackupJob.run."""
@@ -481,7 +482,8 @@ class _Build:
             conn,
             {
                 "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-                "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
+                "adopted_bytes": sealed.adopted_bytes, "seconds": round(ctx.ambient.monotonic() - self._since, 3),
+                "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
             },
         )  # fmt: skip
 

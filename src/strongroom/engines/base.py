@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -54,6 +54,21 @@ class RestoreBroken(EngineError):
         self.target_state = target_state
 
 
+def tell_target(error: BaseException, state: str) -> None:
+    """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
+    error.add_note(f"The target: {state}.")
+    setattr(error, _STATE, state)
+
+
+def target_state(error: BaseException) -> str | None:
+    """What the target holds after this error, in words; None where nobody has said."""
+    state: str | None = getattr(error, _STATE, None)
+    return state
+
+
+_STATE = "target_state"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where an engine is and how to enter it.
@@ -84,6 +99,14 @@ class Entry:
     name: str
     size: int  # bytes
     facts: Mapping[str, Any] = field(default_factory=dict)  # small, CBOR-able: what restore needs to know of it
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a restore finds in its target before it changes anything."""
+
+    holds: str | None  # the data that a restore would replace, in words ("12 keys in 2 databases"); None: it is empty
+    warnings: Sequence[str] = ()  # sentences for people
 
 
 class EntryWriter(Protocol):
@@ -165,3 +188,14 @@ class Engine(Protocol):
     def recover(self, target: Target) -> None:
         """Idempotent: ends what a restore that died left in the target (e.g. a Redis left as a replica of nobody). Called
         before a restore is tried again and after one failed for good."""
+
+
+@runtime_checkable
+class Surveyor(Protocol):
+    """An engine that can look at a target before a restore. One that is none is asked by `probe`: any bytes are data."""
+
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """Checks version, rights and room for a restore of `size` plain bytes with these capture's facts; changes nothing.
+
+        Returns within some ten seconds. Raises EngineError where the restore could not succeed.
+        """

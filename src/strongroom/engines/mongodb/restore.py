@@ -25,6 +25,7 @@ from strongroom.engines.base import (
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.mongodb.accounts import restore_accounts
 from strongroom.engines.mongodb.catalogue import (
@@ -145,7 +146,7 @@ class _Restore:
         except NotBson as error:
             raise RestoreBroken(f"the backup reads differently the second time: {error}", self._state.words()) from error
         except Exception as error:  # a source's or the job's own error keeps its type and learns what the target holds
-            error.add_note(f"The target: {self._state.words()}")
+            tell_target(error, self._state.words())
             raise
         return Summary(len(self._plan.collections), self._written, {}, self._warnings)
 
