@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, maintenance, strongroom
+from strongroom.api import audit, backups, instances, jobs, limits, maintenance, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -34,6 +35,7 @@ from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
+from strongroom.backups.pacing import claimable
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
@@ -84,9 +86,9 @@ class House:
         """The whole border."""
         ctx, settings = self.context, self.settings
         register_refusals()
-        limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
-        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router, audit.router]
+        most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
+        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
+        routers = [one.router for one in (backups, instances, limits, jobs, strongroom, maintenance, audit)]
         return build_app(services, routers, objects={Context: ctx})
 
 
@@ -97,7 +99,9 @@ def serve(settings: Settings) -> None:
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
         endpoint = f"http://{settings.host}:{sock.getsockname()[1]}"
         _begin(house, endpoint)
-        worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers)
+        worker = Worker(
+            house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=partial(claimable, house.context)
+        )
         worker.start()
         try:
             config = uvicorn.Config(
@@ -129,7 +133,10 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
             scratch = settings.data_dir / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
-            options = Options(reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete)
+            options = Options(
+                reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
+                source_rate=settings.source_rate,
+            )  # fmt: skip
             context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
             yield House(settings, context, leased)
         finally:

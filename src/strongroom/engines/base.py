@@ -146,6 +146,14 @@ class Control(Protocol):
         """Tells how far it is (bytes or records, the phase's own unit)."""
 
 
+class CaptureControl(Control, Protocol):
+    """The running job of a capture, and the limits of its source."""
+
+    def took(self, size: int) -> None:
+        """`size` bytes were taken from the source; returns once its limits let more be taken. For an adapter that reads ahead of
+        what it hands on: what goes into entries is paced anyway, and nothing is paced twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a capture or restore ended: counts for people, and the engine's facts for the manifest's root."""
@@ -165,7 +173,7 @@ class Engine(Protocol):
     def probe(self, target: Target) -> Probe:
         """Connects, checks credentials and rights for a capture, and returns within some ten seconds."""
 
-    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+    def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
         """Reads the whole instance, exact at one point in time. `scratch` is an empty private folder for spills (kept on disk,
         removed by the caller). Memory is bounded whatever the size. Raises EngineError; then nothing is kept."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
 from strongroom.engines.redis import marks
 from strongroom.engines.redis.capture import capture
 from strongroom.engines.redis.export import export
@@ -29,7 +29,7 @@ class RedisEngine:
         """Version, size and whether the user may take a backup. Changes nothing."""
         return probe(target, self._ambient)
 
-    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+    def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
         """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone."""
         return capture(target, sink, control, scratch, self._ambient)
 
