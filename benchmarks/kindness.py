@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -162,27 +163,28 @@ def _credentials(data: Path) -> str:
 
 
 def measure(engine: str, database: Redis | Mongo, data: Path, options: argparse.Namespace, results: Results) -> None:
-    """All cases of one engine, each as often as asked, in turn, so that what else the machine does falls on all of them."""
+    """All cases of one engine in turn, again and again, so that what else the machine does falls on all of them; medians over the
+    rounds."""
     keys = options.mib * MiB // _VALUE
     for first in range(8000, keys, 5000):
         database.put("order" if engine == "redis" else "orders", first, min(first + 5000, keys))
     service = Service(data, database)
-    waits: dict[str, list[float]] = {name: [] for name, _ in _CASES}
+    waits: dict[str, list[list[float]]] = {name: [] for name, _ in _CASES}
     told: dict[str, tuple[int, int, float]] = {}
     for _ in range(options.rounds):
         for name, rate in _CASES:
             beside = contextlib.nullcontext() if name == "no backup" else service.backing_up(rate)
             with beside:
-                waits[name] += _client_process(engine, database, keys, options)
+                waits[name].append(_client_process(engine, database, keys, options))
             taken, read, spent = told.get(name, (0, 0, 0.0))
             told[name] = (taken + service.taken, read + service.read, spent + service.spent)
             service.taken, service.read, service.spent = 0, 0, 0.0
     for name, _ in _CASES:
         taken, read, spent = told[name]
-        ordered = sorted(waits[name])
+        figures = {label: statistics.median(_at(one, share) for one in waits[name]) for label, share in _SHARES.items()}
         results.add(
             benchmark="kindness", engine=engine, version=database.version, mib=options.mib, rate=options.rate, case=name,
-            requests=len(ordered), **{label: round(_at(ordered, share), 2) for label, share in _SHARES.items()},
+            requests=sum(map(len, waits[name])), **{label: round(figure, 2) for label, figure in figures.items()},
             backups=taken, read_mib_s=round(read / MiB / spent, 1) if spent else None,
         )  # fmt: skip
 
