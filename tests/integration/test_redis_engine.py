@@ -186,16 +186,6 @@ def test_facts_tell_version_keys_and_time(server: RedisServer, tmp_path: Path) -
     assert control.checks > 20
 
 
-def test_an_empty_server_is_saved_and_empties_its_target(server: RedisServer, other: RedisServer, tmp_path: Path) -> None:
-    """No keys is data too: what was on the target is gone afterwards."""
-    with other.client(db=4) as client:
-        client.set("old", "data")
-    restored(other, captured(server, tmp_path), tmp_path)
-    with other.client(db=4) as client:
-        assert client.dbsize() == 0
-        client.set("new", "a master takes writes")
-
-
 def test_what_the_target_held_is_gone_after_a_restore(server: RedisServer, other: RedisServer, tmp_path: Path) -> None:
     """A restore replaces; it does not mix."""
     with server.client() as client:
