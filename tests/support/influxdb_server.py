@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ bind-address = "127.0.0.1:{self.backup_port}"
         policies = sorted(rows(self.query(f"SHOW RETENTION POLICIES ON {quoted(database)}")))
         points = {}
         for policy, *_ in policies:
-            found = self.query(f"SELECT * FROM {quoted(database)}.{quoted(policy)}./.*/ GROUP BY *")
+            found = self.query(f"SELECT * FROM {quoted(database)}.{quoted(policy)}./.*/ GROUP BY *")  # noqa: S608
             points[policy] = {
                 (one["name"], *sorted(pair for pair in one.get("tags", {}).items() if pair[1])): (one["columns"], one["values"])
                 for one in found
@@ -183,7 +183,7 @@ bind-address = "127.0.0.1:{self.backup_port}"
     def count(self, database: str, what: str) -> int:
         """A count of one field, e.g. `"v" from "cpu"`."""
         field, _, place = what.partition(" from ")
-        found = rows(self.query(f"SELECT count({field}) FROM {place}", database))
+        found = rows(self.query(f"SELECT count({field}) FROM {place}", database))  # noqa: S608
         return int(found[0][1]) if found else 0
 
 
@@ -220,6 +220,22 @@ class InfluxBackup(MemoryBackup):
     """A backup in memory that also keeps the capture's summary."""
 
     summary = Summary(0, 0)
+
+
+class At(Quiet):
+    """A job in which something happens once, at this many bytes of a phase."""
+
+    def __init__(self, phase: str, done: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self._phase, self._done, self._action = phase, done, action
+        self.happened = False
+
+    def progress(self, phase: str, done: int, total: int | None = None) -> None:
+        super().progress(phase, done, total)
+        assert total is None or done <= total
+        if not self.happened and phase == self._phase and done >= self._done:
+            self.happened = True
+            self._action()
 
 
 def captured(target: Target, control: Quiet | None = None) -> InfluxBackup:

@@ -125,8 +125,8 @@ def _contract_fields(row: Row[Any]) -> dict[str, Any]:
         "created": time_text(row.created_at), "updated": time_text(row.updated_at), "db_user_name": place.username or "",
         "vpc_id": "", "subnet_id": "", "security_group_id": "", "backup_strategy": {"start_time": "", "keep_days": 0},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
-        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0", "lb_ip_address": host,
-        "lb_port": port,
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
+        "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
 
 

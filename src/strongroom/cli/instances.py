@@ -29,7 +29,7 @@ def instance() -> None:
     "--address",
     required=True,
     metavar="URL",
-    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/ or influxdb://[USER@]HOST[:PORT]/[DATABASE], no password in it.",
+    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/ or influxdb://[USER@]HOST[:PORT]/[DB], no password in it.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
 @shared

@@ -8,12 +8,13 @@ again (points that come twice are one), so that every file has been seen in plac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import Control, EngineError, RestoreSource
+from strongroom.engines.base import Control, EngineError, EngineUnreachable, RestoreSource
 from strongroom.engines.influxdb import tar as tars
 from strongroom.engines.influxdb.catalog import Backup, File, pieces_of
 from strongroom.engines.influxdb.metastore import Database, import_blob
@@ -51,11 +52,13 @@ class Loader:
                 self._fill(shard, numbers[shard], folder, phase)
 
     def _create(self, database: Database, shards: set[int]) -> Mapping[int, int]:
-        """The server reads the message with one read of the socket, and what had not arrived is missing: then nothing is done."""
+        """The server may lose a part of the message (see `BackupPort.create`), and then does nothing: it is told again."""
         blob = import_blob(database, shards)
         for _ in range(TRIES):
             self._control.check()
-            numbers = self._port.create(blob, database.name)
+            numbers: Mapping[int, int] = {}
+            with suppress(EngineUnreachable):  # it closes on what it has not read, and its answer may be lost by that
+                numbers = self._port.create(blob, database.name)
             if self._port.metastore()[1].database(database.name) is not None:
                 if set(numbers) != shards:
                     raise EngineError(f"InfluxDB made the database {database.name!r} with other shards than it was told to")

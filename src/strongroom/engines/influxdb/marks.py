@@ -1,12 +1,14 @@
 """What a restore leaves in a server while it runs, so that another one can end what a dead one left.
 
 A restore first makes a database `strongroom_restore_<id>`: the mark. Each database that it adds to the server is written there
-before, as a retention policy `new:<name>`; databases made only to try the backup are `strongroom_restore_<id>_try`.
+before, as a retention policy `new:<hash of the name>`; databases made only to try the backup are `strongroom_restore_<id>_try`.
 When all of these are whole, a policy `settled` says so: from then on databases are replaced. The mark is dropped last. Whoever
 finds one drops the databases that it names, unless it is settled, and then the mark.
 """
 
 from __future__ import annotations
+
+from blake3 import blake3
 
 from strongroom.engines.base import EngineError, EngineUnsupported
 from strongroom.engines.influxdb.http import Http
@@ -35,7 +37,7 @@ class Mark:
 
     def note_new(self, database: str) -> None:
         """Before a database is added to the server."""
-        self._note(_NEW + database)
+        self._note(_of(database))
 
     def settle(self) -> None:
         """All that was added is whole, and stays."""
@@ -68,13 +70,18 @@ def sweep(http: Http) -> None:
             http.drop(name)
 
 
+def _of(database: str) -> str:
+    """A policy's name for a database: names of both may have 255 bytes, so that one does not fit into the other."""
+    return _NEW + blake3(database.encode()).hexdigest(32)
+
+
 def _end(http: Http, mark: str) -> None:
     there = http.databases()
     if f"{mark}_try" in there:
         http.drop(f"{mark}_try")
     if mark in there:
-        policies = http.policies(mark)
-        for policy in policies:
-            if policy.startswith(_NEW) and _SETTLED not in policies:
-                http.drop(policy.removeprefix(_NEW))
+        noted = set(http.policies(mark))
+        for name in there:
+            if _of(name) in noted and _SETTLED not in noted:
+                http.drop(name)
         http.drop(mark)

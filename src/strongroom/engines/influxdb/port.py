@@ -25,6 +25,7 @@ _SHARD, _METASTORE, _DATABASES, _IMPORT, _UPLOAD = 0, 1, 3, 6, 7
 _MAGIC = 0x59590101
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _MOST_ANSWER = 1 << 30
+PAST_FIRST_READ = 600
 
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # between looks at the job while the server is silent
@@ -68,11 +69,16 @@ class BackupPort:
             yield ShardTar(stream)
 
     def create(self, blob: bytes, name: str) -> Mapping[int, int]:
-        """Makes a new database as `blob` says; the new id of each shard. Empty where there is none or it is refused."""
-        request = _json(_IMPORT, BackupDatabase=name, UploadSize=len(blob))
+        """Makes a new database as `blob` says; the new id of each shard. Empty where there is none or it is refused.
+
+        The server reads the JSON in pieces of 512 bytes and more, takes what came with the last piece as the beginning of the
+        blob, and reads the rest at once. If nothing came with it (the JSON ends with a piece, or arrives alone), or the rest had
+        not arrived, it finds zeros where the blob should be, and refuses: try again. So all is one write, and the JSON is
+        brought past the first piece by spaces before it.
+        """
+        order = request(_IMPORT, BackupDatabase=name, UploadSize=len(blob)).rjust(PAST_FIRST_READ)
         with self._connected() as stream:
-            # One write: if the JSON arrives alone, the server takes the upload as empty.
-            stream.send(_SERVICE + bytes([_IMPORT]) + request + blob)
+            stream.send(_SERVICE + bytes([_IMPORT]) + order + blob)
             answer = stream.to_end()
         if len(answer) < 16 or struct.unpack_from(">Q", answer)[0] != _MAGIC or len(answer) % 16:
             raise EngineUnreachable("the server closed the backup port's connection before it said whether a database was made")
@@ -90,7 +96,7 @@ class BackupPort:
     @contextmanager
     def _asked(self, kind: int, **fields: Any) -> Iterator[_Stream]:
         with self._connected() as stream:
-            stream.send(_SERVICE + bytes([kind]) + _json(kind, **fields))
+            stream.send(_SERVICE + bytes([kind]) + request(kind, **fields))
             yield stream
 
     @contextmanager
@@ -161,9 +167,10 @@ class _Stream:
                     raise EngineUnreachable(f"InfluxDB's backup port took nothing for {self._silence:.0f} seconds") from None
 
 
-def _json(kind: int, **fields: Any) -> bytes:
-    request = {
+def request(kind: int, **fields: Any) -> bytes:
+    """The line of JSON of a request."""
+    parts = {
         "Type": kind, "BackupDatabase": "", "RestoreDatabase": "", "BackupRetentionPolicy": "", "RestoreRetentionPolicy": "",
         "ShardID": 0, "Since": _ZERO_TIME, "ExportStart": _ZERO_TIME, "ExportEnd": _ZERO_TIME, "UploadSize": 0, **fields,
     }  # fmt: skip
-    return json.dumps(request).encode() + b"\n"
+    return json.dumps(parts).encode() + b"\n"

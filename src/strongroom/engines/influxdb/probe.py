@@ -63,7 +63,7 @@ def _warnings(place: Place, admin: bool, anyone: bool) -> list[str]:
     if not place.is_private:
         warnings.append(
             f"the backup port {place.backup[0]}:{place.backup[1]} is not on this machine: InfluxDB lets anyone who reaches it "
-            "read and write everything, without a password and without TLS. Bind it to a private address that only this machine reaches"
+            "read and write everything, without password or TLS. Bind it to a private address that only this machine reaches"
         )
     if anyone:
         warnings.append("the HTTP port takes statements from anyone: authentication is off (auth-enabled)")

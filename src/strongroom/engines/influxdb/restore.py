@@ -4,7 +4,8 @@
     add         databases that the target lacks, under their own names; undone if anything fails
     try         databases that the target has: each under a name of its own, read back, dropped again
     ---         the point of no return
-    replace     each of these: dropped, put there, read back, its policies, queries and grants set
+    replace     each of these: dropped, put there, read back, its policies and grants set
+    queries     continuous queries of all
     remove      of a whole server: databases that the backup does not have
 
 InfluxDB cannot rename a database, so what is there already is sent twice. A target needs room for its largest database once more.
@@ -170,7 +171,10 @@ class _Restore:
             self._finish(database, name, grants)
             state.broken = ""
             state.done.append(name)
-        state.last = "databases that the backup does not have may still be there" if plan.remove else ""
+        state.last = "continuous queries may be missing, and databases that the backup does not have may still be there"
+        for database, name in (*plan.add, *plan.replace):  # last, since they may name any of them
+            self._control.check()
+            self._warnings += accounts.make_queries(self._http, database, name)
         for name in plan.remove:
             self._control.check()
             self._mark.require()
@@ -188,7 +192,6 @@ class _Restore:
         """All but the data, then a look whether policies are as they were."""
         accounts.set_policies(self._http, database, name)
         self._warnings += accounts.subscribe(self._http, database, name)
-        self._warnings += accounts.make_queries(self._http, database, name)
         self._warnings += accounts.grant(self._http, name, grants, self._users)
         found = self._port.metastore()[1].database(name)
         same = name == database.name
