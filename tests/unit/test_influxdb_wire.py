@@ -281,8 +281,8 @@ def test_texts_are_quoted() -> None:
             'CREATE CONTINUOUS QUERY q ON "n w" BEGIN SELECT mean(v) INTO "n w".p.m FROM "n w".p.cpu GROUP BY time(5m) END',
         ),
         (
-            "CREATE CONTINUOUS QUERY foo ON foo BEGIN SELECT mean(foo) AS foo INTO foo.foo.foo FROM foo..foo WHERE a = 'foo.a.b' END",
-            'CREATE CONTINUOUS QUERY foo ON "n w" BEGIN SELECT mean(foo) AS foo INTO "n w".foo.foo FROM "n w"..foo '
+            "CREATE CONTINUOUS QUERY foo ON foo BEGIN SELECT foo AS foo INTO foo.foo.foo FROM foo..x WHERE a = 'foo.a.b' END",
+            'CREATE CONTINUOUS QUERY foo ON "n w" BEGIN SELECT foo AS foo INTO "n w".foo.foo FROM "n w"..x '
             "WHERE a = 'foo.a.b' END",
         ),
         (
