@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -430,3 +431,20 @@ def test_progress_reaches_its_total(server: InfluxServer) -> None:
     restored(server.target(), backup, control)
     assert {phase for phase, _, _ in control.told} == {"try", "restore"}
     assert control.told[-1][1] == control.told[-1][2]
+
+
+def test_a_statement_that_takes_long_can_be_cancelled() -> None:
+    """A port that takes connections and never answers: the job is looked at while it is waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = parse_target(Target(f"influxdb://127.0.0.1:{silent.getsockname()[1]}"))
+        looks = []
+
+        def look() -> None:
+            looks.append(1)
+            if len(looks) == 3:
+                cancel()
+
+        with Http(place, 300, look) as http, pytest.raises(Cancelled):
+            http.databases()
+        with Http(place, 0.2, looks.clear) as http, pytest.raises(EngineUnreachable, match="in time"):
+            http.databases()

@@ -35,7 +35,7 @@ _ROUNDS = 1000  # of new shards; each adds at least one
 def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambient) -> Summary:
     """See `Engine.capture`."""
     place = parse_target(target)
-    with Http(place) as http:
+    with Http(place, look=control.check) as http:
         version = http.version()
         http.databases()  # whoever has the port but no password takes no backup through this service
     return _Capture(place, version, sink, control, ambient).run()

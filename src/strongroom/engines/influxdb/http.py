@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,15 +16,21 @@ from strongroom.engines.influxdb.influxql import name as quoted
 from strongroom.engines.influxdb.place import Place
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 60.0  # DROP DATABASE of a large one takes its time
+ANSWER_SECONDS = 60.0
+DROP_SECONDS = 600.0  # dropping a large database takes its time
+LOOK_SECONDS = 0.5  # between looks at the job while a statement runs
 
 OLDEST = (1, 5)  # the first whose backup port takes restores
 
 
 class Http:
-    """One server's HTTP port. A context; not for several threads at once."""
+    """One server's HTTP port. A context; not for several threads at once.
 
-    def __init__(self, place: Place, answer_seconds: float = ANSWER_SECONDS) -> None:
+    `look` is called while an answer is waited for, and may raise; the server then goes on alone.
+    """
+
+    def __init__(self, place: Place, answer_seconds: float = ANSWER_SECONDS, look: Callable[[], None] | None = None) -> None:
+        self._look = look
         auth = None if place.user is None else httpx.BasicAuth(place.user, place.password or "")
         self._user = place.user
         self._client = httpx.Client(
@@ -93,7 +102,7 @@ class Http:
 
     def _ask(self, method: str, path: str, form: dict[str, str] | None = None) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, data=form)
+            answer = self._answer(method, path, form)
         except httpx.ConnectError as error:
             raise EngineUnreachable(f"InfluxDB's HTTP port does not answer: {error}") from error
         except httpx.TimeoutException as error:
@@ -109,6 +118,23 @@ class Http:
         if answer.status_code >= 400:
             raise EngineError(f"InfluxDB refuses: {_told(answer)} (status {answer.status_code})")
         return answer
+
+    def _answer(self, method: str, path: str, form: dict[str, str] | None) -> httpx.Response:
+        if self._look is None:
+            return self._client.request(method, path, data=form)
+        told: Future[httpx.Response] = Future()
+
+        def ask() -> None:
+            try:
+                told.set_result(self._client.request(method, path, data=form))
+            except Exception as error:  # the top of a thread: whatever it is, the caller must learn it
+                told.set_exception(error)
+
+        threading.Thread(target=ask, name="influxdb-statement", daemon=True).start()
+        while True:
+            self._look()
+            with suppress(TimeoutError):
+                return told.result(LOOK_SECONDS)
 
 
 def release_of(version: str) -> tuple[int, int]:

@@ -55,9 +55,9 @@ class Mark:
         """The restore is complete: nothing is to be undone any more."""
         self._http.drop(self._name)
 
-    def undo(self) -> None:
-        """Drops what this restore has added, and the mark."""
-        _end(self._http, self._name)
+    def undo(self, http: Http) -> None:
+        """Drops what this restore has added, and the mark, by another connection than the restore's own."""
+        _end(http, self._name)
 
 
 def sweep(http: Http) -> None:

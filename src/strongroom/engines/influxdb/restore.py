@@ -22,7 +22,7 @@ from strongroom.ambient import Ambient
 from strongroom.engines.base import Control, EngineError, EngineUnsupported, RestoreBroken, RestoreSource, Summary, Target
 from strongroom.engines.influxdb import accounts
 from strongroom.engines.influxdb.catalog import Backup, read_backup
-from strongroom.engines.influxdb.http import Http, release_of
+from strongroom.engines.influxdb.http import DROP_SECONDS, Http, release_of
 from strongroom.engines.influxdb.loading import Loader, Tally
 from strongroom.engines.influxdb.marks import Mark, sweep
 from strongroom.engines.influxdb.metastore import Database
@@ -33,7 +33,7 @@ from strongroom.engines.influxdb.port import BackupPort
 def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, ambient: Ambient) -> Summary:
     """See `Engine.restore`."""
     place = parse_target(target)
-    with Http(place) as http:
+    with Http(place, DROP_SECONDS, control.check) as http:
         version = http.version()
         if release_of(version) < release_of(str(facts.get("version", ""))):
             raise EngineUnsupported(f"the backup is of InfluxDB {facts['version']}, the target runs the older {version}")
@@ -45,12 +45,12 @@ def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], con
         plan = make_plan(place, str(facts.get("database", "")), backup, http.databases())
         mark = Mark(http, ambient.hex_id()[:12])
         mark.put(port)
-        return _Restore(http, port, backup, source, plan, mark, users, control, ambient).run()
+        return _Restore(place, http, port, backup, source, plan, mark, users, control, ambient).run()
 
 
 def recover(target: Target) -> None:
     """See `Engine.recover`."""
-    with Http(parse_target(target)) as http:
+    with Http(parse_target(target), DROP_SECONDS) as http:
         sweep(http)
 
 
@@ -113,10 +113,10 @@ def _listed(names: list[str]) -> str:
 
 class _Restore:
     def __init__(
-        self, http: Http, port: BackupPort, backup: Backup, source: RestoreSource, plan: Plan, mark: Mark,
+        self, place: Place, http: Http, port: BackupPort, backup: Backup, source: RestoreSource, plan: Plan, mark: Mark,
         users: dict[str, bool], control: Control, ambient: Ambient,
     ) -> None:  # fmt: skip
-        self._http, self._port, self._backup, self._plan = http, port, backup, plan
+        self._place, self._http, self._port, self._backup, self._plan = place, http, port, backup, plan
         self._mark, self._users, self._control, self._ambient = mark, users, control, ambient
         self._once = sum(self._size(one) for one, _ in (*plan.add, *plan.replace))
         self._tally = Tally(self._once + sum(self._size(one) for one, _ in plan.replace))
@@ -128,9 +128,9 @@ class _Restore:
         try:
             self._prepare()
         except BaseException:
-            # What the job raises, a lost lease among it, passes: then only our own additions are taken back, as far as it goes.
-            with suppress(EngineError):
-                self._mark.undo()
+            # Also what the job raises, a lost lease among it. It would raise again if it were looked at here.
+            with suppress(EngineError), Http(self._place, DROP_SECONDS) as http:
+                self._mark.undo(http)
             raise
         plan = self._plan
         state = _State(done=[name for _, name in plan.add], waiting=[name for _, name in plan.replace])
