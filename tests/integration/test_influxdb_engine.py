@@ -274,12 +274,15 @@ def test_deleted_points_stay_deleted(source: InfluxServer, other: InfluxServer, 
 def test_tombstones_that_stay_fail_the_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot compact: no backup is made that would bring the points back, and the reason is said."""
     monkeypatch.setattr(capture, "PATIENCE_SECONDS", 2.0)
-    with influx_server(tmp_path, settings={"compact-throughput": '"1"', "compact-throughput-burst": '"1"'}) as slow:
-        fill(slow)
-        slow.flush("shop")
-        slow.query("DELETE FROM cpu WHERE host = 'h7'", "shop")
+    with influx_server(tmp_path) as server:
+        fill(server)
+        server.flush("shop")
+        for file in server.folder.glob("data/shop/*/*/*.tsm"):  # where a compaction of it would write
+            for sequence in range(2, 9):
+                (file.parent / f"{file.name[:9]}-{sequence:09}.tsm.tmp").mkdir()
+        server.query("DELETE FROM cpu WHERE host = 'h7'", "shop")
         with pytest.raises(CaptureBroken, match=r"points that were deleted.*\.tombstone.*for 2 seconds"):
-            captured(slow.target())
+            captured(server.target())
 
 
 # While others write, create and drop

@@ -24,7 +24,7 @@ from strongroom.engines.base import (
     RestoreBroken,
     Target,
 )
-from strongroom.engines.influxdb import loading
+from strongroom.engines.influxdb import loading, witness
 from strongroom.engines.influxdb.catalog import CATALOG
 from strongroom.engines.influxdb.http import Http
 from strongroom.engines.influxdb.marks import Mark
@@ -343,8 +343,9 @@ def test_a_restore_that_was_replaced_stops_before_it_drops_anything(server: Infl
     """Its mark is gone: somebody has ended it."""
     backup = captured(server.target())
     before = server.description()
-    with pytest.raises(EngineError, match=r"does not give|another restore"):
+    with pytest.raises(EngineError) as ended:
         restored(server.target(), backup, Between(lambda: ENGINE.recover(server.target())))
+    assert not isinstance(ended.value, RestoreBroken)
     assert server.description() == before
 
 
@@ -403,7 +404,7 @@ def test_files_that_the_server_compacts_before_they_are_read_back_are_sent_again
     assert len(backup.kept) > 5
     last = backups.index(backup)
     uploads = []
-    upload, read_back = loading.BackupPort.upload, loading.Loader._read_back
+    upload, read_back = loading.BackupPort.upload, witness.Witness._read_back
 
     def counted(self, shard, pieces):  # type: ignore[no-untyped-def]
         uploads.append(shard)
@@ -418,7 +419,7 @@ def test_files_that_the_server_compacts_before_they_are_read_back_are_sent_again
         return read_back(self, shard, sent, folder)
 
     monkeypatch.setattr(loading.BackupPort, "upload", counted)
-    monkeypatch.setattr(loading.Loader, "_read_back", late)
+    monkeypatch.setattr(witness.Witness, "_read_back", late)
     restored(server.target("copy"), backup)
     assert len(uploads) > 1
     assert rows(server.query("SELECT v FROM m", "copy")) == [[BEGIN, last]] + [[BEGIN + at + 1, at] for at in range(last + 1)]

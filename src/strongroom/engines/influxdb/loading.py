@@ -1,17 +1,16 @@
 """Putting one database of a backup into a server, and proving that it is there.
 
-The server tells neither success nor failure of an upload, so every shard is read back right after it and each file compared by
-its digest. A server may compact files within a second of getting them; what it has compacted before it was read back is sent
-again (points that come twice are one), so that every file has been seen in place in the end.
+The server tells neither success nor failure of an upload, so every shard is read back right after it, while the next one is
+sent, and each file compared by its digest. A server may compact files within a second of getting them; what it has compacted
+before it was read back is sent again (points that come twice are one), so that every file has been seen in place in the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-
-from blake3 import blake3
 
 from strongroom.ambient import Ambient
 from strongroom.engines.base import Control, EngineError, EngineUnreachable, RestoreSource
@@ -19,7 +18,7 @@ from strongroom.engines.influxdb import tar as tars
 from strongroom.engines.influxdb.catalog import Backup, File, pieces_of
 from strongroom.engines.influxdb.metastore import Database, import_blob
 from strongroom.engines.influxdb.port import BackupPort
-from strongroom.engines.influxdb.tar import CutShort
+from strongroom.engines.influxdb.witness import Witness
 
 TRIES = 8  # of an upload, or of making a database
 _PAUSE_SECONDS = 0.2
@@ -31,6 +30,16 @@ class Tally:
 
     total: int = 0
     sent: int = 0
+
+
+@dataclass(slots=True)
+class _Shard:
+    """One on its way."""
+
+    old: int  # its number in the backup
+    new: int  # and in the server
+    folder: str
+    reading: Future[set[str]] | None = None
 
 
 class Loader:
@@ -46,10 +55,19 @@ class Loader:
         """Makes database `name` hold what `database` of the backup holds. Nothing expires until its policies are set."""
         wanted = {shard for _, _, shard in database.shards() if self._backup.shards.get(shard)}
         numbers = self._create(replace(_kept_for_ever(database), name=name), wanted)
-        for policy, _, shard in database.shards():
-            if shard in wanted:
-                folder = "/".join([name, policy.name, str(numbers[shard])])
-                self._fill(shard, numbers[shard], folder, phase)
+        with Witness(self._port, self._control, self._ambient) as witness:
+            before: _Shard | None = None
+            for policy, _, shard in database.shards():
+                if shard not in wanted:
+                    continue
+                now = _Shard(shard, numbers[shard], "/".join([name, policy.name, str(numbers[shard])]))
+                self._send(now, self._backup.shards[shard], phase)
+                now.reading = self._read_back(now, witness)
+                if before is not None:
+                    self._settle(before, witness, phase)
+                before = now
+            if before is not None:
+                self._settle(before, witness, phase)
 
     def _create(self, database: Database, shards: set[int]) -> Mapping[int, int]:
         """The server may lose a part of the message (see `BackupPort.create`), and then does nothing: it is told again."""
@@ -68,18 +86,27 @@ class Loader:
             f"InfluxDB does not make the database {database.name!r} from a message of {len(blob)} bytes; its log tells why"
         )
 
-    def _fill(self, old: int, new: int, folder: str, phase: str) -> None:
-        missing: Sequence[File] = self._backup.shards[old]
+    def _send(self, shard: _Shard, files: Sequence[File], phase: str) -> None:
+        self._port.upload(shard.new, self._tar(shard.old, files, shard.folder, phase))
+        self._tally.sent += sum(one.size for one in files)
+        self._tally.total = max(self._tally.total, self._tally.sent)
+        self._control.progress(phase, self._tally.sent, self._tally.total)
+
+    def _read_back(self, shard: _Shard, witness: Witness) -> Future[set[str]]:
+        return witness.begin(shard.new, {one.name: one for one in self._backup.shards[shard.old]}, shard.folder)
+
+    def _settle(self, shard: _Shard, witness: Witness, phase: str) -> None:
+        """Waits until every file of the shard has been seen in its place, and sends again what was not."""
+        missing: Sequence[File] = self._backup.shards[shard.old]
         for _ in range(TRIES):
-            self._port.upload(new, self._tar(old, missing, folder, phase))
-            self._tally.sent += sum(one.size for one in missing)
-            self._tally.total = max(self._tally.total, self._tally.sent)
-            self._control.progress(phase, self._tally.sent, self._tally.total)
-            there = self._read_back(new, {one.name: one for one in self._backup.shards[old]}, folder)
+            reading = shard.reading or self._read_back(shard, witness)
+            shard.reading = None
+            there = witness.ended(reading)
             missing = [one for one in missing if one.name not in there]
             if not missing:
                 return
-        raise EngineError(f"InfluxDB did not take the file {missing[0].name} into {folder}; its log tells why")
+            self._send(shard, missing, phase)
+        raise EngineError(f"InfluxDB did not take the file {missing[0].name} into {shard.folder}; its log tells why")
 
     def _tar(self, shard: int, files: Sequence[File], folder: str, phase: str) -> Iterator[bytes]:
         done = self._tally.sent
@@ -91,29 +118,6 @@ class Loader:
                 done += len(piece)
                 self._control.progress(phase, done, max(done, self._tally.total))
             yield tars.padding(file.size)
-
-    def _read_back(self, shard: int, sent: Mapping[str, File], folder: str) -> set[str]:
-        """The files that the server has in the shard now, each proven to be the one that was sent. EngineError if one is not."""
-        for _ in range(TRIES):
-            try:
-                there = dict(self._digests(shard))
-            except CutShort:
-                self._control.check()
-                self._ambient.sleep(_PAUSE_SECONDS)
-                continue
-            for name, (size, digest) in there.items():
-                if name in sent and (sent[name].size, sent[name].digest) != (size, digest):
-                    raise EngineError(f"InfluxDB holds another file than was sent as {folder}/{name}")
-            return set(there)
-        raise EngineError(f"InfluxDB does not give {folder} back after it was sent; its log tells why")
-
-    def _digests(self, shard: int) -> Iterator[tuple[str, tuple[int, str]]]:
-        with self._port.shard(shard) as tar:
-            for member in tar.members():
-                digest = blake3()
-                for piece in tar.pieces():
-                    digest.update(piece)
-                yield member.file, (member.size, digest.hexdigest())
 
 
 def _kept_for_ever(database: Database) -> Database:

@@ -38,7 +38,11 @@ class BackupPort:
     """One server's backup port. Keeps no connection."""
 
     def __init__(self, place: Place, look: Look = lambda: None, silence_seconds: float = SILENCE_SECONDS) -> None:
-        self._place, self._look, self._silence = place.backup, look, silence_seconds
+        self._place, self._look, self._silence = place, look, silence_seconds
+
+    def looking(self, look: Look) -> BackupPort:
+        """The same port for another thread, with something else to look at while it waits."""
+        return BackupPort(self._place, look, self._silence)
 
     def metastore(self) -> tuple[bytes, Metastore]:
         """The metastore as it is now, as the server's message and read."""
@@ -101,7 +105,7 @@ class BackupPort:
 
     @contextmanager
     def _connected(self) -> Iterator[_Stream]:
-        host, port = self._place
+        host, port = self._place.backup
         try:
             link = socket.create_connection((host, port), CONNECT_SECONDS)
         except OSError as error:
