@@ -14,7 +14,6 @@ InfluxDB cannot rename a database, so what is there already is sent twice. A tar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,10 +126,8 @@ class _Restore:
         """From the first change to the end."""
         try:
             self._prepare()
-        except BaseException:
-            # Also what the job raises, a lost lease among it. It would raise again if it were looked at here.
-            with suppress(EngineError), Http(self._place, DROP_SECONDS) as http:
-                self._mark.undo(http)
+        except BaseException as error:  # also what the job raises, a lost lease among it
+            self._undo(error)
             raise
         plan = self._plan
         state = _State(done=[name for _, name in plan.add], waiting=[name for _, name in plan.replace])
@@ -143,10 +140,24 @@ class _Restore:
             raise
         return Summary(len(plan.add) + len(plan.replace), self._once, {}, self._warnings)
 
+    def _undo(self, error: BaseException) -> None:
+        """Takes back what was added. The job is not looked at: it would raise again. Raises RestoreBroken, or leaves a note."""
+        try:
+            with Http(self._place, DROP_SECONDS) as http:
+                self._mark.undo(http)
+        except EngineError:
+            added = _listed([name for _, name in self._plan.add])
+            state = "nothing that it held is changed; a database made to try the backup may still be there"
+            if added:
+                state += f", and {added}, which it did not have, not whole"
+            if isinstance(error, EngineError):
+                raise RestoreBroken(str(error), state) from error
+            error.add_note(f"The target: {state}")
+
     def _prepare(self) -> None:
         for database, name in self._plan.add:
             self._mark.note_new(name)
-            self._loader.load(database, name, "restore")
+            self._loader.load(database, name, "data")
         for database, _ in self._plan.replace:
             self._loader.load(database, self._mark.trial, "try")
             self._http.drop(self._mark.trial)
@@ -167,7 +178,7 @@ class _Restore:
             state.waiting.remove(name)
             state.broken = name
             self._http.drop(name)
-            self._loader.load(database, name, "restore")
+            self._loader.load(database, name, "data")
             self._finish(database, name, grants)
             state.broken = ""
             state.done.append(name)
