@@ -49,6 +49,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, CatalogError, open_catalog
 from strongroom.catalog.migrating import migrate, require_current
 from strongroom.engines.base import Engine
+from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
@@ -169,7 +170,7 @@ def opened_for_reading(settings: Settings) -> Iterator[Context]:
 
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:

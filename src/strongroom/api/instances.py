@@ -210,8 +210,8 @@ def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
         "vpc_id": "", "subnet_id": "", "security_group_id": "",
         "backup_strategy": {"start_time": policy.start_time, "keep_days": policy.keep_days},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
-        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
-        "lb_port": port,
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
+        "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
 
 
