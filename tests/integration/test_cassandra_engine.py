@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from strongroom.backups import errors, restoration
-from strongroom.backups.restoration import reading
+from strongroom.backups.reading import reading
 from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Tables, Target
 from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.cassandra.jmx import Jmx

@@ -16,8 +16,9 @@ from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.gathering import TidyJob
 from strongroom.backups.incarnation import take_possession
+from strongroom.backups.reading import reading
 from strongroom.backups.removal import RemoveJob
-from strongroom.backups.restoration import RestoreJob, reading
+from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.scope import scope_of
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
@@ -96,7 +97,7 @@ class CassandraHouse:
         return key, self.done(job)
 
     def restore(self, backup: str, instance: str) -> dict[str, Any]:
-        return self.done(restoration.restore(self.ctx, self.project, backup, instance, lambda conn: None))
+        return self.done(restoration.restore(self.ctx, self.project, backup, instance, lambda conn: None, overwrite=True))
 
     def delete(self, backup: str) -> dict[str, Any]:
         return self.done(deletion.delete(self.ctx, self.project, backup, lambda conn, key, name: None))

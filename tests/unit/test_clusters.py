@@ -14,6 +14,7 @@ from strongroom.backups import creation, deletion, errors, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob, PartJob
 from strongroom.backups.gathering import TidyJob
+from strongroom.backups.reading import reading
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
@@ -256,7 +257,7 @@ def test_a_rebuild_joins_the_parts_and_misses_a_lost_one(cluster: Cluster, tmp_p
     assert states[whole].plain_bytes == 3 * 60_000
     assert states[torn].state == "FAILED"
     assert "1 of its 3 nodes' parts" in states[torn].fail_reason
-    with restoration.reading(anew, parts) as (source, _):
+    with reading(anew, parts) as (source, _):
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
     assert found == cluster.wanted[whole]
     catalog.close()

@@ -28,6 +28,7 @@ from strongroom.backups import errors, gathering, removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
+from strongroom.backups.pacing import Pacer
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.scope import WHOLE, tables_of
 from strongroom.catalog import lifespans, sweeping
@@ -311,7 +312,9 @@ class _Build:
         self._engine = ctx.engines[self._instance.engine]
         self._target = replace(ctx.target(self._instance), node=part.node, tables=tables_of(self._backup.scope))
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
+        self._pacer = Pacer(ctx, job, self._instance.id)
         self._warnings: list[str] = []
+        self._since = ctx.ambient.monotonic()
 
     def run(self) -> None:
         """Raises what ends a build; see _Building."""
@@ -328,7 +331,7 @@ class _Build:
             writer, parent = self._open_writer(average, pack_target)
             (self._scratch / "engine").mkdir()
             try:
-                summary = self._engine.capture(self._target, writer, self._job, str(self._scratch / "engine"))
+                summary = self._engine.capture(self._target, writer, self._pacer, str(self._scratch / "engine"))
                 self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
@@ -355,7 +358,7 @@ class _Build:
         return PartWriter(
             keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
             pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=scratch, control=self._job,
-            compression=self._ctx.options.compression,
+            compression=self._ctx.options.compression, passing=self._pacer.passed,
         )  # fmt: skip
 
     def _take_over(self) -> None:
@@ -465,7 +468,8 @@ class _Build:
         manifest = self._put_manifest(root)
         told = {
             "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-            "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
+            "adopted_bytes": sealed.adopted_bytes, "seconds": round(self._ctx.ambient.monotonic() - self._since, 3),
+            "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
         }  # fmt: skip
         self._commit(manifest, sealed, own, told)
 

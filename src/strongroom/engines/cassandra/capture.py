@@ -63,10 +63,12 @@ def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambien
             with suppress(EngineError, OSError):  # what is left is found by the next one; why it failed counts more
                 _clear_own(target, tag)
             raise
-    facts = {
+    facts: dict[str, Any] = {
         "version": own.version, "host_id": own.id, "anchor": tag, "members": [member.id for member in members],
         "taken_over": reading.taken_over, "read": reading.read,
     }  # fmt: skip
+    if not schema.whole:
+        facts["tables"] = [[table.keyspace, table.name] for table in schema.tables]
     return Summary(len(snapshot.files) + len(layout.DESCRIPTIONS), reading.taken_over + reading.read, facts, access.missed)
 
 

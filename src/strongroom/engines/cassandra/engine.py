@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Node, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import CaptureSink, Control, Ground, Node, Probe, RestoreSource, Summary, Target
 from strongroom.engines.cassandra import capture, export, restore
 from strongroom.engines.cassandra.connection import connected, require_up, require_version
 from strongroom.engines.cassandra.roles import read_access
@@ -47,6 +47,11 @@ class CassandraEngine:
     def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         """See `ClusterEngine.tidy`."""
         capture.tidy(target, histories)
+
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """See `Surveyor`. Tables are data, for a backup of tables those alone."""
+        del size  # where a cluster's rows will lie, and in how many copies, is its own affair
+        return restore.survey(target, facts)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`."""

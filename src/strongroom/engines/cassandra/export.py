@@ -8,7 +8,6 @@ roles.cql                                       roles with hashed passwords, and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from strongroom.engines.base import Control, EngineUnsupported, RestoreSource, Summary
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.restore import Contents, all_files, read_contents
+from strongroom.engines.exporting import new_folder, write_file
 
 _BEYOND_A_FOLDER = frozenset({"", ".", ".."})
 
@@ -30,7 +30,7 @@ def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, contro
         *((f"{host}/{layout.NODE}", _text(source, f"{host}/{layout.NODE}")) for host in contents.hosts),
     ]
     for name, text in described:
-        total += _write(folder / name, [text.encode()])
+        total += _write(folder / name, [text.encode()], folder)
         files += 1
     for file in all_files(contents):
         if file.is_of_index:
@@ -38,9 +38,8 @@ def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, contro
         parts = (file.host_id, file.keyspace, file.table, file.name)
         if any(part in _BEYOND_A_FOLDER for part in parts):
             raise EngineUnsupported(f"the entry {file.entry.name!r} is no file of an SSTable")
-        total += _write(folder.joinpath(*parts), _watched(source.read(file.entry.name), total, contents, control))
+        total += _write(folder.joinpath(*parts), _watched(source.read(file.entry.name), total, contents, control), folder)
         files += 1
-    _sync_folders(folder)
     return Summary(files, total, {"tables": len(contents.schema.tables)})
 
 
@@ -55,21 +54,9 @@ def _watched(pieces: Iterable[bytes], done: int, contents: Contents, control: Co
         yield piece
 
 
-def _write(path: Path, pieces: Iterable[bytes]) -> int:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    size = 0
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
-        for piece in pieces:
-            size += out.write(piece)
-        out.flush()
-        os.fsync(out.fileno())
-    return size
-
-
-def _sync_folders(folder: Path) -> None:
-    for path, _, _ in os.walk(folder):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _write(path: Path, pieces: Iterable[bytes], root: Path) -> int:
+    """A new file below `root`, in new folders where they lack."""
+    missing = [folder for folder in path.parents if folder.is_relative_to(root) and not folder.exists()]
+    for folder in reversed(missing):
+        new_folder(folder)
+    return write_file(path, pieces)

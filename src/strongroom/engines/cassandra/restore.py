@@ -30,10 +30,12 @@ from strongroom.engines.base import (
     EngineError,
     EngineUnreachable,
     EngineUnsupported,
+    Ground,
     RestoreBroken,
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.connection import (
@@ -80,6 +82,27 @@ def restore(
         warnings = _Restoring(target, session, jmx, source, contents, control, Path(scratch), ambient).run()
     entries = sum(len(files) for nodes in contents.files.values() for files in nodes.values())
     return Summary(entries, contents.bytes, {"tables": len(contents.schema.tables)}, warnings)
+
+
+def survey(target: Target, facts: Mapping[str, Any]) -> Ground:
+    """See Surveyor. By CQL alone, from any host; what needs the backup's schema or the node's host the restore looks at."""
+    with connected(target) as session:
+        members = session.members()
+        _require_version(members, str(facts.get("version", "")))
+        require_up(members)
+        _require_superuser(session)
+        there = {(one.keyspace, one.name) for one in read_schema(session).tables}
+    chosen = facts.get("tables")
+    if chosen is not None:
+        there &= {(keyspace, name) for keyspace, name in chosen}
+    keyspaces = {keyspace for keyspace, _ in there}
+    return Ground(f"{len(there)} tables in {len(keyspaces)} keyspaces" if there else None)
+
+
+def _require_version(members: Sequence[Member], wanted: str) -> None:
+    version = require_version(members)
+    if version_of(version) < version_of(wanted):
+        raise EngineUnsupported(f"the backup is of Cassandra {wanted}, the cluster runs the older {version}")
 
 
 def read_contents(source: RestoreSource, facts: Mapping[str, Any]) -> Contents:
@@ -129,9 +152,7 @@ def all_files(contents: Contents) -> Iterator[SSTableFile]:
 def _require_fit(session: Session, state: State, contents: Contents, scratch: str) -> None:
     """Everything about the cluster that can be known beforehand."""
     members = session.members()
-    version = require_version(members)
-    if version_of(version) < version_of(contents.version):
-        raise EngineUnsupported(f"the backup is of Cassandra {contents.version}, the cluster runs the older {version}")
+    _require_version(members, contents.version)
     require_up(members)
     if state.unreachable or state.moving:
         told = ", ".join([*state.unreachable, *state.moving])
@@ -238,7 +259,7 @@ class _Restoring:
             raise RestoreBroken(str(error), self._state) from error
         except BaseException as error:
             if self._state != "as it was":
-                error.add_note(f"The target: {self._state}.")
+                tell_target(error, self._state)
             raise
 
     def _drop(self) -> None:
