@@ -114,7 +114,7 @@ def test_a_cluster_with_too_few_nodes_is_refused_untouched(
         instance, elsewhere = house.register(ring[0]), house.register(alone, "alone")
         key, _ = house.backup(instance)
         make_small(other)
-        job = restoration.restore(house.ctx, house.project, key, elsewhere, lambda conn: None)
+        job = restoration.restore(house.ctx, house.project, key, elsewhere, lambda conn: None, overwrite=True)
         view = house.ended(job)
         assert view.state == "FAILED"
         assert "keeps 2 copies" in str(view.error)
@@ -144,7 +144,7 @@ def test_a_part_without_a_worker_waits_and_can_be_stopped(ring: list[CassandraNo
 
 
 def test_a_node_that_dies(ring: list[CassandraNode], tmp_path: Path) -> None:
-    """The last test of this ring: the node stays dead. Backups are refused, those of before can be deleted."""
+    """Backups are refused, those of before can be deleted; one that was being taken fails and owns nothing."""
     with CassandraHouse(tmp_path, HOSTS) as house, ring[0].session() as session:
         drop_all(session)
         make_small(session)
@@ -157,19 +157,23 @@ def test_a_node_that_dies(ring: list[CassandraNode], tmp_path: Path) -> None:
         house.workers["127.0.0.2"].shutdown(5.0)
         failing, _ = house.create(instance)
         ring[1].kill()
-        house.workers["127.0.0.2"] = house.worker_of("127.0.0.2")
-        house.workers["127.0.0.2"].start()
-        house.until(lambda: house.state(failing) == "FAILED", "the part on the dead node fails the backup", 90)
-        house.at_rest()
-        assert house.size() < before + 3000, "it owns nothing but its graves"
-        assert len(ring[0].snapshots()) == 1
-        with pytest.raises(errors.InstanceUnusable, match="is down"):
-            house.create(instance)
-        with pytest.raises(errors.NotRestorable, match="is down"):
-            restoration.restore(house.ctx, house.project, key, instance, lambda conn: None)
-        house.delete(key)
-        house.at_rest()
-        assert house.size() < empty + 3000
+        try:
+            house.workers["127.0.0.2"] = house.worker_of("127.0.0.2")
+            house.workers["127.0.0.2"].start()
+            house.until(lambda: house.state(failing) == "FAILED", "the part on the dead node fails the backup", 90)
+            house.at_rest()
+            assert house.size() < before + 3000, "it owns nothing but its graves"
+            assert len(ring[0].snapshots()) == 1
+            with pytest.raises(errors.InstanceUnusable, match="is down"):
+                house.create(instance)
+            with pytest.raises(errors.NotRestorable, match="is down"):
+                restoration.restore(house.ctx, house.project, key, instance, lambda conn: None)
+            house.delete(key)
+            house.at_rest()
+            assert house.size() < empty + 3000
+        finally:
+            ring[1].start()
+            wait_for_ring(ring)
 
 
 def nodes_of(session: Any) -> list[str]:

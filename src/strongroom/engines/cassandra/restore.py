@@ -53,7 +53,7 @@ from strongroom.engines.cassandra.layout import SSTableFile
 from strongroom.engines.cassandra.roles import make_from_script, read_access
 from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_schema
 
-_DROP_SECONDS = 300.0
+_DROP_SECONDS = 240.0
 _INDEX_POLL = 0.2
 
 
