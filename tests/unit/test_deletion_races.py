@@ -67,8 +67,8 @@ class Between:
         self.computed = 0
         patch.setattr(deletion, "_compute", self)
 
-    def __call__(self, conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
-        seen = self._compute(conn, project, ids, priced=priced)
+    def __call__(self, conn: sa.Connection, project: str, ids: Sequence[str], **options: bool) -> deletion.Preview:
+        seen = self._compute(conn, project, ids, **options)
         self.computed += 1
         if self._left:
             self._left.pop(0)()
