@@ -152,8 +152,8 @@ def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: HarshVault
     others = iter(keys[2:5])
     compute, busy = deletion._compute, [True]
 
-    def interrupted(conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
-        seen = compute(conn, project, ids, priced=priced)
+    def interrupted(conn: sa.Connection, project: str, ids: Sequence[str], **options: bool) -> deletion.Preview:
+        seen = compute(conn, project, ids, **options)
         if busy and list(ids) == [keys[1]]:
             vault.delete(next(others))
         return seen
