@@ -229,6 +229,15 @@ def test_a_killed_server_leaves_a_snapshot_that_the_next_one_finds(shop: Any, no
         assert len(kept) == 1
         assert kept != left, "the one of the crash was removed, another was taken"
         with server.http() as client:
+            chosen = [{"database_name": "shop", "table_names": ["plain"]}]
+            body = {"name": "one-table", "database_tables": chosen}
+            table = client.post(f"/v3/{project}/instances/{instance}/backups", json=body)
+            assert server.wait(table.json()["job_id"], 90).status == "Completed"
+            lists = [client.get(f"/v4/{project}/backups?type={kind}").json() for kind in ("Instance", "DatabaseTable")]
+            assert [[one["name"] for one in each["backups"]] for each in lists] == [["nightly"], ["one-table"]]
+            assert [one.get("database_tables") for each in lists for one in each["backups"]] == [None, chosen]
+            server.cli("backup", "export", table.json()["backup_id"], str(tmp_path / "out"))
+            assert len(list(tmp_path.glob("out/*/shop/plain/*-Data.db"))) == 1
             gone = client.delete(f"/v3/{project}/backups/{made.json()['backup_id']}")
             assert server.wait(gone.json()["job_id"]).status == "Completed"
 

@@ -34,6 +34,7 @@ log = logging.getLogger("strongroom.backups")
 
 def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -> Mapping[str, Any]:
     """Returns the backup's sums once it is complete; `queues` is lineage → queue. Raises JobFailed, and what check() raises."""
+    since = ctx.ambient.monotonic()
     with ctx.catalog.write(job.guard) as conn:
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
         for part in conn.execute(sa.select(t.part).where(t.part.c.backup == backup, t.part.c.state == "BUILDING")).all():
@@ -57,7 +58,8 @@ def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -
                 "entries": sum(part.entries for part in parts), "plain_bytes": sum(part.plain_bytes for part in parts),
                 "stored_bytes": sum(part.stored_bytes for part in parts),
                 "adopted_bytes": sum(part.adopted_bytes for part in parts),
-                "parts": len(parts), "warnings": [text for one in jobs for text in (one.result or {}).get("warnings", ())],
+                "parts": len(parts), "seconds": round(ctx.ambient.monotonic() - since, 3),
+                "warnings": [text for one in jobs for text in (one.result or {}).get("warnings", ())],
             }  # fmt: skip
         job.progress("parts", sum(part.state == "COMPLETED" for part in parts), len(parts))
         ctx.ambient.sleep(_POLL)
