@@ -182,8 +182,8 @@ def require_one_user(data_folders: Sequence[str]) -> None:
         owner = os.stat(own if os.path.isdir(own) else folder).st_uid
         if owner not in (0, os.geteuid()):
             raise EngineUnsupported(
-                f"the node's files in {folder} belong to user {owner}, this process runs as {os.geteuid()}: a restore is laid out "
-                "in files of its own, which the node must read; run Strongroom as Cassandra's own user"
+                f"the node's files in {folder} belong to user {owner}, this process runs as {os.geteuid()}: a restore lays files "
+                "out that the node must read; run Strongroom as Cassandra's own user"
             )
 
 
