@@ -159,9 +159,11 @@ def inspect(client: Client, rights: Sequence[Right] = (), role: str = "") -> Ser
 
 
 def require_primary(hello: Mapping[str, Any]) -> None:
-    """A router of a sharded cluster is refused for good, a secondary until it is primary again."""
+    """A router or config server of a sharded cluster is refused for good, a secondary until it is primary again."""
     if hello.get("msg") == "isdbgrid":
         raise EngineUnsupported("it is a mongos router: sharded clusters are not supported")
+    if "configsvr" in hello:
+        raise EngineUnsupported("it is a config server of a sharded cluster, which is not supported")
     if not hello.get("isWritablePrimary"):
         raise EngineUnreachable("it is not a primary that can be written to; give the addresses of all members of the set")
 
