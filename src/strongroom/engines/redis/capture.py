@@ -30,6 +30,7 @@ from strongroom.engines.redis.wire import STREAM_SECONDS, Wire, open_wire, scrat
 ENTRY = "rdb"
 _PIECE = 1 << 18
 _MARK_BYTES = 40
+_KNOWN_VALKEY = "9.1.0"  # whose dumps are understood here
 _FORK_SECONDS = 120.0  # a server says nothing at all while it forks; afterwards it sends newlines
 
 
@@ -61,7 +62,8 @@ def capture(target: Target, sink: CaptureSink, control: Control, scratch: str, a
 def _facts(contents: Contents, origin: Origin) -> dict[str, Any]:
     head = contents.head
     return {
-        "version": head.get("redis-ver", ""),
+        "version": head.get("valkey-ver") or head.get("redis-ver", ""),
+        "product": "Valkey" if "valkey-ver" in head else "Redis",
         "rdb_version": contents.version,
         "keys": {str(db): count for db, count in sorted(contents.keys.items())},
         "functions": contents.functions,
@@ -73,10 +75,16 @@ def _facts(contents: Contents, origin: Origin) -> dict[str, Any]:
 
 
 def announce(wire: Wire) -> None:
-    """Says what kind of replica we are; proves the right to REPLCONF and that the server knows rdb-only (6.2)."""
+    """Says what kind of replica we are; proves the right to REPLCONF and that the server knows rdb-only (6.2).
+
+    `version` comes last, for a server takes what comes before a word that it does not know: only Valkey knows it, which
+    otherwise fails at a dump of what came with 9.0.
+    """
     try:
-        wire.command("REPLCONF", "capa", "eof", "capa", "psync2", "rdb-only", "1")
+        wire.command("REPLCONF", "capa", "eof", "capa", "psync2", "rdb-only", "1", "version", _KNOWN_VALKEY)
     except EngineError as error:
+        if "Unrecognized REPLCONF option: version" in str(error):
+            return
         if "Unrecognized REPLCONF option" in str(error):
             raise EngineUnsupported("this server is older than Redis 6.2, which is needed for a backup") from error
         raise

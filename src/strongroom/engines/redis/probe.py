@@ -5,10 +5,10 @@ from __future__ import annotations
 from strongroom.ambient import Ambient
 from strongroom.engines.base import EngineDenied, EngineError, EngineUnsupported, Probe, Target
 from strongroom.engines.redis.capture import announce
+from strongroom.engines.redis.versions import product_of
 from strongroom.engines.redis.wire import RightMissing, Wire, open_wire, packed
 
 ANSWER_SECONDS = 4.0  # with the time to connect: a probe returns within ten seconds
-_UNKNOWN = "unknown"
 
 
 def probe(target: Target, ambient: Ambient) -> Probe:
@@ -23,7 +23,7 @@ def probe(target: Target, ambient: Ambient) -> Probe:
         announce(wire)
         _prove_psync(wire)
     return Probe(
-        version=info.get("redis_version", _UNKNOWN),
+        version=product_of(info).version,
         mode="Cluster" if info.get("cluster_enabled") == "1" else "Single",
         size=_size(info),
         warnings=warnings + _warnings(info),

@@ -33,6 +33,7 @@ from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY
 from strongroom.engines.redis.marks import begin, release
 from strongroom.engines.redis.pacing import Pace
+from strongroom.engines.redis.versions import product_of, require_readable
 from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed, place_of, scratch_errors
 
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
@@ -41,7 +42,6 @@ LOAD_SECONDS = 600.0  # silence while the target loads: it sends newlines unless
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
 _ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded
-_NEWEST_RDB = ((7, 4, 12), (7, 2, 11), (7, 0, 10), (5, 0, 9))  # what a server of at least this version reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,8 @@ def check_target(target: Target, dump: rdb.Dump, control: Control, ambient: Ambi
     release(target, ambient, control.check)
     with open_wire(target, ambient, control.check) as wire:
         info = wire.info()
-        version = info.get("redis_version", "")
-        if dump.version > newest_rdb(version):
-            what = f"the backup's RDB version {dump.version} is too new for the target, Redis {version}"
-            raise EngineUnsupported(f"{what}: restore into a newer server")
+        product = product_of(info)
+        require_readable(product, dump.version)
         if info.get("cluster_enabled") == "1":
             raise EngineUnsupported(
                 "the target runs in cluster mode, where a server cannot be given a master: restore into a single server"
@@ -119,7 +117,7 @@ def check_target(target: Target, dump: rdb.Dump, control: Control, ambient: Ambi
         if wire.setting("tls-replication") == "yes":
             raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
         _prove_rights(wire)
-        return Checked(version, dumps=bool(wire.setting("save")))
+        return Checked(product.version, dumps=bool(wire.setting("save")))
 
 
 def _prove_rights(wire: Wire) -> None:
@@ -130,16 +128,6 @@ def _prove_rights(wire: Wire) -> None:
         raise EngineUnsupported("the target is older than Redis 6.2, which is needed for a restore")
     wire.set("repl-diskless-load", mode)
     wire.command("REPLICAOF", "NO", "ONE")
-
-
-def newest_rdb(version: str) -> int:
-    """The newest RDB version that a server of this version reads."""
-    parts = version.split(".")
-    try:
-        have = (int(parts[0]), int(parts[1]))
-    except (ValueError, IndexError):
-        raise EngineUnsupported(f"the target tells no version that is understood: {version[:40]!r}") from None
-    return next((newest for major, minor, newest in _NEWEST_RDB if have >= (major, minor)), 8)
 
 
 def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> dict[str, int]:

@@ -3,7 +3,8 @@
 A server writes its keys in the order of hash tables whose seed changes at every start; a sorted dump is still a valid
 dump and loads to equal data. What is ordered: function libraries and cached scripts by their bytes, records by database
 and key, members of sets and hashes in hash-table encoding. What is left out because it changes from second to second:
-the time, memory and replication fields of the head (returned instead), and the eviction hints of keys.
+the time, memory and replication fields of the head (returned instead), and the eviction hints of keys; and how many keys each
+slot of a cluster has, which would be wrong where a dump is put elsewhere.
 
 Memory: some tens of MiB whatever the size. Sorting spills runs to the scratch folder, at most once the size of the data
 at a time and twice while runs are merged; large values stay in the dump and are copied from there.
@@ -37,7 +38,7 @@ _FRAME = struct.Struct("<HB?QQ")  # length of key and of prefix, body follows?, 
 _OUT = 1 << 18
 _COPY = 1 << 20
 _by_order = attrgetter("order")
-_VARYING = (b"ctime", b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db")
+_VARYING = (b"ctime", b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db", b"slot-info")
 
 
 @dataclass(slots=True)
@@ -236,11 +237,14 @@ def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace) -> Contents:
 
 
 def _gather_head(data: mmap.mmap, sorter: Sorter, part: rdb.Aux, contents: Contents) -> None:
-    if part.name != b"lua":
+    if part.name not in (b"lua", b"slot-info"):
         contents.head[part.name.decode("utf-8", "replace")] = part.value.decode("utf-8", "replace")
     if part.name not in _VARYING:
         value = rdb.skip_string(data, part.start + 1)
         sorter.add(_HEAD + part.name + b"\0" + rdb.order_of(data, value, part.end), b"", part.start, part.end)
+
+
+_MEMBERS = {rdb.SET_TABLE: (1, 0), rdb.HASH_TABLE: (2, 0), rdb.HASH_EXPIRING: (2, 8)}
 
 
 class _Writer:
@@ -272,13 +276,13 @@ class _Writer:
     def _record(self, item: Item) -> None:
         self._out.put(item.prefix)
         kind = item.data[item.start]
-        if kind in (rdb.SET_TABLE, rdb.HASH_TABLE):
-            self._members(item, strings=1 if kind == rdb.SET_TABLE else 2)
+        if kind in _MEMBERS:
+            self._members(item, *_MEMBERS[kind])
         else:
             self._out.copy(item.data, item.start, item.end)
 
-    def _members(self, item: Item, strings: int) -> None:
-        """Writes a set (one string a member) or hash (two) with its members in order."""
+    def _members(self, item: Item, strings: int, more: int) -> None:
+        """Writes a set or hash with its members in order: each one or two strings, and so many bytes more."""
         data = item.data
         count, at = rdb.length(data, rdb.skip_string(data, item.start + 1))
         self._out.copy(data, item.start, at)
@@ -287,7 +291,7 @@ class _Writer:
             for number in range(count):
                 start, end = at, rdb.skip_string(data, at)
                 order = rdb.order_of(data, start, end)
-                at = end if strings == 1 else rdb.skip_string(data, end)
+                at = (end if strings == 1 else rdb.skip_string(data, end)) + more
                 sorter.add(order, b"", start, at)
                 if number % 20_000 == 19_999:
                     self._pace.beat()
