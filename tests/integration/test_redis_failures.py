@@ -182,16 +182,16 @@ def test_a_failing_scratch_folder_is_named(server: RedisServer, tmp_path: Path) 
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:
-    """The address of something that sends one answer a received packet and then hangs up."""
+    """The address of something that sends one answer a received packet and then hangs up. It is no cluster."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                for answer in answers:
-                    if not connection.recv(1 << 16):
-                        return
-                    connection.sendall(answer)
+            left = list(answers)
+            while left:
+                connection, _ = listener.accept()
+                with connection:
+                    while left and (asked := connection.recv(1 << 16)):
+                        connection.sendall(b"-ERR unknown command\r\n" if b"HELLO" in asked else left.pop(0))
 
         thread = threading.Thread(target=serve)
         thread.start()

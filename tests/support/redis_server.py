@@ -77,7 +77,7 @@ class RedisServer:
     def __init__(self, binary: str, folder: Path, config: Mapping[str, str], password: str | None) -> None:
         self.binary = binary
         self.folder = folder
-        self.port = free_port()
+        self.port = int(config["port"]) if "port" in config else free_port()
         self.password = password
         self.config = dict(config)
         self.version = version_of(binary)

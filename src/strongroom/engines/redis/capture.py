@@ -45,13 +45,13 @@ class Origin:
 def capture(target: Target, sink: CaptureSink, control: Control, scratch: str, ambient: Ambient) -> Summary:
     """See Engine.capture. One entry, `rdb`: the sorted dump."""
     path = os.path.join(scratch, "original.rdb")
-    origin = _spool(target, control, path, scratch, ambient)
+    origin = spool(target, control, path, scratch, ambient)
     try:
         dump = rdb.verify(path, Pace(control, "check", os.path.getsize(path)).advance)
         with sink.entry(ENTRY) as writer:
             paces = (Pace(control, "sort", dump.size), Pace(control, "save", dump.size))
             contents = sort_dump(path, scratch, writer.write, paces)
-            facts = _facts(contents, origin)
+            facts = facts_of(contents, origin)
             writer.finish(facts)
     finally:
         os.unlink(path)
@@ -59,7 +59,8 @@ def capture(target: Target, sink: CaptureSink, control: Control, scratch: str, a
     return Summary(entries=1, bytes=contents.size, facts=facts, warnings=warnings)
 
 
-def _facts(contents: Contents, origin: Origin) -> dict[str, Any]:
+def facts_of(contents: Contents, origin: Origin) -> dict[str, Any]:
+    """What a person wants to know of a dump."""
     head = contents.head
     return {
         "version": head.get("valkey-ver") or head.get("redis-ver", ""),
@@ -90,7 +91,7 @@ def announce(wire: Wire) -> None:
         raise
 
 
-def _spool(target: Target, control: Control, path: str, scratch: str, ambient: Ambient) -> Origin:
+def spool(target: Target, control: Control, path: str, scratch: str, ambient: Ambient) -> Origin:
     """Fetches the dump as it comes into a new file."""
     pace = Pace(control, "read")
     with open_wire(target, ambient, pace.beat) as wire:

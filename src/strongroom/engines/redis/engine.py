@@ -9,12 +9,14 @@ from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
 from strongroom.engines.redis import marks
 from strongroom.engines.redis.capture import capture
+from strongroom.engines.redis.cluster_capture import capture_cluster
 from strongroom.engines.redis.probe import probe
 from strongroom.engines.redis.restore import restore
+from strongroom.engines.redis.topology import is_cluster
 
 
 class RedisEngine:
-    """A single Redis server, 6.2 or newer, reached over the network alone. Safe for several threads: it keeps no state."""
+    """A Redis or Valkey server or cluster, reached over the network alone. Safe for several threads: it keeps no state."""
 
     name = "redis"
     id_suffix = "14"
@@ -27,13 +29,18 @@ class RedisEngine:
         return probe(target, self._ambient)
 
     def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
-        """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone."""
+        """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone. Of a cluster one
+        such entry for each shard, `rdb/<first slot>`, each at a moment of its own."""
+        if is_cluster(target, self._ambient):
+            return capture_cluster(target, sink, control, scratch, self._ambient)
         return capture(target, sink, control, scratch, self._ambient)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
-        """Replaces everything the target holds; a target that cannot be brought to the new data keeps its old."""
+        """Replaces everything the target holds. A single server that cannot be brought to the new data keeps its old; a cluster
+        is emptied first."""
         return restore(target, source, facts, control, scratch, self._ambient)
 
     def recover(self, target: Target) -> None:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
-        marks.release(target, self._ambient)
+        if not is_cluster(target, self._ambient):
+            marks.release(target, self._ambient)

@@ -112,6 +112,11 @@ def version_of(header: bytes) -> int:
     raise EngineUnsupported(f"this is not a dump of Redis or Valkey: it begins with {header!r}")
 
 
+def header_of(version: int) -> bytes:
+    """The nine bytes that a dump of this version begins with."""
+    return b"VALKEY%03d" % version if version >= FIRST_VALKEY_RDB else b"REDIS%04d" % version
+
+
 # Lengths and strings. A position beyond the end shows as IndexError, which walk() turns into CaptureBroken.
 
 
@@ -206,6 +211,19 @@ def order_of(data: Buffer, at: int, end: int) -> bytes:
     for start in range(at, end, _PIECE):
         digest.update(data[start : min(start + _PIECE, end)])
     return head[:TEXT_LIMIT] + digest.digest()
+
+
+def key_of(data: Buffer, record: Record) -> bytes:
+    """A record's whole key."""
+    return text(data, record.start + 1, 1 << 32)
+
+
+def expiry_of(record: Record) -> int | None:
+    """When a record expires, in milliseconds since the epoch; None if never."""
+    if not record.expiry:
+        return None
+    value = int.from_bytes(record.expiry[1:], "little", signed=True)
+    return value if record.expiry[0] == EXPIRY_MS else value * 1000
 
 
 # Values.
