@@ -26,13 +26,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, maintenance, strongroom
+from strongroom.api import audit, backups, imports, instances, jobs, maintenance, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.importing import ImportJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
@@ -76,7 +77,7 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -86,7 +87,15 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router, audit.router]
+        routers = [
+            backups.router,
+            imports.router,
+            instances.router,
+            jobs.router,
+            strongroom.router,
+            maintenance.router,
+            audit.router,
+        ]
         return build_app(services, routers, objects={Context: ctx})
 
 
@@ -130,7 +139,9 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
             options = Options(reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete)
-            context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
+            context = Context(
+                catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options, settings.imports
+            )
             yield House(settings, context, leased)
         finally:
             store.close()

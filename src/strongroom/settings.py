@@ -58,6 +58,7 @@ class Settings:
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
     @classmethod
     def load(
@@ -87,6 +88,7 @@ class Settings:
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
 
     @property
@@ -122,7 +124,8 @@ class Settings:
             f"Settings(data_dir={str(self.data_dir)!r}, host={self.host!r}, port={self.port}, "
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
-            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
+            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers}, "
+            f"imports={str(self.imports)!r})"
         )
 
 

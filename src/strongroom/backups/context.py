@@ -43,6 +43,7 @@ class Context:
     ambient: Ambient
     scratch: Path  # a private folder for spills
     options: Options = field(default_factory=Options)
+    imports: Path | None = None  # where operators put files that are to be imported; None: nowhere
     checked: dict[str, int] = field(default_factory=dict)  # lineages compared with the store, by the catalog's `moves` then
 
     def keys(self, lineage: str) -> LineageKeys:

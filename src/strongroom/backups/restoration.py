@@ -92,17 +92,17 @@ class RestoreJob:
             with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
                 summary = engine.restore(target, reader, manifest.engine_facts, job, str(scratch))
         except (Cancelled, Draining):
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             raise
         except StoreError as error:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             if not error.permanent and job.attempts < ATTEMPTS:
                 raise TryAgain(str(error)) from error
-            raise JobFailed(f"the store failed: {_told(error)}") from error
+            raise JobFailed(f"the store failed: {told(error)}") from error
         except (EngineError, RepositoryError, OSError) as error:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             self._note_damage(part.lineage, error)
-            raise JobFailed(_told(error)) from error
+            raise JobFailed(told(error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {"backup": backup.id, "entries": summary.entries, "bytes": summary.bytes, "warnings": list(summary.warnings)}
@@ -129,10 +129,10 @@ class RestoreJob:
         if job.attempts == 0 and job.epoch == 1:
             return  # cancelled before it ran
         _, instance, _ = self._rows(job)
-        _end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+        end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
 
 
-def _end_leftovers(engine: Engine, target: Target) -> None:
+def end_leftovers(engine: Engine, target: Target) -> None:
     """Ends what the restore left in the target. That this fails must not hide why the restore did."""
     try:
         engine.recover(target)
@@ -140,6 +140,6 @@ def _end_leftovers(engine: Engine, target: Target) -> None:
         log.warning("what a restore left in %s could not be ended: %s", target.address, error)
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """The error with what the adapter noted on it: what state the target is in."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])

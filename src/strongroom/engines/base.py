@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -155,3 +155,15 @@ class Engine(Protocol):
     def recover(self, target: Target) -> None:
         """Idempotent: ends what a restore that died left in the target (e.g. a Redis left as a replica of nobody). Called
         before a restore is tried again and after one failed for good."""
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """What an engine can do besides, where files of its own kind can be put into an instance without a backup of ours."""
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """Makes the target hold what the files (name for people → path) hold together; `scratch` as for a capture.
+
+        The files may change or vanish at any time: they are copied first. As in a restore everything that can be checked is
+        checked before the point of no return. Raises RestoreBroken after that point, other EngineErrors before it.
+        """

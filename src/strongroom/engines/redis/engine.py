@@ -10,6 +10,7 @@ from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, 
 from strongroom.engines.redis import marks
 from strongroom.engines.redis.capture import capture
 from strongroom.engines.redis.cluster_capture import capture_cluster
+from strongroom.engines.redis.importing import import_files
 from strongroom.engines.redis.probe import probe
 from strongroom.engines.redis.restore import restore
 from strongroom.engines.redis.topology import is_cluster
@@ -39,6 +40,10 @@ class RedisEngine:
         """Replaces everything the target holds. A single server that cannot be brought to the new data keeps its old; a cluster
         is emptied first."""
         return restore(target, source, facts, control, scratch, self._ambient)
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """RDB files instead of a backup; see Importer."""
+        return import_files(target, files, control, scratch, self._ambient)
 
     def recover(self, target: Target) -> None:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
