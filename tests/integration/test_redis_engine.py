@@ -15,6 +15,7 @@ import redis
 from strongroom.engines.base import EngineDenied, EngineError, EngineUnreachable, EngineUnsupported, Target
 from strongroom.engines.redis import RedisEngine, rdb
 from strongroom.engines.redis.versions import product_of, require_readable
+from support.redis_cluster import cluster_port
 from support.redis_dumps import MemoryBackup, Quiet
 from support.redis_server import RedisServer, binaries, free_port, is_valkey, label_of, redis_server, version_of
 
@@ -430,15 +431,12 @@ def test_a_replica_can_be_the_source(server: RedisServer, other: RedisServer, tm
         captured(other, tmp_path)
 
 
-def test_a_cluster_node_is_saved_with_a_warning_and_is_no_target(tmp_path: Path, binary: str) -> None:
-    """REPLICAOF is not allowed there, so a restore is refused before anything is touched."""
-    with redis_server(tmp_path, {"cluster-enabled": "yes"}, binary=binary) as node:
-        probe = ENGINE.probe(target_of(node))
-        assert probe.mode == "Cluster"
-        assert "cluster" in probe.warnings[0]
-        backup = captured(node, tmp_path)
-        with pytest.raises(EngineUnsupported, match="cluster mode"):
-            restored(node, backup, tmp_path)
+def test_a_server_in_cluster_mode_that_serves_no_slots_is_refused(tmp_path: Path, binary: str) -> None:
+    """It belongs to no cluster yet; what clusters do is in a module of its own."""
+    with redis_server(tmp_path, {"cluster-enabled": "yes", "port": str(cluster_port())}, binary=binary) as node:
+        for act in (ENGINE.probe, lambda target: captured(node, tmp_path, target)):
+            with pytest.raises(EngineUnreachable, match="16384 slots are served by no node"):
+                act(target_of(node))
 
 
 def test_an_address_that_is_none_is_refused_without_its_password() -> None:
