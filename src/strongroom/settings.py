@@ -19,6 +19,9 @@ from pathlib import Path
 ROOT_KEY_BYTES = 32
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8480
+SOURCE_RATE = 64 << 20
+LEAST_SOURCE_RATE = 64 << 10
+"""Bytes a second: with less a server would take a reader for dead before it has read its next piece."""
 CREDENTIALS_FILE = "credentials.json"
 """In the data folder: how this machine's clients enter (project, access key, secret key, endpoint)."""
 
@@ -55,9 +58,11 @@ class Settings:
     root_key_file: Path
     reclaim_budget: float  # bytes that a delete may rewrite per byte that the deleted backup owned
     verify_after_delete: int  # bytes that a delete reads back of what the deleted backup shared; 0 reads nothing
+    source_rate: int | None  # bytes a second that a capture takes from an instance without limits of its own
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
     imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
     @classmethod
@@ -83,11 +88,13 @@ class Settings:
             verify_after_delete=_whole(
                 "STRONGROOM_VERIFY_AFTER_DELETE", environ.get("STRONGROOM_VERIFY_AFTER_DELETE"), 64 << 20, 0, 1 << 40
             ),
+            source_rate=_source_rate("STRONGROOM_SOURCE_RATE", environ.get("STRONGROOM_SOURCE_RATE")),
             rate_per_user=_rate("STRONGROOM_RATE_PER_USER", environ.get("STRONGROOM_RATE_PER_USER"), RequestRate(200, 1000)),
             rate_per_address=_rate(
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
             imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
 
@@ -124,6 +131,7 @@ class Settings:
             f"Settings(data_dir={str(self.data_dir)!r}, host={self.host!r}, port={self.port}, "
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
+            f"source_rate={self.source_rate}, "
             f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers}, "
             f"imports={str(self.imports)!r})"
         )
@@ -152,6 +160,10 @@ def _budget(name: str, text: str | None) -> float:
     return value
 
 
+def _source_rate(name: str, text: str | None) -> int | None:
+    return None if text == "off" else _whole(name, text, SOURCE_RATE, LEAST_SOURCE_RATE, 1 << 40)
+
+
 def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | None:
     if not text:
         return default
@@ -161,6 +173,15 @@ def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | No
     if found is None or float(found[1]) <= 0 or int(found[2]) < 1:
         raise SettingsError(f"{name} is {text!r}: give PER_SECOND/BURST, such as 200/1000, or off")
     return RequestRate(float(found[1]), int(found[2]))
+
+
+def _token(name: str, text: str | None) -> str | None:
+    """A secret of at least 16 characters that a header can carry; the error never repeats it."""
+    if not text:
+        return None
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise SettingsError(f"{name} is too short or holds spaces: give 16 printable ASCII characters or more")
+    return text
 
 
 def _root_key(name: str, text: str | None) -> str | None:

@@ -28,9 +28,10 @@ class RecoveryInfo(BaseModel):
 
 
 class ImportRequest(BaseModel):
-    """What goes into the instance."""
+    """What goes into the instance. `overwrite` is ours: without it the instance must be empty."""
 
     recovery_info: RecoveryInfo
+    overwrite: bool = False
 
 
 @router.post("/v3/{project_id}/redis/instances/{instance_id}/recovery", status_code=202)
@@ -46,8 +47,9 @@ def import_redis_files(
         raise ParameterError("Parameter error: files: a name stands there twice.")
 
     def note(conn: Connection) -> None:
-        detail = {"bucket": info.bucket_name, "files": info.files}
+        detail = {"bucket": info.bucket_name, "files": info.files, "overwrite": request.overwrite}
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLRestoreInstance", "instance", instance_id, detail=detail))
 
-    job = importing.import_files(ctx, caller.required_project(), instance_id, info.bucket_name, info.files, note)
+    project = caller.required_project()
+    job = importing.import_files(ctx, project, instance_id, info.bucket_name, info.files, note, request.overwrite)
     return JobAccepted(job_id=job)

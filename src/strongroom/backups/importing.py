@@ -6,6 +6,7 @@ own project's folder is ever opened, whatever a name holds and wherever a link p
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -18,27 +19,36 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance, lock_instance
-from strongroom.backups.restoration import ATTEMPTS, end_leftovers, told
+from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.restoration import ATTEMPTS, NotEmpty, begin, end_leftovers, failed_state, survey, told
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineError, Importer
+from strongroom.engines.base import EngineError, Ground, Importer, Summary
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running
 
 
 def import_files(
-    ctx: Context, project: str, instance: str, bucket: str, files: Sequence[str], note: Callable[[Connection], None]
+    ctx: Context,
+    project: str,
+    instance: str,
+    bucket: str,
+    files: Sequence[str],
+    note: Callable[[Connection], None],
+    overwrite: bool = False,
 ) -> str:
-    """Decides an import and returns its job's id. Raises errors.NoSuchInstance, NotRestorable, NoSuchFile."""
+    """Decides an import and returns its job's id. Raises errors.NoSuchInstance, NotRestorable, NoSuchFile.
+
+    `overwrite`: whether data in the instance may be replaced.
+    """
     with ctx.catalog.read() as conn:
         row = find_instance(conn, project, instance)
     if not isinstance(ctx.engines.get(row.engine), Importer):
         raise errors.NotRestorable(f"instance {row.name} is {row.engine}, which takes no files: restore a backup instead")
     located(ctx, project, bucket, files)
     with ctx.catalog.decide(partial(lock_instance, project=project, instance=instance)) as conn:
+        args = {"instance": instance, "bucket": bucket, "files": list(files), "overwrite": overwrite}
         job = ctx.jobs.submit(
-            conn, "import", {"instance": instance, "bucket": bucket, "files": list(files)}, project=project, instance=instance,
-            serial=f"instance:{instance}", max_attempts=ATTEMPTS,
-        )  # fmt: skip
+            conn, "import", args, project=project, instance=instance, serial=f"instance:{instance}", max_attempts=ATTEMPTS
+        )
         note(conn)
     return job
 
@@ -79,27 +89,45 @@ class ImportJob:
         ctx = self._ctx
         instance = self._instance(job)
         engine, target = ctx.engines[instance.engine], ctx.target(instance)
-        if not isinstance(engine, Importer):
-            raise JobFailed(f"{instance.engine} takes no files")
-        bucket, names = str(job.args["bucket"]), [str(name) for name in job.args["files"]]
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
+        since = ctx.ambient.monotonic()
         try:
             if job.epoch > 1:
                 engine.recover(target)
-            files = located(ctx, str(instance.project), bucket, names)
-            summary = engine.import_files(target, files, job, str(scratch))
-        except (Cancelled, Draining):
+            summary, warnings = self._import(job, instance, str(scratch))
+        except Draining:
             end_leftovers(engine, target)
             raise
-        except errors.NoSuchFile as error:
-            raise JobFailed(str(error)) from error
-        except (EngineError, OSError) as error:
+        except Cancelled as error:
             end_leftovers(engine, target)
-            raise JobFailed(told(error)) from error
+            raise Cancelled(told(error), failed_state(job, error)) from error
+        except (EngineError, errors.NoSuchFile, OSError) as error:
+            end_leftovers(engine, target)
+            raise JobFailed(told(error), failed_state(job, error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return {"files": names, "bytes": summary.bytes, "warnings": list(summary.warnings), "keys": summary.facts.get("keys")}
+        return {
+            "files": list(job.args["files"]), "entries": summary.entries, "bytes": summary.bytes,
+            "keys": summary.facts.get("keys"), "seconds": round(ctx.ambient.monotonic() - since, 3),
+            "warnings": [*warnings, *summary.warnings],
+        }  # fmt: skip
+
+    def _import(self, job: Running, instance: Row[Any], scratch: str) -> tuple[Summary, Sequence[str]]:
+        """What the engine says of it, and what was warned of before. Raises NotEmpty, errors.NoSuchFile."""
+        engine, target = self._ctx.engines[instance.engine], self._ctx.target(instance)
+        if not isinstance(engine, Importer):
+            raise JobFailed(f"{instance.engine} takes no files")
+        names = [str(name) for name in job.args["files"]]
+        files = located(self._ctx, str(instance.project), str(job.args["bucket"]), names)
+        ground = Ground(None)
+        if not job.args.get("begun"):
+            job.progress("looking at the target", 0)
+            ground = survey(engine, target, {}, sum(os.path.getsize(path) for path in files.values()))
+            if ground.holds is not None and not job.args["overwrite"]:
+                raise NotEmpty(instance.name, ground.holds)
+            begin(self._ctx, job)
+        return engine.import_files(target, files, job, scratch), ground.warnings
 
     def _instance(self, job: Running) -> Row[Any]:
         with self._ctx.catalog.read() as conn:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import CaptureBroken, CaptureSink, Control, EngineError, Summary, Target
+from strongroom.engines.base import CaptureBroken, CaptureControl, CaptureSink, Control, EngineError, Summary, Target
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import Origin, facts_of, spool
 from strongroom.engines.redis.pacing import Pace
@@ -44,7 +44,7 @@ def entry_name(shard: Shard) -> str:
     return f"{PREFIX}{shard.ranges[0][0]:05d}"
 
 
-def capture_cluster(target: Target, sink: CaptureSink, control: Control, scratch: str, ambient: Ambient) -> Summary:
+def capture_cluster(target: Target, sink: CaptureSink, control: CaptureControl, scratch: str, ambient: Ambient) -> Summary:
     """See Engine.capture. One entry for each shard, in order of their first slots."""
     shards = settled_shards(target, ambient)
     spooled = _Spooling(target, shards, control, scratch, ambient).run()
@@ -110,6 +110,7 @@ def _summed(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "keys": keys,
         "functions": max(one["functions"] for one in told),
         "time": max(one["time"] for one in told),
+        "used_memory": sum(one["used_memory"] for one in told),
         "shards": [{name: one[name] for name in ("slots", "node", "read_from", "replica", "time", "offset")} for one in told],
     }
 
@@ -125,8 +126,9 @@ class _Stopped(Exception):
 class _Meter:
     """The job as the threads see it: they are told to stop, and their bytes are added up."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, control: CaptureControl) -> None:
+        self._control = control
+        self._lock, self._paying = threading.Lock(), threading.Lock()
         self._done: dict[int, int] = {}
         self.stop = False
 
@@ -139,6 +141,12 @@ class _Meter:
         with self._lock:
             self._done[threading.get_ident()] = done
 
+    def took(self, size: int) -> None:
+        """The limits of the source hold for all shards together: they are paid one after the other."""
+        with self._paying:
+            self.check()
+            self._control.took(size)
+
     def done(self) -> int:
         """Bytes so far."""
         with self._lock:
@@ -148,13 +156,13 @@ class _Meter:
 class _Spooling:
     """Fetches all dumps at the same time, each in a thread; the job is looked at by the caller's own."""
 
-    def __init__(self, target: Target, shards: Sequence[Shard], control: Control, scratch: str, ambient: Ambient) -> None:
+    def __init__(self, target: Target, shards: Sequence[Shard], control: CaptureControl, scratch: str, ambient: Ambient) -> None:
         self._target = target
         self._shards = shards
         self._control = control
         self._scratch = scratch
         self._ambient = ambient
-        self._meter = _Meter()
+        self._meter = _Meter(control)
 
     def run(self) -> list[_Spooled]:
         """The dumps in order of the shards. Whatever ends one ends all."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import Control, EngineDenied, EngineError, EngineUnsupported, RestoreBroken, Target
+from strongroom.engines.base import Control, EngineDenied, EngineError, EngineUnsupported, RestoreBroken, Target, tell_target
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.checksum import Crc64
 from strongroom.engines.redis.merging import Sorted, common_version, item_db, library_name
@@ -21,7 +21,7 @@ from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.sorting import order_of_part
 from strongroom.engines.redis.topology import SLOTS, Shard, require_unchanged, settled_shards, slot_of, target_of
 from strongroom.engines.redis.versions import product_of, require_readable
-from strongroom.engines.redis.wire import RightMissing, Wire, open_wire, packed
+from strongroom.engines.redis.wire import REPLY_SECONDS, RightMissing, Wire, open_wire, packed
 
 LARGEST = 512 * 1024 * 1024  # bytes of a value that a server takes in one command (proto-max-bulk-len, unless it is raised)
 BATCH_BYTES = 1 << 20
@@ -103,13 +103,15 @@ def _parts(data: mmap.mmap, number: int) -> Iterator[tuple[bytes, int, rdb.Aux |
         yield order_of_part(data, part)[0], number, part
 
 
-def check_cluster(target: Target, needs: Needs, control: Control, ambient: Ambient) -> Ready:
+def check_cluster(
+    target: Target, needs: Needs, beat: Callable[[], None], ambient: Ambient, patience: float = REPLY_SECONDS
+) -> Ready:
     """Everything about the cluster that can be known beforehand: topology, versions, rights, databases. Changes nothing."""
-    control.check()
-    shards = settled_shards(target, ambient)
+    beat()
+    shards = settled_shards(target, ambient, patience)
     dumps, versions = {}, []
     for shard in shards:
-        with open_wire(target_of(target, shard.master), ambient, control.check) as wire:
+        with open_wire(target_of(target, shard.master), ambient, beat, patience) as wire:
             info = wire.info()
             product = product_of(info)
             require_readable(product, needs.version)
@@ -193,7 +195,8 @@ def fill_cluster(
             raise
         raise RestoreBroken(str(error), state.text) from error
     except Exception as error:  # the job's own error keeps its type and learns what the target holds
-        error.add_note(f"The target: {state.text or 'its old data'}")
+        if state.text:
+            tell_target(error, state.text)
         raise
     return found
 

@@ -28,6 +28,7 @@ from strongroom.engines.base import (
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY
@@ -43,6 +44,7 @@ from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
 SEND_SECONDS = 60.0  # how long the target may take nothing
 LOAD_SECONDS = 600.0  # silence while the target loads: it sends newlines unless it frees or swaps very much at once
+OLD_DATA, NEW_DATA = "its old data, as a master", "the data of the backup, as a master"
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
 _ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded
@@ -62,7 +64,7 @@ def restore(
     """See Engine.restore. Whatever the backup is of, it goes into a single server or a cluster: see `put`."""
     dumps: list[Dumped] = []
     try:
-        for name in _names(source, facts):
+        for name in names_of(source, facts):
             dumps.append(_fetched(source, name, len(dumps), control, scratch))
         summary = put(target, dumps, control, scratch, ambient)
     finally:
@@ -105,7 +107,7 @@ def put(target: Target, dumps: Sequence[Dumped], control: Control, scratch: str,
 
 
 def _put_into_server(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> Summary:
-    checked = check_target(target, dump, control, ambient)
+    checked = check_target(target, dump.version, control, ambient)
     keys = _replace(target, path, dump, control, ambient)
     warnings = _saved(target, checked.dumps, control, ambient)
     return Summary(1, dump.size, {"version": checked.version, "keys": keys}, warnings)
@@ -114,7 +116,7 @@ def _put_into_server(target: Target, path: str, dump: rdb.Dump, control: Control
 def _put_into_cluster(target: Target, dumps: Sequence[Dumped], control: Control, ambient: Ambient) -> Summary:
     surveyed = _surveyed(dumps, control)
     needs = needs_of(surveyed, control)
-    ready = check_cluster(target, needs, control, ambient)
+    ready = check_cluster(target, needs, control.check, ambient)
     keys = fill_cluster(target, surveyed, needs, ready, control, ambient)
     warnings: list[str] = []
     for shard in ready.shards:
@@ -143,8 +145,8 @@ def _writes(file: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
-def _names(source: RestoreSource, facts: Mapping[str, Any]) -> list[str]:
-    """The entries of the backup: one of a single server, or one of each shard, none missing."""
+def names_of(source: RestoreSource, facts: Mapping[str, Any]) -> list[str]:
+    """The entries of the backup: one of a single server, or one of each shard, none missing. Raises EngineUnsupported."""
     found = [entry.name for entry in source.entries() if entry.name == ENTRY or entry.name.startswith(PREFIX)]
     if facts.get("mode") == "Cluster":
         expected = [f"{PREFIX}{shard['slots'][0][0]:05d}" for shard in facts["shards"]]
@@ -186,20 +188,25 @@ def _proved_whole(path: str, control: Control) -> rdb.Dump:
     return dump
 
 
-def check_target(target: Target, dump: rdb.Dump, control: Control, ambient: Ambient) -> Checked:
+def check_target(target: Target, rdb_version: int, control: Control, ambient: Ambient) -> Checked:
     """Everything about the target that can be known beforehand; also ends what an earlier restore left there."""
     release(target, ambient, control.check)
     with open_wire(target, ambient, control.check) as wire:
-        info = wire.info()
-        product = product_of(info)
-        require_readable(product, dump.version)
-        if info.get("role") != "master":
-            where = f"{info.get('master_host')}:{info.get('master_port')}"
-            raise EngineUnsupported(f"the target is a replica of {where}: restore into its master, or detach it first")
-        if wire.setting("tls-replication") == "yes":
-            raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
-        _prove_rights(wire)
-        return Checked(product.version, dumps=bool(wire.setting("save")))
+        info = require_target(wire, rdb_version)
+        return Checked(product_of(info).version, dumps=bool(wire.setting("save")))
+
+
+def require_target(wire: Wire, rdb_version: int) -> dict[str, str]:
+    """A master that reads this version of RDB, and whose user may do what a restore does; returns its INFO. Changes nothing."""
+    info = wire.info()
+    require_readable(product_of(info), rdb_version)
+    if info.get("role") != "master":
+        where = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise EngineUnsupported(f"the target is a replica of {where}: restore into its master, or detach it first")
+    if wire.setting("tls-replication") == "yes":
+        raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
+    _prove_rights(wire)
+    return info
 
 
 def _prove_rights(wire: Wire) -> None:
@@ -228,9 +235,11 @@ def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambien
                 release(target, ambient, control.check, door.place)
         except EngineError as error:
             raise _failed(target, ambient, error, door.place, replid if synchronising else None) from error
-        except BaseException:
+        except BaseException as error:
             with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
                 release(target, ambient, only=door.place)
+                loaded = synchronising and _holds_ours(target, ambient, replid)
+                tell_target(error, NEW_DATA if loaded else OLD_DATA)
             raise
     return _proved(target, ambient, replid)
 
@@ -254,9 +263,9 @@ def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[s
         state = f"unknown, for it does not answer ({worse}); if it had to be started again it holds what it last saved"
         return RestoreBroken(str(error), state)
     if loaded:
-        return RestoreBroken(str(error), "the data of the backup, as a master")
+        return RestoreBroken(str(error), NEW_DATA)
     if replid is not None:
-        return RestoreBroken(str(error), "its old data, as a master")
+        return RestoreBroken(str(error), OLD_DATA)
     return type(error)(f"{error}; the target still holds its old data")
 
 
@@ -389,5 +398,10 @@ def _idle(wire: Wire, control: Control, ambient: Ambient) -> dict[str, str]:
 def _keys(target: Target, ambient: Ambient) -> dict[str, int]:
     """How many keys the target now shows in each database."""
     with open_wire(target, ambient) as wire:
-        spaces = {name[2:]: value for name, value in wire.info().items() if name[:2] == "db" and name[2:].isdigit()}
+        return keys_in(wire.info())
+
+
+def keys_in(info: dict[str, str]) -> dict[str, int]:
+    """Keys by database, as INFO tells."""
+    spaces = {name[2:]: value for name, value in info.items() if name[:2] == "db" and name[2:].isdigit()}
     return {db: int(value.partition("keys=")[2].partition(",")[0] or 0) for db, value in spaces.items()}
