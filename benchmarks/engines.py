@@ -62,6 +62,9 @@ class Quiet:
     def progress(self, phase: str, done: int, total: int | None = None) -> None:
         del phase, done, total
 
+    def took(self, size: int) -> None:
+        del size
+
 
 class FileSink:
     """Entries of a capture, as files of a folder."""

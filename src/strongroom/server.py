@@ -84,7 +84,8 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 

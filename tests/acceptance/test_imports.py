@@ -68,11 +68,13 @@ def test_a_file_is_imported_by_the_sdk_and_by_the_command_line(
     server: ServerProcess, redis: RedisServer, instance: str, bucket: Path
 ) -> None:
     """The instance holds what the files hold; the job has a name and a result, the audit trail an event."""
+    with redis.client() as client:
+        client.flushall()
     job = server.wait(ask(server.sdk(), instance, "dumps", "night/good.rdb"))
-    assert (job.status, job.name, job.instance.id) == ("Completed", "ImportFiles", instance)
+    assert (job.status, job.name, job.instance.id) == ("Completed", "ImportFiles", instance), job.fail_reason
     assert keys(redis) == [b"imported"]
     (bucket / "more.rdb").write_bytes(dump(select(0), record(b"another"), version=9))
-    told = server.cli("backup", "import", "dumps", "night/good.rdb", "more.rdb", "--into", "cache", "--wait")
+    told = server.cli("backup", "import", "dumps", "night/good.rdb", "more.rdb", "--into", "cache", "--overwrite", "--wait")
     assert told["job"]["result"]["files"] == ["night/good.rdb", "more.rdb"]
     assert told["job"]["result"]["keys"] == {"0": 2}
     assert keys(redis) == [b"another", b"imported"]
@@ -83,10 +85,19 @@ def test_a_damaged_file_fails_the_job_by_name_and_changes_nothing(
 ) -> None:
     """Checked before the point of no return."""
     (bucket / "bad.rdb").write_bytes(GOOD[:-4] + b"oops")
-    job = server.wait(ask(server.sdk(), instance, "dumps", "bad.rdb"))
+    answer = server.cli("backup", "import", "dumps", "bad.rdb", "--into", "cache", "--overwrite")
+    job = server.wait(answer["job_id"])
     assert job.status == "Failed"
     assert "file bad.rdb: the dump's checksum does not match" in job.fail_reason
     assert "nothing was sent to the target" in job.fail_reason
+    assert keys(redis) == [b"old"]
+
+
+def test_data_is_replaced_only_when_that_is_said(server: ServerProcess, redis: RedisServer, instance: str, bucket: Path) -> None:
+    """The SDK does not say it: its call is for an empty instance."""
+    job = server.wait(ask(server.sdk(), instance, "dumps", "night/good.rdb"))
+    assert job.status == "Failed"
+    assert "holds 1 keys in 1 databases" in job.fail_reason
     assert keys(redis) == [b"old"]
 
 
