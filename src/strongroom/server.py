@@ -28,7 +28,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, limits, maintenance, metrics, policies, strongroom
+from strongroom.api import audit, backups, imports, instances, jobs, limits, maintenance, metrics, policies, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -37,6 +37,7 @@ from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.importing import ImportJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.pacing import claimable
 from strongroom.backups.policies import AUTOMATE, EXPIRE
@@ -83,7 +84,8 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -93,7 +95,7 @@ class House:
         register_refusals()
         most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
-        families = (backups, policies, instances, limits, jobs, strongroom, maintenance, audit)
+        families = (backups, imports, policies, instances, limits, jobs, strongroom, maintenance, audit)
         registry = CollectorRegistry()
         routers = [family.router for family in families]
         routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
@@ -145,7 +147,18 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
                 reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
                 source_rate=settings.source_rate,
             )  # fmt: skip
-            context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
+            context = Context(
+                catalog,
+                store,
+                leased,
+                engines(),
+                RootKey(root),
+                Sealer(root),
+                ambient,
+                scratch,
+                options,
+                imports=settings.imports,
+            )
             yield House(settings, context, leased)
         finally:
             store.close()

@@ -63,6 +63,7 @@ class Settings:
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
+    imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
     @classmethod
     def load(
@@ -94,6 +95,7 @@ class Settings:
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
+            imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
 
     @property
@@ -130,7 +132,8 @@ class Settings:
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
             f"source_rate={self.source_rate}, "
-            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
+            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers}, "
+            f"imports={str(self.imports)!r})"
         )
 
 

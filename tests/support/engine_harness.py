@@ -23,7 +23,7 @@ from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from support.mongodb_samples import description, put, without_standing_users
 from support.mongodb_server import ROLES, MongoServer, find_mongod, running
-from support.redis_server import RedisServer, binaries, redis_server, version_of
+from support.redis_server import RedisServer, few_binaries, label_of, redis_server
 
 Side = Literal["source", "other"]
 
@@ -127,7 +127,7 @@ class RedisHarness:
 
     @staticmethod
     def variants() -> list[Any]:
-        return [pytest.param((RedisHarness, one), id="redis-" + ".".join(map(str, version_of(one)))) for one in binaries()]
+        return [pytest.param((RedisHarness, one), id=label_of(one)) for one in few_binaries()]
 
     def _client(self, side: Side, db: int = 0) -> redis.Redis:
         return self._servers[side].client(db=db)

@@ -6,6 +6,7 @@ Refused
 ├── InstanceNameTaken
 ├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
 ├── NotRestorable       the backup or the target does not fit
+├── NoSuchFile          a file that was to be imported is not where an operator has to put it
 ├── BackupBuilding      stop it first
 ├── BackupRestoring     a restore reads it
 ├── BackupHeld          a hold names its reason
@@ -48,6 +49,10 @@ class InstanceUnusable(Refused):
 
 class NotRestorable(Refused):
     """The backup cannot be restored there."""
+
+
+class NoSuchFile(Refused):
+    """There is no such bucket or file for the project."""
 
 
 class BackupBuilding(Refused):

@@ -200,6 +200,18 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Importer(Protocol):
+    """What an engine can do besides, where files of its own kind can be put into an instance without a backup of ours."""
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """Makes the target hold what the files (name for people → path) hold together; `scratch` as for a capture.
+
+        The files may change or vanish at any time: they are copied first. As in a restore everything that can be checked is
+        checked before the point of no return. Raises RestoreBroken after that point, other EngineErrors before it.
+        """
+
+
+@runtime_checkable
 class Surveyor(Protocol):
     """An engine that can look at a target before a restore. One that is none is asked by `probe`: any bytes are data."""
 
