@@ -31,6 +31,7 @@ from strongroom.api import audit, backups, instances, jobs, limits, maintenance,
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
+from strongroom.backups import rehearsal
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
@@ -78,7 +79,7 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 

@@ -207,3 +207,28 @@ class Surveyor(Protocol):
 
         Returns within some ten seconds. Raises EngineError where the restore could not succeed.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a server holds beside what a backup says."""
+
+    expected: Mapping[str, int]  # counts by name: "keys", "documents"
+    found: Mapping[str, int]  # the same names
+    digests: int  # how many digests of content were compared
+    differences: Sequence[str]  # sentences, the first of them; none: all is as it was captured
+    warnings: Sequence[str] = ()
+
+
+@runtime_checkable
+class Rehearser(Protocol):
+    """An engine that can try a restore out: in a server that is started for it and thrown away."""
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """A server of its own on the loopback, with a password, in an empty private folder that the caller removes. It ends
+        with the block, and with this process however that ends. Raises EngineUnsupported where its program is not installed."""
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """Reads what the sandbox holds after a restore, and compares counts and content. Raises EngineError."""
