@@ -25,18 +25,21 @@ from typing import Any
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, limits, maintenance, strongroom
+from strongroom.api import audit, backups, instances, jobs, limits, maintenance, metrics, policies, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
-from strongroom.backups import rehearsal
+from strongroom.backups import automation, rehearsal
+from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.pacing import claimable
+from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
@@ -46,6 +49,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, CatalogError, open_catalog
 from strongroom.catalog.migrating import migrate, require_current
 from strongroom.engines.base import Engine
+from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
@@ -79,7 +83,8 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -89,8 +94,11 @@ class House:
         register_refusals()
         most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
-        routers = [one.router for one in (backups, instances, limits, jobs, strongroom, maintenance, audit)]
-        return build_app(services, routers, objects={Context: ctx})
+        families = (backups, policies, instances, limits, jobs, strongroom, maintenance, audit)
+        registry = CollectorRegistry()
+        routers = [family.router for family in families]
+        routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
+        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
 
 
 def serve(settings: Settings) -> None:
@@ -163,7 +171,7 @@ def opened_for_reading(settings: Settings) -> Iterator[Context]:
 
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:
@@ -174,7 +182,8 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        put_schedule(house.jobs, conn, forgetting.HOURLY)
+        for hourly in (forgetting.HOURLY, automation.HOURLY):
+            put_schedule(house.jobs, conn, hourly)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:
             forget_leases(conn)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from strongroom.catalog import lifespans
+from strongroom.catalog import lifespans, many
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.catalog.lifespans import Begun, Dying, Gap
@@ -532,7 +532,7 @@ def test_a_later_birth_waits_until_the_ones_before_it_are_done(rows: Rows) -> No
 
 def test_many_packs_are_taken_whatever_a_statement_holds(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five packs, two ids in one statement: each row once."""
-    monkeypatch.setattr(lifespans, "_IN", 2)
+    monkeypatch.setattr(many, "_IN", 2)
     rows.parts(1, 2, 3)
     wanted = set()
     for key in range(1, 6):
@@ -670,7 +670,7 @@ def test_rows_are_forgotten_by_all_that_names_them(rows: Rows) -> None:
 
 def test_ends_are_told_of_what_is_closed_by_commits_that_count(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the packs asked for, however many one statement holds; what is not told is open."""
-    monkeypatch.setattr(lifespans, "_IN", 2)
+    monkeypatch.setattr(many, "_IN", 2)
     for lineage in (OURS, OTHER):
         rows.parts(1, 2, 3, lineage=lineage)
         for key in range(1, 7):

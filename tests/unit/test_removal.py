@@ -168,7 +168,7 @@ def test_kinds_go_one_after_the_other_in_batches_by_name(house: House, monkeypat
     them."""
     monkeypatch.setattr(removal, "BATCH", 2)
     marked: list[tuple[int, str]] = []
-    monkeypatch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: marked.append((len(house.removed), lineage)))
+    monkeypatch.setattr(removal, "put_marks", lambda ctx, lineage, guard: marked.append((len(house.removed), lineage)))
     for key, kind in (("5", "rewrite"), ("a", "key"), ("3", "pack"), ("1", "pack"), ("b", "manifest"), ("2", "pack")):
         house.condemned(key, kind)
     house.remove()
@@ -264,8 +264,8 @@ def test_a_removal_begins_where_its_lineage_is_current_and_swept(house: House, m
     done: list[str] = []
     full = [True]
 
-    def marks(ctx: Any, lineage: str, key: str, guard: Any) -> None:
-        assert (ctx, lineage, key, guard) == (house.vault.ctx, house.lineage, house.key, house.job.guard)
+    def marks(ctx: Any, lineage: str, guard: Any) -> None:
+        assert (ctx, lineage, guard) == (house.vault.ctx, house.lineage, house.job.guard)
         done.append("marks")
         if full:
             full.pop()

@@ -13,7 +13,8 @@ from pyroaring import BitMap
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged, MissingChunk, Misuse
 from strongroom.repository.pack import ObjectIndex, read_index
-from strongroom.repository.rewriting import Copy, Survivors, sizes_in
+from strongroom.repository.places import all_places
+from strongroom.repository.rewriting import Copy, Survivors
 from support.repository import LINEAGE, Vault, flipped, noise, rows
 
 ENTRIES = {"noise": noise(90_000), "rows": rows(9000)}
@@ -176,7 +177,7 @@ def test_an_object_without_what_it_is_said_to_hold_is_told(vault: Vault, survivo
             survivors.gather(index, {said: BitMap(numbers)})
         assert (caught.value.object_name, caught.value.pack, caught.value.number) == (index.name, said, first)
         with pytest.raises(MissingChunk):
-            sizes_in(index, said, BitMap(numbers))
+            all_places(index, {said: BitMap(numbers)})
 
 
 def test_sizes_are_told_number_by_number(vault: Vault) -> None:
@@ -186,4 +187,4 @@ def test_sizes_are_told_number_by_number(vault: Vault) -> None:
     lengths: Mapping[int, int] = {number: len(data) for number, data in chunks(index, vault, pack).items()}
     assert len(set(lengths.values())) > 1
     numbers = BitMap([3, 0, 2])
-    assert np.array_equal(sizes_in(index, pack, numbers), [lengths[0], lengths[2], lengths[3]])
+    assert np.array_equal(all_places(index, {pack: numbers}).lengths, [lengths[0], lengths[2], lengths[3]])

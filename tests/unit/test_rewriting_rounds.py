@@ -63,7 +63,7 @@ def test_a_round_takes_no_more_than_it_can_fill(vault: HarshVault, monkeypatch: 
     vault.run()
     assert len(seen) > 2
     for sources in seen:
-        living = sum(int(sizes.sum()) for source in sources for sizes in source.sizes.values())
+        living = sum(int(source.sizes_of(*held).sum()) for source in sources for held in source.living.items())
         assert len(sources) == 1 or living <= OPTIONS.pack_target
     exact(vault, keys[0], before)
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from strongroom.catalog import space
+from strongroom.catalog import many, space
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
 from strongroom.catalog.lifespans import Dying, Gap, numbers_of, take_rows, whole_packs
@@ -204,7 +204,7 @@ def test_what_is_given_up_holds_nothing_any_more(rows: Rows) -> None:
 
 def test_any_number_of_packs_and_objects_dies_at_once(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ids one statement takes."""
-    monkeypatch.setattr(space, "_IN", 2)
+    monkeypatch.setattr(many, "_IN", 2)
     for key in range(1, 8):
         own(rows, key, 1, 2)
         rows.death(key, 1, 1, [0])
@@ -316,7 +316,7 @@ def test_what_an_object_holds_is_told_by_pack(rows: Rows) -> None:
 
 def test_living_chunks_are_read_for_any_number_of_objects(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ids one statement takes."""
-    monkeypatch.setattr(space, "_IN", 2)
+    monkeypatch.setattr(many, "_IN", 2)
     names = [own(rows, key, 1, 2) for key in range(1, 6)]
     assert space.living_in(rows.conn, names) == {f"a{key}": {key: BitMap([0, 1])} for key in range(1, 6)}
 
@@ -341,6 +341,6 @@ def test_bytes_of_some_chunks_are_added_up(wanted: list[int], total: int) -> Non
 
 def test_batches_are_full_but_the_last() -> None:
     """In order, none empty."""
-    assert list(space.batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(space.batches(range(6), 3)) == [[0, 1, 2], [3, 4, 5]]
-    assert list(space.batches([], 3)) == []
+    assert list(many.batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(many.batches(range(6), 3)) == [[0, 1, 2], [3, 4, 5]]
+    assert list(many.batches([], 3)) == []

@@ -138,19 +138,46 @@ def test_an_empty_listing_raises_no_alarm_and_frees_nothing(vault: HarshVault) -
     vault.check()
 
 
-def test_a_completed_part_without_its_manifest_stops_freeing(vault: HarshVault) -> None:
-    """A manifest that is gone and that nobody deleted: the lineage is stopped before anything is removed."""
+@pytest.mark.parametrize("closed", [False, True], ids=["a grave", "a closing mark"])
+def test_a_completed_part_without_its_manifest_stops_freeing_where_a_mark_says_why(vault: HarshVault, closed: bool) -> None:
+    """The store knows that it was deleted: the lineage is stopped before anything is removed."""
     first, second = (vault.backup(data) for data in generations(2))
+    _lose_manifest(vault, seq=2)
     with vault.catalog.read() as conn:
-        row = conn.execute(sa.select(t.object_).where(t.object_.c.kind == "manifest", t.object_.c.seq == 2)).one()
-    vault.inner.delete(row.name)
+        lineage = conn.execute(sa.select(t.lineage.c.id)).scalar_one()
+    vault.inner.put_new(names.closed(lineage) if closed else names.grave(lineage, 2), b"a mark")
     vault.restart()
     there = dict(vault.inner._objects)  # type: ignore[attr-defined]
     job = vault.delete(first)
     vault.run()
-    assert "completed here and not there" in vault.job(job).error
+    assert "completed here and deleted there" in vault.job(job).error
     assert vault.inner._objects == there  # type: ignore[attr-defined]
     assert vault.state(second) == "COMPLETED"
+
+
+def test_a_manifest_that_the_store_has_lost_stops_nobody(vault: HarshVault, caplog: pytest.LogCaptureFixture) -> None:
+    """One backup is lost with it, which is told; others are deleted, taken and restored as ever, and it can be deleted too."""
+    source = generations(4)
+    first, second, third = (vault.backup(next(source)) for _ in range(3))
+    lost = _lose_manifest(vault, seq=2)
+    vault.restart()
+    vault.delete(first)
+    vault.run()
+    assert vault.state(first) == "DELETED"
+    assert f"{lost} is not in the store" in caplog.text
+    fourth = vault.backup(next(source))
+    vault.delete(second)
+    vault.run()
+    assert [vault.state(key) for key in (second, third, fourth)] == ["DELETED", "COMPLETED", "COMPLETED"]
+    vault.check()
+
+
+def _lose_manifest(vault: HarshVault, seq: int) -> str:
+    with vault.catalog.read() as conn:
+        here = sa.and_(t.object_.c.kind == "manifest", t.object_.c.seq == seq)
+        name = str(conn.execute(sa.select(t.object_.c.name).where(here)).scalar_one())
+    vault.inner.delete(name)
+    return name
 
 
 def test_workers_of_a_catalog_whose_store_was_taken_over_stop(vault: HarshVault) -> None:

@@ -16,8 +16,9 @@ from strongroom.api.contract import BackupId, DatastoreType, InstanceId, Instanc
 from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import anew, instances, listing
+from strongroom.backups import anew, instances, listing, policies
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal, authorize
 
@@ -100,7 +101,7 @@ def create_instance(
     )
     instance, job = anew.restore_anew(ctx, project, backup, anew.Newcomer(request.name, request.address, request.password), notes)
     with ctx.catalog.read() as conn:
-        row = instances.find_instance(conn, project, instance)
+        row = find_instance(conn, project, instance)
     return {
         "id": row.id, "name": row.name, "datastore": {"type": row.engine, "version": row.version, "storage_engine": ""},
         "created": time_text(row.created_at), "status": "creating", "region": "", "availability_zone": "", "vpc_id": "",
@@ -134,7 +135,9 @@ def list_instances(
             conn, caller.required_project(), filters.first_row, filters.limit,
             key=filters.id, name=filters.name, engine=filters.datastore_type,
         )  # fmt: skip
-    return {"instances": [_contract_fields(row) for row in page.rows], "total_count": page.total}
+        known = policies.of(conn, [row.id for row in page.rows])
+    shown = [_contract_fields(row, known.get(row.id, policies.OFF)) for row in page.rows]
+    return {"instances": shown, "total_count": page.total}
 
 
 @router.post("/strongroom/v1/{project_id}/instances", status_code=201)
@@ -168,20 +171,21 @@ def show_instance(
 ) -> dict[str, Any]:
     """One registered instance."""
     with ctx.catalog.read() as conn:
-        return _own_fields(conn, instances.find_instance(conn, caller.required_project(), instance_id))
+        return _own_fields(conn, find_instance(conn, caller.required_project(), instance_id))
 
 
 @router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")
 def unregister_instance(
     instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:delete")]
 ) -> dict[str, Any]:
-    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere."""
+    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere, its automated ones are deleted
+    by the job that is told, if there are any."""
 
     def note(conn: Connection) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRemoveInstance", "instance", instance_id))
 
-    instances.unregister(ctx, caller.required_project(), instance_id, note)
-    return {}
+    job = instances.unregister(ctx, caller.required_project(), instance_id, note)
+    return {} if job is None else {"job_id": job}
 
 
 def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -196,17 +200,18 @@ def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _contract_fields(row: Row[Any]) -> dict[str, Any]:
+def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
     place = urlsplit(row.address)
     host, port = _host_and_port(place.netloc)
     return {
         "id": row.id, "name": row.name, "status": "normal", "port": port, "region": "", "mode": row.mode, "engine": "",
         "datastore": {"type": row.engine, "version": row.version, "patch_available": False, "whole_version": row.version},
         "created": time_text(row.created_at), "updated": time_text(row.updated_at), "db_user_name": place.username or "",
-        "vpc_id": "", "subnet_id": "", "security_group_id": "", "backup_strategy": {"start_time": "", "keep_days": 0},
+        "vpc_id": "", "subnet_id": "", "security_group_id": "",
+        "backup_strategy": {"start_time": policy.start_time, "keep_days": policy.keep_days},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
-        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
-        "lb_port": port,
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
+        "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
 
 

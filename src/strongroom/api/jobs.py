@@ -28,6 +28,7 @@ NAMES = {
     "verify": "VerifyBackups",
     "rehearse": "TestRestore",
     "reconcile": "ReconcileStore",
+    "expire": "DeleteAutomatedBackups",
 }
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}

@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import InstanceId
 from strongroom.api.services import given
-from strongroom.backups import instances, pacing, reconciling
+from strongroom.backups import pacing, reconciling
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
 from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
@@ -47,7 +48,7 @@ def show_instance_limits(
 ) -> dict[str, Any]:
     """How fast captures take bytes from an instance. `default`: nobody has set it."""
     with ctx.catalog.read() as conn:
-        instances.find_instance(conn, caller.required_project(), instance_id)
+        find_instance(conn, caller.required_project(), instance_id)
         found = pacing.limits_of(ctx, conn, instance_id)
     return {"bytes_per_second": found.bytes_per_second, "default": found.default}
 

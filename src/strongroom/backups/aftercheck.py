@@ -29,13 +29,13 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import Finding, needing
 from strongroom.catalog import lifespans
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of
-from strongroom.catalog.space import batches, held_by
+from strongroom.catalog.space import held_by, holders
 from strongroom.jobs.port import Running
 from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import open_lineage_keys
 from strongroom.repository.pack import ObjectIndex, read_index
-from strongroom.repository.verification import Places, add_chunks, check_chunks, places, take_chunks
+from strongroom.repository.places import Places, add_chunks, places, take_chunks
+from strongroom.repository.verification import check_chunks
 from strongroom.storage.base import ObjectMissing, StoreError
 
 log = logging.getLogger("strongroom.backups")
@@ -52,7 +52,6 @@ LONGEST = 60.0
 MOST = 20
 """Damaged objects that a receipt lists; all of them are counted."""
 
-_IN = 800  # ids in one IN (…)
 _INDEXES = 16  # opened indexes kept at a time
 
 
@@ -205,7 +204,7 @@ class _Lineage:
             key = conn.execute(sa.select(t.object_.c.id).where(t.object_.c.name == name, t.object_.c.state == "STORED")).scalar()
             if key is None:
                 return {}
-            living = _living(conn, self._lineage, list(held_by(conn, key)))
+            living = lifespans.living(conn, self._lineage, held_by(conn, key))
             found, wanted = _locate(conn, self._lineage, living)
         add_chunks(wanted, found.get((key, name), {}))
         return wanted
@@ -222,10 +221,7 @@ class _Lineage:
             )
             packs = {pack, *rows.scalars()} - self._asked
             self._asked |= packs
-            found: dict[int, BitMap] = {}
-            for some in batches(sorted(packs), _IN):
-                found |= lifespans.shared(conn, self._lineage, self._seq, some)
-        return found
+            return lifespans.shared(conn, self._lineage, self._seq, sorted(packs))
 
     # Reading
 
@@ -238,7 +234,7 @@ class _Lineage:
             return
         self._indexes.clear()
         with self._ctx.catalog.read() as conn:
-            gone = take_chunks(doubts, _living(conn, self._lineage, list(doubts)))
+            gone = take_chunks(doubts, lifespans.living(conn, self._lineage, doubts))
         found = self._pass(take_chunks(doubts, gone), first=False)
         if found:
             self._mark(found)
@@ -340,34 +336,17 @@ def _held_under(conn: Connection, name: str) -> dict[int, BitMap]:
     return {} if key is None else held_by(conn, key)
 
 
-def _living(conn: Connection, lineage: str, packs: Sequence[int]) -> dict[int, BitMap]:
-    """All chunks of these packs that are not gone."""
-    found: dict[int, BitMap] = {}
-    for some in batches(packs, _IN):
-        here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id.in_(some))
-        for row in conn.execute(sa.select(t.pack.c.id, t.pack.c.chunks, t.pack.c.gone).where(here)):
-            found[row.id] = BitMap(range(row.chunks)) - numbers_of(row.gone)
-    return found
-
-
 def _locate(
     conn: Connection, lineage: str, wanted: Mapping[int, BitMap]
 ) -> tuple[dict[tuple[str, str], dict[int, BitMap]], dict[int, BitMap]]:
     """Which stored objects hold the chunks, by (id, name), the current ones first; and the chunks that none holds."""
     found: dict[tuple[str, str], dict[int, BitMap]] = {}
     left = dict(wanted)
-    for some in batches(wanted, _IN):
-        rows = conn.execute(
-            sa.select(t.object_.c.id, t.object_.c.name, t.holding.c.pack, t.holding.c.numbers)
-            .join(t.object_, t.object_.c.id == t.holding.c.object)
-            .where(t.holding.c.lineage == lineage, t.holding.c.pack.in_(some), t.object_.c.state == "STORED")
-            .order_by(t.object_.c.id)
-        )
-        for row in rows:
-            here = left[row.pack] if row.numbers is None else left[row.pack] & numbers_of(row.numbers)
-            if here:
-                found.setdefault((row.id, row.name), {})[row.pack] = here
-                left[row.pack] = left[row.pack] - here
+    for held in holders(conn, lineage, wanted):
+        here = left[held.pack] if held.numbers is None else left[held.pack] & held.numbers
+        if here:
+            found.setdefault((held.id, held.name), {})[held.pack] = here
+            left[held.pack] = left[held.pack] - here
     return found, {pack: numbers for pack, numbers in left.items() if numbers}
 
 

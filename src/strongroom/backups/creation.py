@@ -25,15 +25,16 @@ from sqlalchemy.exc import NoResultFound
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
 from strongroom.backups.pacing import Pacer
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
 from strongroom.catalog.lifespans import Dying, NotOurs
-from strongroom.catalog.space import batches, bury, condemn
+from strongroom.catalog.many import batches
+from strongroom.catalog.space import bury, condemn
 from strongroom.engines.base import EngineError, Probe, Summary
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target

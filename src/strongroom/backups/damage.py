@@ -20,7 +20,8 @@ from strongroom.catalog.space import held_by
 from strongroom.identity import audit
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged
-from strongroom.repository.verification import add_chunks, check_object
+from strongroom.repository.places import add_chunks
+from strongroom.repository.verification import check_object
 from strongroom.storage.base import ObjectMissing
 
 

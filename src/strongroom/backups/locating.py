@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of
+from strongroom.catalog.space import holders
 from strongroom.repository.fetching import Holder
 from strongroom.repository.keys import LineageKeys
 from strongroom.repository.manifest import Manifest
@@ -24,13 +24,7 @@ class CatalogLocator:
     def objects_of(self, pack: int) -> Sequence[Holder]:
         """Every stored object that holds chunks of the pack."""
         with self._ctx.catalog.read() as conn:
-            rows = conn.execute(
-                sa.select(t.object_.c.id, t.object_.c.name, t.holding.c.numbers)
-                .join(t.holding, t.holding.c.object == t.object_.c.id)
-                .where(t.holding.c.lineage == self._lineage, t.holding.c.pack == pack, t.object_.c.state == "STORED")
-                .order_by(t.object_.c.id)
-            )
-            return [Holder(row.id, row.name, None if row.numbers is None else numbers_of(row.numbers)) for row in rows]
+            return [Holder(held.id, held.name, held.numbers) for held in holders(conn, self._lineage, [pack])]
 
 
 def read_manifest(ctx: Context, keys: LineageKeys, lineage: str, seq: int) -> Manifest:

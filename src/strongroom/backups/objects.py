@@ -75,10 +75,10 @@ def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) ->
     )
 
 
-def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
-    """Puts the planned graves of a lineage and its closing mark, a removal's own first, each durable before this returns.
+def put_marks(ctx: Context, lineage: str, guard: Guard) -> None:
+    """Puts the planned graves of a lineage and its closing mark, each durable before this returns.
 
-    Those that other removals planned too: what two deletes free together goes with one of them, what a deleted backup shared with
+    Whichever removal planned them: what two deletes free together goes with one of them, what a deleted backup shared with
     a running build goes with the build's end, and the manifest must be buried by then; and the delete that closes a lineage takes
     the graves of the others along.
 
@@ -96,7 +96,6 @@ def put_marks(ctx: Context, lineage: str, removal: str, guard: Guard) -> None:
                 t.object_.c.kind.in_(("grave", "closed")),
             )
         ).all()
-        rows = sorted(rows, key=lambda row: row.removal != removal)
         line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
         backups = dict[int, str]()
         for row in rows:

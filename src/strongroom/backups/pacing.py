@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from strongroom.backups.allowance import Allowance
 from strongroom.backups.context import Context
-from strongroom.backups.instances import lock_instance
+from strongroom.backups.registered import lock_instance
 from strongroom.catalog import tables as t
 from strongroom.jobs.outages import is_outage
 from strongroom.jobs.port import Running

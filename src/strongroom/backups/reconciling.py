@@ -27,7 +27,8 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import Touched, needing, of_root
 from strongroom.backups.verification import PRIORITY, require_store
 from strongroom.catalog import tables as t
-from strongroom.catalog.space import batches, held_by
+from strongroom.catalog.many import batches
+from strongroom.catalog.space import held_by
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository import names

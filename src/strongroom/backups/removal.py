@@ -65,11 +65,11 @@ def carry_out(ctx: Context, job: Running, lineages: Sequence[str], removal: str)
         sweeping.finish(ctx.catalog, lineage, job.guard)
     try:
         for lineage in lineages:
-            put_marks(ctx, lineage, removal, job.guard)
+            put_marks(ctx, lineage, job.guard)
     except StoreFull:
         remove_condemned(ctx, job, removal, (_CHUNKS,))
         for lineage in lineages:
-            put_marks(ctx, lineage, removal, job.guard)
+            put_marks(ctx, lineage, job.guard)
     remove_condemned(ctx, job, removal)
 
 
@@ -86,7 +86,7 @@ def remove_condemned(ctx: Context, job: Running, removal: str, order: Sequence[S
         while batch := _condemned(ctx, removal, kinds):
             job.progress("removing objects", done)
             for lineage in sorted({row.lineage for row in batch} if marked else ()):
-                put_marks(ctx, lineage, removal, job.guard)
+                put_marks(ctx, lineage, job.guard)
             _remove(ctx, job, batch, removal)
             done += len(batch)
 

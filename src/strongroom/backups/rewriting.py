@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -38,15 +38,16 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import note_damage
 from strongroom.backups.grouping import Class, Group, group
 from strongroom.backups.objects import plan, remove_lost, stored
-from strongroom.catalog import sweeping
+from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import ends_of, numbers_of
-from strongroom.catalog.space import batches, bytes_among, give_up, is_partly_dead, living_in, to_sizes
+from strongroom.catalog.many import batches
+from strongroom.catalog.space import bytes_among, give_up, is_partly_dead, living_in, to_sizes
 from strongroom.jobs.port import JobLost, Running
 from strongroom.repository._columns import U32
 from strongroom.repository.errors import Damaged
 from strongroom.repository.pack import ObjectIndex, read_index
-from strongroom.repository.rewriting import Survivors, sizes_in
+from strongroom.repository.places import all_places
+from strongroom.repository.rewriting import Survivors
 from strongroom.storage.base import ObjectMissing, StoreFull
 
 log = logging.getLogger("strongroom.backups")
@@ -58,7 +59,6 @@ MOST_ROWS = 3_000
 """Holdings that one round writes."""
 
 _MOST_OBJECTS = 16  # that one round fills
-_IN = 800  # ids in one IN (…)
 _IN_MEMORY = 32 << 20  # of a round's survivors; the rest waits on disk, sealed
 
 
@@ -69,12 +69,10 @@ class _Source:
     bytes: int
     index: ObjectIndex
     living: dict[int, BitMap]
-    sizes: dict[int, U32]  # sealed bytes of each living chunk
 
     def sizes_of(self, pack: int, numbers: BitMap) -> U32:
-        """Sealed bytes of some of the pack's living chunks."""
-        all_of_it = np.array(self.living[pack].to_array(), np.uint32)
-        return self.sizes[pack][np.searchsorted(all_of_it, np.array(numbers.to_array(), np.uint32))]
+        """Sealed bytes of some of the pack's living chunks, ascending."""
+        return all_places(self.index, {pack: numbers}).lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +103,10 @@ def abandon(ctx: Context, job: Running, key: str) -> None:
     for lineage in sorted(lineages):
         new, sources = ([row.name for row in rows if row.lineage == lineage] for rows in (planned, chosen))
         staleness.require_sources(ctx, lineage, new, sources, job.guard)
+    _let_go(ctx, job, lineages, mine)
+
+
+def _let_go(ctx: Context, job: Running, lineages: Iterable[str], mine: str) -> None:
     with ctx.catalog.decide(job.guard, lineages=lineages) as conn:
         give_up(conn, [row.id for row in _planned(conn, mine)], mine)
         conn.execute(sa.update(t.object_).where(t.object_.c.rewriting == mine).values(rewriting=None))
@@ -197,8 +199,8 @@ def _read_sources(ctx: Context, lineage: str, rows: Sequence[Row[Any]], passed: 
     for row in rows:
         try:
             index = read_index(ctx.store, keys, lineage, row.id, row.name)
-            sizes = {pack: sizes_in(index, pack, numbers) for pack, numbers in living[row.id].items()}
-            found.append(_Source(row.id, row.name, row.bytes, index, living[row.id], sizes))
+            all_places(index, living[row.id])  # it does hold what it is said to hold
+            found.append(_Source(row.id, row.name, row.bytes, index, living[row.id]))
         except (Damaged, ObjectMissing) as error:
             _pass_over(ctx, lineage, row.id, row.name, error, passed)
     return found
@@ -214,7 +216,7 @@ def _classes(ctx: Context, lineage: str, sources: Sequence[_Source]) -> list[Cla
     """The living chunks of the sources by pack and end, each once: after a rebuild two objects may hold the same chunk."""
     ends: dict[int, list[tuple[int, BitMap]]] = {pack: [] for source in sources for pack in source.living}
     with ctx.catalog.read() as conn:
-        for pack, last, numbers in ends_of(conn, lineage, sorted(ends)):
+        for pack, last, numbers in lifespans.ends_of(conn, lineage, sorted(ends)):
             ends[pack].append((last, numbers))
     classes: list[Class] = []
     taken: dict[int, BitMap] = defaultdict(BitMap)
@@ -251,7 +253,7 @@ def _rewrite(
                 try:
                     survivors.gather(source.index, source.living)
                 except (Damaged, ObjectMissing) as error:
-                    _let_go(ctx, job, chosen, mine)
+                    _let_go(ctx, job, [lineage], mine)
                     _pass_over(ctx, lineage, source.id, source.name, error, passed)
                     return {}
             for new in chosen.new:
@@ -301,12 +303,6 @@ def _plan(conn: Connection, ctx: Context, lineage: str, one: Group, mine: str) -
     return _New(new, name, one)
 
 
-def _let_go(ctx: Context, job: Running, chosen: _Round, mine: str) -> None:
-    with ctx.catalog.decide(job.guard, lineages=[chosen.lineage]) as conn:
-        give_up(conn, [new.id for new in chosen.new], mine)
-        conn.execute(sa.update(t.object_).where(_still(chosen, mine)).values(rewriting=None))
-
-
 def _still(chosen: _Round, mine: str) -> sa.ColumnElement[bool]:
     """The sources that live and are ours. One that is not has been condemned by a sweep: nothing in it lives."""
     ids = [source.id for source in chosen.sources]
@@ -329,14 +325,12 @@ def _switch(ctx: Context, job: Running, chosen: _Round, put: dict[str, int], min
 
 def _take_over(conn: Connection, lineage: str, new: _New) -> bool:
     """The new object holds its chunks from now on; what died while they were copied is dead in it too. Whether any lives."""
-    gone: dict[int, BitMap] = {}
-    for some in batches(new.group.numbers, _IN):
-        here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id.in_(some))
-        gone |= {row.id: numbers_of(row.gone) for row in conn.execute(sa.select(t.pack.c.id, t.pack.c.gone).where(here))}
-        conn.execute(sa.update(t.pack).where(here).values(moved=True))
+    for some in batches(new.group.numbers):
+        conn.execute(sa.update(t.pack).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(some)).values(moved=True))
+    lives = lifespans.living(conn, lineage, new.group.numbers)
     live = dead = 0
     for pack, numbers in new.group.numbers.items():
-        died = numbers & gone.get(pack, numbers)
+        died = numbers - lives.get(pack, BitMap())
         live += len(numbers) - len(died)
         dead += bytes_among(numbers, to_sizes(new.group.sizes[pack]), died)
     conn.execute(sa.update(t.object_).where(t.object_.c.id == new.id).values(live=live, dead_bytes=dead, removal=None))

@@ -4,10 +4,15 @@ Freeing by such a catalog would take chunks from backups that it does not know. 
 lineage, at its start and after a fail-over, it compares the lineage's manifests and graves in the store with the catalog; and
 before each batch that removes, it looks whether another catalog has taken the store over (`owner/<k+1>`). A listing can only
 confirm presence: what it lacks is asked for by name.
+
+A completed backup's manifest that is not there is such a sign only with a mark that says why: graves and closing marks are put
+before what they bury goes. Without one the store has lost it. That harms one backup, which verification tells of, and is no
+reason to stop the others: what the catalog frees, it decided.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +24,8 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.database import Guard
 from strongroom.repository import names
 
+log = logging.getLogger("strongroom.backups")
+
 
 class CatalogOutdated(Exception):
     """Nothing may be freed: the store knows more than the catalog."""
@@ -27,7 +34,7 @@ class CatalogOutdated(Exception):
 
 
 def require_current(ctx: Context, lineage: str) -> None:
-    """Raises CatalogOutdated if the store holds what the catalog has not decided yet, or lacks what it holds as completed."""
+    """Raises CatalogOutdated if the store holds what the catalog has not decided yet, or a mark of what it holds as completed."""
     with ctx.catalog.read() as conn:
         line = conn.execute(sa.select(t.lineage).where(t.lineage.c.id == lineage)).one()
         if line.stopped is not None:
@@ -41,7 +48,7 @@ def require_current(ctx: Context, lineage: str) -> None:
         with ctx.catalog.decide(lineages=[lineage]) as conn:
             explained = _explained(conn, lineage, found)
             if not explained:
-                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=found.reason))
+                _stop(conn, lineage, found.reason)
         if not explained:
             raise CatalogOutdated(found.reason)
         return  # looked at while it moved: the next time is looked at again
@@ -69,7 +76,7 @@ def require_unended(ctx: Context, lineage: str, seq: int, guard: Guard | None = 
             # One that was stopped meanwhile has a grave of its own.
             ended = conn.execute(sa.select(t.part.c.state).where(part)).scalar_one() != "BUILDING"
             if not ended:
-                conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+                _stop(conn, lineage, reason)
         if not ended:
             raise CatalogOutdated(reason)
 
@@ -86,7 +93,7 @@ def require_sources(ctx: Context, lineage: str, planned: Sequence[str], sources:
     if lost:
         reason = _told(lineage, f"{there[0]} is there and {lost[0]}, from which it was made, is not")
         with ctx.catalog.decide(guard, lineages=[lineage]) as conn:
-            conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
+            _stop(conn, lineage, reason)
         raise CatalogOutdated(reason)
 
 
@@ -96,6 +103,11 @@ def require_owner(ctx: Context) -> None:
         mine = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
     if ctx.store.stat(names.owner(mine + 1)) is not None:
         raise CatalogOutdated("another catalog was rebuilt from this store and owns it now: stop this server")
+
+
+def _stop(conn: Connection, lineage: str, reason: str) -> None:
+    """Nothing is built or freed in the lineage any more, by any server of this catalog."""
+    conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(stopped=reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +128,15 @@ def _difference(ctx: Context, lineage: str, counter: int, roots: set[str]) -> _D
                 return _Difference(found.name, parsed.seq, _told(lineage, f"{found.name} is unknown here"))
             seen.add(found.name)
     for name in sorted(roots - seen):
-        if ctx.store.stat(name) is None:
-            return _Difference(name, None, _told(lineage, f"{name} is completed here and not there"))
+        if ctx.store.stat(name) is not None:
+            continue
+        parsed = names.parse(name)
+        assert parsed is not None
+        assert parsed.seq is not None
+        for mark in (names.grave(lineage, parsed.seq), names.closed(lineage)):
+            if ctx.store.stat(mark) is not None:
+                return _Difference(name, None, _told(lineage, f"{name} is completed here and deleted there, {mark} says"))
+        log.warning("%s is not in the store, and no mark says why: its backup cannot be read; run `strongroom verify`", name)
     return None
 
 

@@ -27,13 +27,14 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import Finding, Touched, needing, of_root
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.catalog import tables as t
-from strongroom.catalog.space import held_by
+from strongroom.catalog.space import held_by, holders
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository.errors import Damaged, MissingChunk, MissingObject, RepositoryError
 from strongroom.repository.fetching import ChunkFetcher
 from strongroom.repository.keys import LineageKeys, open_lineage_keys
+from strongroom.repository.places import add_chunks
 from strongroom.repository.records import Records, by_pack, without
-from strongroom.repository.verification import add_chunks, check_object
+from strongroom.repository.verification import check_object
 from strongroom.storage.base import ObjectMissing, StoreError
 
 ATTEMPTS = 3
@@ -366,13 +367,8 @@ class _Lineage:
             return found
         here = sa.and_(t.pack.c.lineage == self._lineage, t.pack.c.id == error.pack)
         lost = BitMap(range(conn.execute(sa.select(t.pack.c.chunks).where(here)).scalar() or 0))
-        holders = conn.execute(
-            sa.select(t.holding.c.object)
-            .join(t.object_, t.object_.c.id == t.holding.c.object)
-            .where(t.holding.c.lineage == self._lineage, t.holding.c.pack == error.pack, t.object_.c.state == "STORED")
-        ).all()
-        for row in holders:
-            lost -= held_by(conn, row.object).get(error.pack, BitMap())
+        for held in holders(conn, self._lineage, [error.pack]):
+            lost = lost - held.numbers if held.numbers is not None else BitMap()
         name = error.object_name or f"{self._lineage}/pack {error.pack}"
         self._add(name, "chunks", {error.pack: lost | BitMap([error.number])}, found)
         return found

@@ -26,7 +26,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
-from strongroom.catalog.many import execute_each
+from strongroom.catalog.many import batches, execute_each
 
 _closer = t.part.alias("closer")
 _LIVE = sa.and_(
@@ -397,22 +397,20 @@ def _whole(*columns: sa.ColumnElement[Any], lineage: str, gap: Gap) -> sa.Select
 def take_rows(conn: Connection, lineage: str, gap: Gap, limit: int) -> list[Dying]:
     """Takes death rows that the gap kills out of the table: the sweep's step from lifespans to `gone`.
 
-    All rows of a pack come together, so that what a batch does to an object is what the whole gap does to it; `limit` is passed
-    only by the rows of one pack that alone has more.
+    All rows of a pack come together, so that what a batch does to a pack is what the whole gap does to it, and to an object of
+    its own as well; what several batches do to an object that packs share adds up (space.bury). `limit` is passed only by the
+    rows of one pack that alone has more.
     """
     taken: list[Dying] = []
     for born in _births(conn, lineage, gap.before, gap.seq):
         packs, whole = _some_packs(conn, lineage, gap, born, limit - len(taken), first=not taken)
-        for place in range(0, len(packs), _IN):
-            rows = _rows_of_packs(conn, lineage, gap, born, packs[place : place + _IN])
+        for some in batches(packs):
+            rows = _rows_of_packs(conn, lineage, gap, born, some)
             forget(conn, lineage, ((row.pack, row.last, row.closer, row.attempt) for row in rows))
             taken.extend(Dying(row.pack, born, numbers_of(row.numbers), row.bytes) for row in rows)
         if not whole or len(taken) >= limit:
             break
     return taken
-
-
-_IN = 800  # ids in one IN (…)
 
 
 def _window(lineage: str, gap: Gap, born: int) -> list[sa.ColumnElement[bool]]:
@@ -483,13 +481,28 @@ def forget(conn: Connection, lineage: str, keys: Iterable[tuple[int, int, int, i
     )  # fmt: skip
 
 
-def ends_of(conn: Connection, lineage: str, packs: Sequence[int]) -> Iterator[tuple[int, int, BitMap]]:
-    """(pack, last, numbers) of what is closed in these packs; what is not told is open. For whoever sorts chunks by lifespan."""
-    for place in range(0, len(packs), _IN):
-        query = sa.select(t.death.c.pack, t.death.c.last, t.death.c.numbers)
-        some = t.death.c.pack.in_(packs[place : place + _IN])
-        for row in conn.execute(query.where(t.death.c.lineage == lineage, some, _LIVE)):
+def ends_of(
+    conn: Connection, lineage: str, packs: Iterable[int], *, before: int | None = None
+) -> Iterator[tuple[int, int, BitMap]]:
+    """(pack, last, numbers) of what is closed in these packs, or closed before a part; what is not told is open."""
+    query = sa.select(t.death.c.pack, t.death.c.last, t.death.c.numbers).where(t.death.c.lineage == lineage, _LIVE)
+    if before is not None:
+        query = query.where(t.death.c.last < before)
+    for some in batches(packs):
+        for row in conn.execute(query.where(t.death.c.pack.in_(some))):
             yield row.pack, row.last, numbers_of(row.numbers)
+
+
+def living(conn: Connection, lineage: str, packs: Iterable[int], *, born_upto: int | None = None) -> dict[int, BitMap]:
+    """The numbers of these packs that are not gone; `born_upto`: only of packs born up to this part."""
+    query = sa.select(t.pack.c.id, t.pack.c.chunks, t.pack.c.gone).where(t.pack.c.lineage == lineage)
+    if born_upto is not None:
+        query = query.where(t.pack.c.born <= born_upto)
+    found: dict[int, BitMap] = {}
+    for some in batches(packs):
+        for row in conn.execute(query.where(t.pack.c.id.in_(some))):
+            found[row.id] = BitMap(range(row.chunks)) - numbers_of(row.gone)
+    return found
 
 
 def packs_up_to(conn: Connection, lineage: str, seq: int, start: int, limit: int) -> tuple[list[Any], bool]:
@@ -512,12 +525,9 @@ def packs_up_to(conn: Connection, lineage: str, seq: int, start: int, limit: int
 
 def shared(conn: Connection, lineage: str, seq: int, packs: Sequence[int]) -> dict[int, BitMap]:
     """The numbers of these packs that part `seq`, which has left and is swept, needed and that live on: neighbours need them."""
-    here = sa.and_(t.pack.c.lineage == lineage, t.pack.c.id.in_(packs), t.pack.c.born <= seq)
-    rows = conn.execute(sa.select(t.pack.c.id, t.pack.c.chunks, t.pack.c.gone).where(here))
-    found = {row.id: BitMap(range(row.chunks)) - numbers_of(row.gone) for row in rows}
-    before = (t.death.c.lineage == lineage, t.death.c.pack.in_(packs), t.death.c.last < seq, _LIVE)
-    for row in conn.execute(sa.select(t.death.c.pack, t.death.c.numbers).where(*before)):
-        found[row.pack] -= numbers_of(row.numbers)
+    found = living(conn, lineage, packs, born_upto=seq)
+    for pack, _, numbers in ends_of(conn, lineage, found, before=seq):
+        found[pack] -= numbers
     return {pack: numbers for pack, numbers in found.items() if numbers}
 
 

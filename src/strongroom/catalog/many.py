@@ -1,18 +1,37 @@
-"""One statement for many rows: a list of values that PostgreSQL joins with, and that SQLite is given one by one.
+"""Statements for many rows: ids by the hundred in one `IN (…)`, and one statement for each of many rows.
 
-PostgreSQL plans and answers every statement apart: thousands of single updates cost seconds. SQLite has them in one process.
+PostgreSQL plans and answers every statement apart: thousands of single updates cost seconds, so that it joins with a list of
+values. SQLite has them in one process, and is given them one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
+
+T = TypeVar("T")
+
+_IN = 800
+"""Ids in one `IN (…)`."""
+
+
+def batches(items: Iterable[T], size: int | None = None) -> Iterator[list[T]]:
+    """The items in lists of at most `size`; as many as one `IN (…)` takes unless said."""
+    size = size or _IN
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def execute_each(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -20,10 +20,7 @@ from sqlalchemy import Connection
 
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import Dying, Gap, dying, dying_by_pack, numbers_of
-from strongroom.catalog.many import execute_each
-
-_IN = 800  # ids in one IN (…)
-T = TypeVar("T")
+from strongroom.catalog.many import batches, execute_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +193,7 @@ def bury(conn: Connection, lineage: str, dead: Iterable[Dying], removal: str, de
         ),
         parts, k=sa.BigInteger(), g=sa.LargeBinary(), b=sa.BigInteger(),
     )  # fmt: skip
-    for some in batches(whole, _IN):
+    for some in batches(whole):
         conn.execute(sa.delete(t.death).where(t.death.c.lineage == lineage, t.death.c.pack.in_(some)))
         conn.execute(sa.delete(t.pack).where(t.pack.c.lineage == lineage, t.pack.c.id.in_(some)))
     give_up(conn, [name for name, found in effect.objects.items() if found.left == 0], removal)
@@ -228,11 +225,33 @@ def held_by(conn: Connection, key: str) -> dict[int, BitMap]:
 def living_in(conn: Connection, objects: Sequence[str]) -> dict[str, dict[int, BitMap]]:
     """What objects hold that is not gone, as object → pack → numbers."""
     found: dict[str, dict[int, BitMap]] = {key: {} for key in objects}
-    for some in batches(objects, _IN):
+    for some in batches(objects):
         for row in conn.execute(_holdings_of(some)):
             if numbers := _numbers(row) - numbers_of(row.gone):
                 found[row.object][row.pack] = numbers
     return found
+
+
+class Held(NamedTuple):
+    """What a stored object holds of one pack."""
+
+    id: str
+    name: str
+    pack: int
+    numbers: BitMap | None  # None: all of the pack
+
+
+def holders(conn: Connection, lineage: str, packs: Iterable[int]) -> Iterator[Held]:
+    """What stored objects hold of these packs, by object."""
+    query = (
+        sa.select(t.object_.c.id, t.object_.c.name, t.holding.c.pack, t.holding.c.numbers)
+        .join(t.object_, t.object_.c.id == t.holding.c.object)
+        .where(t.holding.c.lineage == lineage, t.object_.c.state == "STORED")
+        .order_by(t.object_.c.id)
+    )
+    for some in batches(packs):
+        for row in conn.execute(query.where(t.holding.c.pack.in_(some))):
+            yield Held(row.id, row.name, row.pack, None if row.numbers is None else numbers_of(row.numbers))
 
 
 def _holdings_of(objects: Sequence[str]) -> sa.Select[Any]:
@@ -250,14 +269,14 @@ def _numbers(row: Any) -> BitMap:
 def give_up(conn: Connection, objects: Sequence[str], removal: str) -> None:
     """Condemns objects of a lineage that is locked. What they held goes in the same transaction: later their removal and a sweep
     of the lineage, which does not wait for it, would lock those rows in different orders."""
-    for some in batches(objects, _IN):
+    for some in batches(objects):
         conn.execute(sa.delete(t.holding).where(t.holding.c.object.in_(some)))
     condemn(conn, objects, removal)
 
 
 def condemn(conn: Connection, objects: Sequence[str], removal: str) -> None:
     """Hands objects to a removal. One that was PLANNED stays `late`: the put that its row announced may still arrive."""
-    for some in batches(objects, _IN):
+    for some in batches(objects):
         conn.execute(
             sa.update(t.object_)
             .where(t.object_.c.id.in_(some), t.object_.c.state.in_(("PLANNED", "STORED")))
@@ -265,18 +284,6 @@ def condemn(conn: Connection, objects: Sequence[str], removal: str) -> None:
                 late=sa.or_(t.object_.c.late, t.object_.c.state == "PLANNED"), state="CONDEMNED", removal=removal, rewriting=None
             )
         )
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of at most `size`."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def to_sizes(lengths: NDArray[Any]) -> bytes:
@@ -312,11 +319,11 @@ def _effect(
         numbers[row.pack] = None if row.numbers is None or known is None else known | row.numbers
         sizes[row.pack] += row.bytes
     effect = _Effect(decision)
-    for some in batches(numbers, _IN):
+    for some in batches(numbers):
         _read_packs(conn, lineage, {key: numbers[key] for key in some}, sizes, earlier, effect)
         _read_objects(conn, lineage, some, earlier, effect)
     uncounted = [name for name, found in effect.objects.items() if found.left == _UNCOUNTED]
-    for names in batches(uncounted, _IN):
+    for names in batches(uncounted):
         _count_living(conn, names, earlier, effect)
     return effect
 

@@ -51,7 +51,7 @@ def create(instance: str, name: str, description: str | None, wait_: bool) -> No
 
 @backup.command("list")
 @click.option("--instance", metavar="INSTANCE", help="Only those of this one, by name or id.")
-@click.option("--engine", type=click.Choice(["redis", "mongodb"]), help="Only those of this kind of database.")
+@click.option("--engine", type=click.Choice(["redis", "mongodb", "influxdb"]), help="Only those of this kind of database.")
 @click.option("--type", "type_", type=click.Choice(["Auto", "Manual"]), help="Only automated or only manual ones.")
 @shared
 def list_(instance: str | None, engine: str | None, type_: str | None) -> None:

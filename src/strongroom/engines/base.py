@@ -73,7 +73,8 @@ _STATE = "target_state"
 class Target:
     """Where an engine is and how to enter it.
 
-    `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`.
+    `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`,
+    `influxdb://[user@]host[:port][/database][?backup=host:port]`, `influxdbs://…` (TLS).
     """
 
     address: str

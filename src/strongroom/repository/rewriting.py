@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from strongroom.ambient import Ambient
 from strongroom.repository._columns import U32, U64
-from strongroom.repository.errors import Damaged, MissingChunk, Misuse
-from strongroom.repository.fetching import ranges
+from strongroom.repository.errors import Damaged, Misuse
 from strongroom.repository.keys import LineageKeys
 from strongroom.repository.pack import HeldPack, ObjectIndex, Piece, object_header, seal_index
+from strongroom.repository.places import Places, all_places
 from strongroom.storage.base import Store
 
 _NONE = np.empty(0, np.uint64)
@@ -42,12 +40,12 @@ class Copy(NamedTuple):
     size: int  # bytes of the object
 
 
-@dataclass(slots=True)
-class _Gathered:
+class _Gathered(NamedTuple):
     """Chunks of one pack out of one source: where they lie in the spool."""
 
-    held: HeldPack  # numbers and sealed lengths, ascending
-    places: U64
+    numbers: U32
+    lengths: U32  # sealed bytes
+    spooled: U64
 
 
 class Survivors:
@@ -56,36 +54,33 @@ class Survivors:
     def __init__(self, store: Store, keys: LineageKeys, lineage: str, spool: IO[bytes]) -> None:
         self._store, self._keys, self._lineage, self._spool = store, keys, lineage, spool
         self._packs: defaultdict[int, list[_Gathered]] = defaultdict(list)
+        self._facts: dict[int, HeldPack] = {}  # of each pack: its birth, its chunks in all and its key
         self._end = 0
 
     def gather(self, index: ObjectIndex, living: Mapping[int, BitMap]) -> None:
         """Reads the living chunks of one object, each opened once to prove it. Raises Damaged if one does not prove, MissingChunk
         if the object has not what it is said to have, and the store's errors: then nothing of it counts."""
-        found = [_positions(index, pack, numbers) for pack, numbers in sorted(living.items()) if numbers]
-        if not found:
-            return
-        owner = np.repeat(np.arange(len(found)), [len(at) for _, at in found])
-        offsets = np.concatenate([held.offsets[at] for held, at in found])
-        lengths = np.concatenate([held.lengths[at] for held, at in found])
-        numbers = np.concatenate([held.numbers[at] for held, at in found])
-        places = np.empty(len(offsets), np.uint64)
-        self._spool.seek(self._end)
         end = self._end
-        for chosen in ranges(offsets, lengths):
-            first = int(offsets[chosen[0]])
-            data = memoryview(self._store.get(index.name, first, int(offsets[chosen[-1]] + lengths[chosen[-1]]) - first))
-            for at in chosen.tolist():
-                start = int(offsets[at]) - first
-                sealed = data[start : start + int(lengths[at])]
-                _prove(index, found[owner[at]][0].pack, int(numbers[at]), sealed)
+        self._spool.seek(end)
+        found: list[tuple[Places, U64]] = []
+        for some in all_places(index, living).reads():
+            first = int(some.offsets[0])
+            data = memoryview(self._store.get(index.name, first, int(some.offsets[-1] + some.lengths[-1]) - first))
+            for pack, number, start, length in zip(
+                some.packs.tolist(), some.numbers.tolist(), (some.offsets - first).tolist(), some.lengths.tolist(), strict=True
+            ):
+                sealed = data[start : start + length]
+                _prove(index, pack, number, sealed)
                 self._spool.write(sealed)
-                places[at] = end
-                end += len(sealed)
+            ends = end + some.lengths.cumsum(dtype=np.uint64)
+            found.append((some, (ends - some.lengths).astype(np.uint64)))
+            end = int(ends[-1])
         self._end = end
-        for one, (held, at) in enumerate(found):
-            mine = owner == one
-            part = HeldPack(held.pack, held.born, held.total, held.wrapped_key, held.numbers[at], held.lengths[at], _NONE)
-            self._packs[held.pack].append(_Gathered(part, places[mine]))
+        for some, spooled in found:
+            for pack in np.unique(some.packs).tolist():
+                mine = some.packs == pack
+                self._facts.setdefault(pack, index.packs[pack])
+                self._packs[pack].append(_Gathered(some.numbers[mine], some.lengths[mine], spooled[mine]))
 
     def make(self, object_id: str, wanted: Mapping[int, BitMap], *, ambient: Ambient, level: int = 1) -> Copy:
         """A new object of the wanted chunks, pack by pack in the order given; pack keys are carried over as they are wrapped.
@@ -110,35 +105,17 @@ class Survivors:
     def _take(self, pack: int, numbers: BitMap) -> tuple[HeldPack, U64]:
         """Wanted chunks of a pack, whichever sources they came from."""
         sources = self._packs.get(pack, [])
-        have = np.concatenate([one.held.numbers for one in sources]) if sources else np.empty(0, np.uint32)
+        have = np.concatenate([one.numbers for one in sources]) if sources else np.empty(0, np.uint32)
         order = np.argsort(have, kind="stable")
         wanted = np.array(numbers.to_array(), np.uint32)
         at = np.searchsorted(have[order], wanted)
         if not len(have) or at.max() >= len(have) or not np.array_equal(have[order][at], wanted):
             raise Misuse(f"pack {pack} was not gathered in full")
         chosen = order[at]
-        lengths: U32 = np.concatenate([one.held.lengths for one in sources])[chosen]
-        places: U64 = np.concatenate([one.places for one in sources])[chosen]
-        first = sources[0].held
-        return HeldPack(pack, first.born, first.total, first.wrapped_key, wanted, lengths, _NONE), places
-
-
-def sizes_in(index: ObjectIndex, pack: int, numbers: BitMap) -> U32:
-    """Sealed bytes of each of the numbers, ascending. Raises MissingChunk if the object does not hold them all."""
-    held, at = _positions(index, pack, numbers)
-    return held.lengths[at]
-
-
-def _positions(index: ObjectIndex, pack: int, numbers: BitMap) -> tuple[HeldPack, NDArray[np.intp]]:
-    held = index.packs.get(pack)
-    wanted = np.array(numbers.to_array(), np.uint32)
-    here, at = held.positions(wanted) if held is not None else (np.zeros(len(wanted), np.bool_), wanted.astype(np.intp))
-    if held is None or not here.all():
-        number = int(wanted[~here][0])
-        raise MissingChunk(
-            f"{index.name} does not hold chunk {number} of pack {pack}", object_name=index.name, pack=pack, number=number
-        )
-    return held, at
+        lengths: U32 = np.concatenate([one.lengths for one in sources])[chosen]
+        spooled: U64 = np.concatenate([one.spooled for one in sources])[chosen]
+        facts = self._facts[pack]
+        return HeldPack(pack, facts.born, facts.total, facts.wrapped_key, wanted, lengths, _NONE), spooled
 
 
 def _prove(index: ObjectIndex, pack: int, number: int, sealed: memoryview) -> None:

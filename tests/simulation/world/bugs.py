@@ -381,13 +381,13 @@ def the_manifest_goes_after_the_packs(patch: pytest.MonkeyPatch) -> None:
     """Packs first, then the grave and the manifest."""
     patch.setattr(removal, "_ORDER", (("pack", "rewrite"), ("manifest",), ("grave",), ("key",)))
     put_marks = objects.put_marks
-    patch.setattr(removal, "put_marks", lambda ctx, lineage, key, guard: None)
+    patch.setattr(removal, "put_marks", lambda ctx, lineage, guard: None)
     remove = removal.remove_condemned
 
     def marks_later(ctx: Any, job: Any, key: str, *order: Any) -> None:
         remove(ctx, job, key, *order)
         for lineage in _marked(ctx):
-            put_marks(ctx, lineage, key, job.guard)
+            put_marks(ctx, lineage, job.guard)
 
     patch.setattr(removal, "remove_condemned", marks_later)
 
@@ -438,17 +438,17 @@ def the_key_goes_before_the_lineage_is_closed(patch: pytest.MonkeyPatch) -> None
     patch.setattr(removal, "_ORDER", (("key",), ("manifest",), ("pack", "rewrite"), ("grave",)))
     put_marks, remove = objects.put_marks, removal.remove_condemned
 
-    def after_the_keys(ctx: Any, lineage: str, key: str, guard: Any) -> None:
+    def after_the_keys(ctx: Any, lineage: str, guard: Any) -> None:
         keys = sa.and_(t.object_.c.lineage == lineage, t.object_.c.kind == "key", t.object_.c.state == "CONDEMNED")
         with ctx.catalog.read() as conn:
             left = conn.execute(sa.select(t.object_.c.id).where(keys)).first()
         if left is None:
-            put_marks(ctx, lineage, key, guard)
+            put_marks(ctx, lineage, guard)
 
     def marks_later(ctx: Any, job: Any, key: str, *order: Any) -> None:
         remove(ctx, job, key, *order)
         for lineage in _marked(ctx):
-            put_marks(ctx, lineage, key, job.guard)
+            put_marks(ctx, lineage, job.guard)
 
     patch.setattr(removal, "put_marks", after_the_keys)
     patch.setattr(removal, "remove_condemned", marks_later)

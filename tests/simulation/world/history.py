@@ -358,7 +358,8 @@ class World:
         """The rebuilt catalog is the one that counts."""
         if self.truth.checker.sim is not self.sim:
             self.truth.checker = self._process("checker")
-        self.truth.rebuilt_catalog()
+        deciding = "SELECT id FROM backup WHERE state IN ('DELETING', 'DELETED')"
+        self.truth.rebuilt_catalog(key for sim in self.sims if sim is not self.sim for (key,) in sim.raw.execute(deciding))
         self._register_again()
         for key, state in self.truth.states.items():
             if state == "COMPLETED" and self.tape.draw(2):

@@ -33,6 +33,7 @@ DOINGS = (
     "the catalog is rebuilt",
     "a rebuild dies or fails and begins anew",
     "a rebuild meets a manifest that has rotted",
+    "a backup is buried while the catalog is rebuilt",
     "a paused worker goes on with the rebuilt catalog",
     "an older catalog is noticed",
     "a worker of the catalog before learns that it was replaced",

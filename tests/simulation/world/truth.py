@@ -366,8 +366,9 @@ class Truth:
         """By a worker of the catalog before: what that has condemned, and once the store has another owner, the one batch at most
         that it was about to remove just then. In the place of its catalog it goes on by what is there now."""
         condemned = {name for (name,) in process.sim.raw.execute("SELECT name FROM object WHERE state IN ('CONDEMNED', 'LATE')")}
+        before = self.condemned_before | self.condemned if self.between else self.condemned_before
         for name in some:
-            if name not in self.condemned_before and name not in condemned:
+            if name not in before and name not in condemned:
                 self.broken(f"{name} is removed and no decision of the catalog before condemned it")
         if self.taken_over and (process.beside or not condemned.issuperset(some)):
             self._slips(process, f"goes on removing: {some[0]}")
@@ -550,13 +551,20 @@ class Truth:
         self.older = True
         self.states = dict(self.checker.sim.raw.execute("SELECT id, state FROM backup").fetchall())
 
-    def rebuilt_catalog(self) -> None:
-        """The catalog was made from the store: everything that must restore is in it and does, nothing buried is."""
+    def rebuilt_catalog(self, given_up: Iterable[str] = ()) -> None:
+        """The catalog was made from the store: everything that must restore is in it and does, nothing buried is.
+
+        `given_up`: backups whose deletion the catalog before decided while it was being replaced. Those whose grave, or whose
+        lineage's closing mark, was put before the store had another owner stay deleted.
+        """
         self.forget_catalog()
         self.older, self.between, self.rebuilt = False, False, True
         overmarked = {
             key for key, need in self.needs.items() if {(need.lineage, need.seq), (need.lineage, None)} & self.overmarked
         }
+        for key in self._buried_meanwhile(given_up) - overmarked:
+            del self.needs[key]
+            self.buried.add(key)
         wanted = set(self.needs) - self.spoilt - overmarked
         going, self.states = {key for key, state in self.states.items() if state == "DELETING"}, {}
         self._recovering = True
@@ -572,6 +580,15 @@ class Truth:
         for key in wanted:
             if self.states.get(key) != "COMPLETED":
                 self.broken(f"backup {key} was complete and the rebuilt catalog shows it as {self.states.get(key)}")
+
+    def _buried_meanwhile(self, given_up: Iterable[str]) -> set[str]:
+        found = set()
+        for key in self.needs.keys() & self.asked & set(given_up):
+            need = self.needs[key]
+            if {names.grave(need.lineage, need.seq), names.closed(need.lineage)} & self.store.objects.keys():
+                self.meet("a backup is buried while the catalog is rebuilt")
+                found.add(key)
+        return found
 
     def rot(self, key: str, place: int, *, known: bool) -> tuple[int, int]:
         """One chunk of a backup rots in the store; (pack, number). All that need it are spoilt. `known`: found out at once."""
