@@ -56,17 +56,18 @@ class RestoreBroken(EngineError):
 
 def tell_target(error: BaseException, state: str) -> None:
     """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
-    error.add_note(f"The target: {state}.")
-    setattr(error, _STATE, state)
+    error.add_note(f"{_NOTED}{state}")
 
 
 def target_state(error: BaseException) -> str | None:
     """What the target holds after this error, in words; None where nobody has said."""
-    state: str | None = getattr(error, _STATE, None)
-    return state
+    if isinstance(error, RestoreBroken):
+        return error.target_state
+    noted = [note.removeprefix(_NOTED) for note in getattr(error, "__notes__", ()) if note.startswith(_NOTED)]
+    return noted[-1] if noted else None
 
 
-_STATE = "target_state"
+_NOTED = "The target: "
 
 
 @dataclass(frozen=True, slots=True)
