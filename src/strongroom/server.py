@@ -32,7 +32,7 @@ from strongroom.api import audit, backups, imports, instances, jobs, limits, mai
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
-from strongroom.backups import automation
+from strongroom.backups import automation, rehearsal
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
@@ -86,6 +86,7 @@ class House:
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 

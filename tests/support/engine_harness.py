@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,6 +35,7 @@ class EngineHarness(Protocol):
     """Two running servers; every method is about one side of them. `content` and what it returns are compared by ==."""
 
     engine: Engine
+    programs: Mapping[str, str]  # environment that leads a test restore to the engine's program
     odd_names: Sequence[str]  # of whatever the engine lets users name: keys, collections, tables
     huge: int  # bytes of the largest value that it takes
 
@@ -121,9 +122,10 @@ class RedisHarness:
     huge = 64 << 20
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
-        self._servers: dict[str, RedisServer] = {
-            side: stack.enter_context(redis_server(folder, password="of-a-test", binary=binary)) for side in ("source", "other")
-        }
+        self.programs = {"STRONGROOM_REDIS_SERVER": binary}
+        self._servers: dict[str, RedisServer] = {}
+        for side in ("source", "other"):
+            self._servers[side] = stack.enter_context(redis_server(folder, password="of-a-test", binary=binary))
 
     @staticmethod
     def variants() -> list[Any]:
@@ -217,7 +219,8 @@ class MongoHarness:
     huge = 16 * 1024 * 1024 - len(bson.encode({"_id": "x" * 10, "value": b""}))
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
-        del folder, binary
+        del folder
+        self.programs = {"STRONGROOM_MONGOD": binary}
         self._servers: dict[str, MongoServer] = {side: stack.enter_context(running()) for side in ("source", "other")}
 
     @staticmethod

@@ -56,17 +56,18 @@ class RestoreBroken(EngineError):
 
 def tell_target(error: BaseException, state: str) -> None:
     """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
-    error.add_note(f"The target: {state}.")
-    setattr(error, _STATE, state)
+    error.add_note(f"{_NOTED}{state}")
 
 
 def target_state(error: BaseException) -> str | None:
     """What the target holds after this error, in words; None where nobody has said."""
-    state: str | None = getattr(error, _STATE, None)
-    return state
+    if isinstance(error, RestoreBroken):
+        return error.target_state
+    noted = [note.removeprefix(_NOTED) for note in getattr(error, "__notes__", ()) if note.startswith(_NOTED)]
+    return noted[-1] if noted else None
 
 
-_STATE = "target_state"
+_NOTED = "The target: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +221,28 @@ class Surveyor(Protocol):
 
         Returns within some ten seconds. Raises EngineError where the restore could not succeed.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a server holds beside what a backup says."""
+
+    expected: Mapping[str, int]  # counts by name: "keys", "documents"
+    found: Mapping[str, int]  # the same names
+    digests: int  # how many digests of content were compared
+    differences: Sequence[str]  # sentences, the first of them; none: all is as it was captured
+    warnings: Sequence[str] = ()
+
+
+@runtime_checkable
+class Rehearser(Protocol):
+    """An engine that can try a restore out: in a server that is started for it and thrown away."""
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """A server of its own on the loopback, with a password, in an empty private folder that the caller removes. It ends
+        with the block, and with this process however that ends. Raises EngineUnsupported where its program is not installed."""
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """Reads what the sandbox holds after a restore, and compares counts and content. Raises EngineError."""
