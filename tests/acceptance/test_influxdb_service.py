@@ -83,7 +83,10 @@ def test_three_backups_of_which_the_middle_one_is_deleted(server: ServerProcess,
 
     influx.query("DROP MEASUREMENT m; CREATE DATABASE stray", "metrics")
     for backup, wanted in ((first, before), (last, after)):
-        assert server.cli("backup", "restore", backup["id"], "--into", "metrics", "--wait")["job"]["status"] == "Completed"
+        assert (
+            server.cli("backup", "restore", backup["id"], "--into", "metrics", "--overwrite", "--wait")["job"]["status"]
+            == "Completed"
+        )
         assert influx.description() == wanted
     assert server.cli("verify", "--all", "--wait")["job"]["status"] == "Completed"
 
