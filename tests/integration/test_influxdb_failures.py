@@ -296,6 +296,31 @@ def test_a_server_that_dies_while_databases_are_added_is_told_of(tmp_path: Path)
         assert server.databases() == ["own"]
 
 
+def test_a_survey_tells_what_would_be_replaced_and_changes_nothing(server: InfluxServer) -> None:
+    """Shards and queries are data, in the databases that the restore is about; an empty database is none."""
+    server.query("CREATE DATABASE empty; CREATE DATABASE three")
+    server.query("CREATE CONTINUOUS QUERY q ON three BEGIN SELECT mean(v) INTO x FROM m GROUP BY time(1h) END")
+    before = server.description()
+    shards = len(list(server.folder.glob("data/one/autogen/*")))
+    for database, scope, holds in (
+        ("", "", f"{2 * shards} shards of data in 3 databases"),
+        ("", "one", f"{shards} shards of data in 1 databases"),
+        ("one", "", f"{shards} shards of data in 1 databases"),
+        ("three", "one", "0 shards of data in 1 databases"),
+        ("empty", "one", None),
+        ("not there", "one", None),
+    ):
+        ground = ENGINE.survey(server.target(database), {"version": "1.6.7", "database": scope}, 1234)
+        assert ground.holds == holds
+        assert bool(ground.warnings) == bool(holds)
+    assert server.description() == before
+    with pytest.raises(EngineUnsupported, match="older"):
+        ENGINE.survey(server.target(), {"version": "1.8.0"}, 1)
+    server.query("CREATE USER reader WITH PASSWORD 'reads'")
+    with pytest.raises(EngineDenied):
+        ENGINE.survey(Target(server.at(user="reader"), "reads"), {"version": "1.6.7"}, 1)
+
+
 CRASH = """
 import os, pickle, signal, sys
 sys.path[:0] = [{tests!r}]
