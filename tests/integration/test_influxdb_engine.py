@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -283,6 +284,23 @@ def test_tombstones_that_stay_fail_the_capture(tmp_path: Path, monkeypatch: pyte
         server.query("DELETE FROM cpu WHERE host = 'h7'", "shop")
         with pytest.raises(CaptureBroken, match=r"points that were deleted.*\.tombstone.*for 2 seconds"):
             captured(server.target())
+
+
+def test_a_shard_that_the_server_cannot_open_is_a_warning(tmp_path: Path) -> None:
+    """It cannot be read, and the server tells of it in its log alone."""
+    with influx_server(tmp_path) as server:
+        server.query("CREATE DATABASE shop")
+        server.write("shop", [f"m v={at} {BEGIN + at * 7 * DAY}" for at in range(3)])
+        server.flush("shop")
+        server.stop()
+        broken = sorted((server.folder / "wal/shop/autogen").iterdir())[1]
+        shutil.rmtree(broken)
+        broken.write_text("no folder")
+        server.start()
+        backup = captured(server.target())
+        (warning,) = backup.summary.warnings
+        assert warning.startswith(f"shard {broken.name} of shop.autogen is not open on the server and not in the backup")
+        assert backup.summary.facts["shards"] == 2
 
 
 # While others write, create and drop
