@@ -19,9 +19,10 @@ from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, Wanted
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
-from strongroom.backups.instances import NewInstance, register, unregister
+from strongroom.backups.instances import NewInstance, register
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.unregistration import UnregisterJob, unregister
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
 from strongroom.catalog.migrating import migrate
@@ -88,7 +89,7 @@ class House:
             job = restoration.restore(self.context, self.project, backup, fresh, lambda _conn: None)
             return self._ended(job)
         finally:
-            unregister(self.context, self.project, fresh, lambda _conn: None)
+            unregister(self.context, self.project, fresh, lambda _conn, _name: None)
 
     def check(self) -> list[str]:
         """What is wrong: objects that the catalog has stored and the store lacks, and the other way round."""
@@ -155,7 +156,13 @@ def opened(repo: Path | Store, data: Path, *, threads: int, options: Options | N
 
 def handlers(ctx: Context) -> dict[str, Handler]:
     """Every kind of job."""
-    return {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+    return {
+        "backup": BackupJob(ctx),
+        "restore": RestoreJob(ctx),
+        "delete": DeleteJob(ctx),
+        "remove": RemoveJob(ctx),
+        "unregister": UnregisterJob(ctx),
+    }
 
 
 @contextmanager

@@ -26,7 +26,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, maintenance, strongroom
+from strongroom.api import (
+    audit,
+    backups,
+    instances,
+    jobs,
+    maintenance,
+    quotas,
+    recycling,
+    refused,
+    restorable,
+    strongroom,
+    tags,
+)
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
@@ -38,6 +50,7 @@ from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.unregistration import UnregisterJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
@@ -76,7 +89,7 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "unregister": UnregisterJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -86,7 +99,10 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router, audit.router]
+        routers = [
+            backups.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router, jobs.router,
+            strongroom.router, maintenance.router, audit.router, refused.router,
+        ]  # fmt: skip
         return build_app(services, routers, objects={Context: ctx})
 
 

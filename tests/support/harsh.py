@@ -28,6 +28,7 @@ from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.unregistration import UnregisterJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.identity.secrets import Sealer
@@ -125,6 +126,7 @@ class HarshVault(Vault):
         )
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            "unregister": UnregisterJob(ctx),
         }  # fmt: skip
         return ctx, StepwiseWorker(jobs, handlers, ["default"], owner=owner, ttl=TTL)
 

@@ -41,6 +41,7 @@ from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.unregistration import UnregisterJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
 from strongroom.identity import audit
@@ -133,6 +134,7 @@ class Actor:
         self.handlers: dict[str, Handler] = {
             "backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "delete": DeleteJob(self.ctx),
             "remove": RemoveJob(self.ctx),
+            "unregister": UnregisterJob(self.ctx),
         }  # fmt: skip
         engine = self.catalog.engine
         if not self.catalog.postgres:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, deletion, holding, instances, removal, restoration, rewriting
+from strongroom.backups import creation, deletion, holding, removal, restoration, rewriting, unregistration
 from strongroom.backups.context import Options
 from strongroom.backups.deletion import DeleteJob
 from strongroom.catalog import sweeping
@@ -157,7 +157,7 @@ def _restore(actor: Actor) -> str:
 
 def _unregister(actor: Actor) -> str:
     actor.here()
-    instances.unregister(actor.ctx, house(actor).project, house(actor).source, actor.note)
+    unregistration.unregister(actor.ctx, house(actor).project, house(actor).source, actor.note)
     return "unregistered"
 
 

@@ -23,6 +23,7 @@ from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
+from strongroom.backups.unregistration import UnregisterJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.engines.base import (
@@ -134,6 +135,7 @@ class Vault:
         ctx = self.ctx
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            "unregister": UnregisterJob(ctx),
         }  # fmt: skip
         self.worker = StepwiseWorker(self.jobs, handlers, ["default"])
 

@@ -23,7 +23,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import NoResultFound
 
-from strongroom.backups import errors, removal, staleness
+from strongroom.backups import errors, quotas, removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
@@ -62,7 +62,8 @@ class Wanted:
 
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
-    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable."""
+    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable,
+    QuotaReached."""
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
             row = find_instance(conn, project, instance)
@@ -78,6 +79,12 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
     raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended")
 
 
+def _admit(instance: Row[Any], conn: Connection) -> None:
+    """The project's quotas let one more backup in, and the instance stays registered."""
+    quotas.require(conn, instance.project, "backup", "stored_bytes")
+    lock_instance(conn, instance.project, instance.id)
+
+
 class _LineageMoved(Exception):
     """The instance's open lineage is not the one that was looked at: it was closed, or another one has begun."""
 
@@ -90,8 +97,7 @@ def _create(
     if engine is None:  # rebuilt from manifests that cannot be read
         raise errors.InstanceUnusable(f"of instance {instance.name} nothing but its backups is known: register it anew")
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
-    guard = partial(lock_instance, project=instance.project, instance=instance.id)
-    with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
+    with ctx.catalog.decide(partial(_admit, instance), lineages=[] if known is None else [known]) as conn:
         line = _lineage(conn, instance.id)
         if (None if line is None else line.id) != known:
             raise _LineageMoved

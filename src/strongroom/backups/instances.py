@@ -1,4 +1,4 @@
-"""Instances: databases that are backed up. Registering probes the engine first; unregistering keeps manual backups."""
+"""Instances: databases that are backed up. Registering probes the engine first. (Unregistering: unregistration.py.)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors
+from strongroom.backups import errors, quotas
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Target
@@ -31,7 +31,8 @@ class NewInstance:
 
 
 def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
-    """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken."""
+    """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken,
+    errors.QuotaReached."""
     engine = ctx.engines.get(new.engine)
     if engine is None:
         raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
@@ -44,6 +45,7 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     secret = None if new.password is None else ctx.sealer.seal(new.password.encode(), "instance", key)
     try:
         with ctx.catalog.write() as conn:
+            quotas.require(conn, project, "instance")
             conn.execute(
                 t.instance.insert().values(
                     id=key, project=project, name=new.name, engine=new.engine, address=new.address, secret=secret,
@@ -56,28 +58,6 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     except IntegrityError as error:
         raise errors.InstanceNameTaken(f"an instance named {new.name} is registered in this project already") from error
     return key
-
-
-def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> None:
-    """Takes an instance off the register; its backups stay restorable elsewhere. InstanceBusy while a job uses it."""
-    with ctx.catalog.write() as conn:
-        found = conn.execute(
-            sa.update(t.instance)
-            .where(t.instance.c.id == instance, t.instance.c.project == project, t.instance.c.state == "REGISTERED")
-            .values(state="REMOVED", secret=None, updated_at=ctx.ambient.now())
-        )
-        if found.rowcount != 1:
-            raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
-        busy = conn.execute(
-            sa.select(t.job.c.id).where(
-                t.job.c.instance == instance,
-                t.job.c.kind.in_(("backup", "restore")),
-                t.job.c.state.in_(("QUEUED", "RUNNING")),
-            )
-        ).first()
-        if busy is not None:
-            raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
-        note(conn)
 
 
 def lock_instance(conn: Connection, project: str, instance: str) -> None:

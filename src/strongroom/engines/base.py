@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -130,6 +130,13 @@ class Summary:
     bytes: int
     facts: Mapping[str, Any] = field(default_factory=dict)  # e.g. version, time of consistency; small, CBOR-able
     warnings: Sequence[str] = ()
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """An engine that says which releases of its server it is tested with, oldest first: "6.2"."""
+
+    versions: Sequence[str]
 
 
 class Engine(Protocol):
