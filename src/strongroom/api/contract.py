@@ -78,6 +78,10 @@ def _form(pattern: str) -> StringConstraints:
 ProjectId = Annotated[str, _form("[0-9a-f]{32}"), coded("DBS.280408", "Invalid project id.")]
 BackupId = Annotated[str, _form("[0-9a-f]{32}br[0-9]{2}"), coded("DBS.201212", "Backup ID is illegal.")]
 InstanceId = Annotated[str, _form("[0-9a-f]{32}in[0-9]{2}"), coded("DBS.280404", "Invalid DB instance ID.")]
+InstanceIdOrPart = Annotated[
+    str, _form(r"([0-9a-f]{32}in[0-9]{2}|\*[^\x00]{0,255})"), coded("DBS.280404", "Invalid DB instance ID.")
+]
+"""A filter: an id, or `*` and what stands anywhere in it."""
 JobId = Annotated[
     str, _form("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), coded("DBS.200001", "Parameter error: invalid job ID.")
 ]
@@ -99,8 +103,6 @@ Description = Annotated[
     StringConstraints(max_length=256, pattern=r"""^[^>!<"&'=\x00]*$"""),
     coded("DBS.280127", """Invalid backup description: at most 256 characters, none of > ! < " & ' =."""),
 ]
-AnyPart = Annotated[str, StringConstraints(max_length=256, pattern=r"^\*[^\x00]*$")]
-"""A filter of ids or names that begins with `*`: whatever contains what follows."""
 TagKey = Annotated[
     str,
     StringConstraints(strip_whitespace=True),
@@ -148,6 +150,18 @@ def _one_of_limits(value: int) -> int:
     return value
 
 
+def _digits(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+_DIGITS = WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,10}$"}]})
+BodyOffset = Annotated[int, Field(ge=0, le=MOST_ROWS), BeforeValidator(_digits), _DIGITS, coded("DBS.280440", _OFFSET_MESSAGE)]
+BodyLimit100 = Annotated[int, Field(ge=1, le=100), BeforeValidator(_digits), _DIGITS, coded("DBS.280439", _LIMIT_MESSAGE)]
+"""Paging in a body: a number, or its digits as text, as the SDK sends them."""
 LimitOfJobs = Annotated[int, AfterValidator(_one_of_limits), coded("DBS.280439", _LIMIT_MESSAGE)]
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import (
-    AnyPart,
     DatastoreType,
     InstanceId,
+    InstanceIdOrPart,
     InstanceName,
     JobAccepted,
     RowPage,
@@ -38,7 +38,7 @@ Here = Annotated[Context, given(Context)]
 class InstanceFilters(RowPage):
     """Filters of the contract's list. An id or a name that begins with `*` is looked for anywhere in it."""
 
-    id: AnyPart | InstanceId | None = None
+    id: InstanceIdOrPart | None = None
     name: Text | None = None
     datastore_type: DatastoreType | None = None
     mode: Text | None = None

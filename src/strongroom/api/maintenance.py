@@ -36,13 +36,13 @@ class VerificationRequest(BaseModel):
 
     backup_id: BackupId | None = None
     instance_id: InstanceId | None = None
-    sample: Annotated[float | None, Field(gt=0, le=100)] = None
+    sample: Annotated[float | None, Field(gt=0, le=100, strict=True)] = None
 
 
 class ReconciliationRequest(BaseModel):
     """`close_late`: the writers whose puts may have landed late are known to be gone, so their rows may go."""
 
-    close_late: bool = False
+    close_late: Annotated[bool, Field(strict=True)] = False
 
 
 class QuarantineRequest(BaseModel):

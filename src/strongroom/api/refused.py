@@ -34,6 +34,12 @@ _NETWORK = "Strongroom does not manage addresses, ports, load balancers or certi
 _ENTERPRISE = "there are no enterprise projects here: a project's quotas are set by PUT /strongroom/v1/{project_id}/quotas"
 _SCHEDULES = "backup schedules are not offered yet: take backups by POST …/instances/{instance_id}/backups"
 
+MOMENTS = (
+    "point in time is not offered: backups are restored as they were taken "
+    "(POST /v3/{project_id}/instances/{instance_id}/recovery)"
+)
+_FILES = "Strongroom imports no files from a bucket: register the server that holds the data and back it up"
+
 REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/v3.1/{project_id}/flavors"): _PROVISIONING,
     ("GET", "/v3/{project_id}/dedicated-resources"): _PROVISIONING,
@@ -152,6 +158,8 @@ REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/v3.1/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
     ("GET", "/v3/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
     ("PUT", "/v3/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
+    ("POST", "/v3/{project_id}/redis/instances/{instance_id}/recovery"): _FILES,
+    ("PUT", "/v3/{project_id}/redis/instances/{instance_id}/pitr"): MOMENTS,
 }
 """Method and path of every refused call, and why."""
 

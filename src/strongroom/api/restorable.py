@@ -1,7 +1,7 @@
 """The contract's look-ups of what can be restored beside whole backups: versions, databases and tables, points in time.
 
 Redis and MongoDB are backed up whole, so there are no tables to choose, and point in time is off: the lists are empty and the
-calls that would turn it on or use it are refused with words.
+call that would turn it on is refused with words (those that use it: refused.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from strongroom.api.contract import (
     DatastoreType,
     Filter,
     InstanceId,
-    JobAccepted,
     MomentPage,
     PeriodPage,
     RowPage,
@@ -26,6 +25,7 @@ from strongroom.api.contract import (
     coded,
 )
 from strongroom.api.errors import ApiError
+from strongroom.api.refused import MOMENTS
 from strongroom.api.services import given
 from strongroom.backups import errors, instances
 from strongroom.backups.context import Context
@@ -34,9 +34,6 @@ from strongroom.identity.principal import Principal
 
 router = authenticated_router("Restorable")
 Here = Annotated[Context, given(Context)]
-
-_NO_MOMENTS = "point in time is not offered: backups are restored as they were taken (POST …/instances/{instance_id}/recovery)"
-_NO_FILES = "files are not imported from a bucket: register the server that holds the data and back it up"
 
 
 class TablesPage(RowPage):
@@ -67,27 +64,12 @@ class PitrPolicy(BaseModel):
     """Point in time of a Redis: how often, in minutes, and for how many days."""
 
     enabled: Annotated[bool, Field(strict=True)]
-    interval: Annotated[int | None, Field(ge=5, le=120), coded("DBS.280001", "Parameter error: interval: 5 to 120.")] = None
-    keep_days: Annotated[int | None, Field(ge=1, le=7), coded("DBS.280214", "Invalid retention period: 1 to 7.")] = None
-
-
-class PitrRequest(BaseModel):
-    """A moment to restore to."""
-
-    restore_time: Time
-
-
-class RecoveryInfo(BaseModel):
-    """Files in a bucket."""
-
-    bucket_name: Annotated[Text, Field(min_length=1)]
-    files: Annotated[list[Text], Field(min_length=1, max_length=100)]
-
-
-class ImportRequest(BaseModel):
-    """Files of a Redis to import."""
-
-    recovery_info: RecoveryInfo
+    interval: Annotated[
+        int | None, Field(ge=5, le=120, strict=True), coded("DBS.280001", "Parameter error: interval: 5 to 120.")
+    ] = None
+    keep_days: Annotated[int | None, Field(ge=1, le=7, strict=True), coded("DBS.280214", "Invalid retention period: 1 to 7.")] = (
+        None
+    )
 
 
 @router.get("/v3/{project_id}/datastores/{datastore_name}/versions", dependencies=[may("gaussdbfornosql:instance:list")])
@@ -136,32 +118,6 @@ def list_restorable_periods(
     return {"restorable_time_periods": [], "total_count": 0}
 
 
-@router.post("/v3/{project_id}/redis/instances/{instance_id}/recovery", status_code=202)
-def import_redis_files(
-    instance_id: InstanceId,
-    request: ImportRequest,
-    ctx: Here,
-    caller: Annotated[Principal, may("gaussdbfornosql:instance:restore")],
-) -> JobAccepted:
-    """Refused: files are not imported."""
-    del request
-    _redis(ctx, caller, instance_id)
-    raise errors.NotOffered(_NO_FILES)
-
-
-@router.put("/v3/{project_id}/redis/instances/{instance_id}/pitr", status_code=202)
-def restore_redis_to_moment(
-    instance_id: InstanceId,
-    request: PitrRequest,
-    ctx: Here,
-    caller: Annotated[Principal, may("gaussdbfornosql:instance:restore")],
-) -> JobAccepted:
-    """Refused: point in time is off."""
-    del request
-    _redis(ctx, caller, instance_id)
-    raise errors.NotOffered(_NO_MOMENTS)
-
-
 @router.get("/v3/{project_id}/redis/instances/{instance_id}/pitr")
 def show_redis_pitr(
     instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:instance:getBackupPolicy")]
@@ -190,7 +146,7 @@ def set_redis_pitr_policy(
     """Off stays off; turning it on is refused."""
     _redis(ctx, caller, instance_id)
     if request.enabled:
-        raise errors.NotOffered(_NO_MOMENTS)
+        raise errors.NotOffered(MOMENTS)
     return {}
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
-from strongroom.api.contract import InstanceId, Limit100, Offset, RowPage, TagKey, TagValue, Text, coded
+from strongroom.api.contract import BodyLimit100, BodyOffset, InstanceId, RowPage, TagKey, TagValue, Text, coded
 from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.backups import tagging
@@ -58,8 +58,8 @@ class InstancesByTags(BaseModel):
     action: Literal["filter", "count"]
     tags: Annotated[list[TagOption], Field(max_length=MOST_VALUES)] = Field(default_factory=list)
     matches: Annotated[list[MatchOption], Field(max_length=MOST_VALUES)] = Field(default_factory=list)
-    offset: Offset = 0
-    limit: Limit100 = 100
+    offset: BodyOffset = 0
+    limit: BodyLimit100 = 100
 
 
 @router.get("/v3/{project_id}/instances/{instance_id}/tags")

@@ -14,6 +14,7 @@ from strongroom.cli.deletions import deletion
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
 from strongroom.cli.maintenance import quarantine, reconcile, verify
+from strongroom.cli.quotas import quota
 from strongroom.cli.server import catalog, serve
 
 
@@ -30,7 +31,7 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, audit, catalog):
+for command in (serve, instance, backup, deletion, job, quota, verify, reconcile, quarantine, audit, catalog):
     strongroom.add_command(command)
 
 
