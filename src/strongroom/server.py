@@ -42,6 +42,7 @@ from strongroom.api import (
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
+from strongroom.api.wire import Wire
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
@@ -117,7 +118,7 @@ def serve(settings: Settings) -> None:
         worker.start()
         try:
             config = uvicorn.Config(
-                house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
+                house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
                 timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
@@ -49,7 +49,9 @@ class QuarantineRequest(BaseModel):
     """Unknown objects, by the names that a reconciliation told."""
 
     names: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=900)]], Field(min_length=1, max_length=reconciling.MOST_AT_ONCE)
+        list[Annotated[str, Field(min_length=1, max_length=900)]],
+        Field(min_length=1, max_length=reconciling.MOST_AT_ONCE),
+        FailFast(),
     ]
 
 

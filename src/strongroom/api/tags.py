@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
@@ -35,14 +35,14 @@ class TagAction(BaseModel):
     """Tags that are put or removed, each key once."""
 
     action: Literal["create", "delete"]
-    tags: Annotated[list[TagChange], Field(min_length=1, max_length=tagging.MOST)]
+    tags: Annotated[list[TagChange], Field(min_length=1, max_length=tagging.MOST), FailFast()]
 
 
 class TagOption(BaseModel):
     """A key with one of these values; with none of them: with any value."""
 
     key: Text
-    values: Annotated[list[Text], Field(max_length=MOST_VALUES)] = Field(default_factory=list)
+    values: Annotated[list[Text], Field(max_length=MOST_VALUES), FailFast()] = Field(default_factory=list)
 
 
 class MatchOption(BaseModel):
@@ -56,8 +56,8 @@ class InstancesByTags(BaseModel):
     """Which instances. `count` only counts them."""
 
     action: Literal["filter", "count"]
-    tags: Annotated[list[TagOption], Field(max_length=MOST_VALUES)] = Field(default_factory=list)
-    matches: Annotated[list[MatchOption], Field(max_length=MOST_VALUES)] = Field(default_factory=list)
+    tags: Annotated[list[TagOption], Field(max_length=MOST_VALUES), FailFast()] = Field(default_factory=list)
+    matches: Annotated[list[MatchOption], Field(max_length=MOST_VALUES), FailFast()] = Field(default_factory=list)
     offset: BodyOffset = 0
     limit: BodyLimit100 = 100
 
