@@ -24,6 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
 from strongroom.api import (
@@ -32,6 +33,8 @@ from strongroom.api import (
     instances,
     jobs,
     maintenance,
+    metrics,
+    policies,
     quotas,
     recycling,
     refused,
@@ -43,15 +46,17 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import Wire
+from strongroom.backups import automation
+from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
+from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
-from strongroom.backups.unregistration import UnregisterJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
@@ -90,7 +95,7 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "unregister": UnregisterJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -100,11 +105,13 @@ class House:
         register_refusals()
         limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [
-            backups.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router, jobs.router,
-            strongroom.router, maintenance.router, audit.router, refused.router,
-        ]  # fmt: skip
-        return build_app(services, routers, objects={Context: ctx})
+        families = (
+            backups, policies, tags, recycling, restorable, quotas, instances, jobs, strongroom, maintenance, audit, refused,
+        )  # fmt: skip
+        registry = CollectorRegistry()
+        routers = [family.router for family in families]
+        routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
+        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
 
 
 def serve(settings: Settings) -> None:
@@ -168,7 +175,8 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        put_schedule(house.jobs, conn, forgetting.HOURLY)
+        for hourly in (forgetting.HOURLY, automation.HOURLY):
+            put_schedule(house.jobs, conn, hourly)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:
             forget_leases(conn)

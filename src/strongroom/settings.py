@@ -58,6 +58,7 @@ class Settings:
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
 
     @classmethod
     def load(
@@ -87,6 +88,7 @@ class Settings:
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
         )
 
     @property
@@ -158,6 +160,15 @@ def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | No
     if found is None or float(found[1]) <= 0 or int(found[2]) < 1:
         raise SettingsError(f"{name} is {text!r}: give PER_SECOND/BURST, such as 200/1000, or off")
     return RequestRate(float(found[1]), int(found[2]))
+
+
+def _token(name: str, text: str | None) -> str | None:
+    """A secret of at least 16 characters that a header can carry; the error never repeats it."""
+    if not text:
+        return None
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise SettingsError(f"{name} is too short or holds spaces: give 16 printable ASCII characters or more")
+    return text
 
 
 def _root_key(name: str, text: str | None) -> str | None:

@@ -130,6 +130,19 @@ def restore_existing_instance(site: Site) -> None:
     site.done(site.ask("restore_existing_instance", body=body).job_id, "RestoreInstance")
 
 
+def backup_policy(site: Site) -> None:
+    """Set, shown by both calls and in the instances' list, and turned off again."""
+    wanted = {"keep_days": 9, "start_time": "03:00-04:00", "period": "1,2,3,4,5,6,7"}
+    for policy, start in ((wanted, "03:00-04:00"), ({"keep_days": 0}, "")):
+        body = sdk.SetBackupPolicyRequestBody(backup_policy=sdk.BackupPolicy(**policy))
+        site.ask("set_backup_policy", body=body)
+        for call in ("show_backup_policy", "show_backup_policies"):
+            shown = site.ask(call).backup_policy
+            assert (shown.keep_days, shown.start_time) == (policy["keep_days"], start)
+        (one,) = site.ask("list_instances", id=site.instance).instances
+        assert one.backup_strategy.keep_days == policy["keep_days"]
+
+
 def empty(name: str, items: str, **values: Any) -> Callable[[Site], None]:
     """A list that is empty, of an instance that has to exist."""
 
@@ -231,11 +244,11 @@ def delete_instance(site: Site) -> None:
     site.server.cli("backup", "hold", held, "--reason", "evidence")
     job = site.ask("delete_instance", instance_id=instance).job_id
     assert site.ask("list_instances", id=instance).instances == []
-    site.done(job, "DeleteInstance")
+    site.done(job, "DeleteAutomatedBackups")
     assert {one.id for one in site.ask("list_backups", instance_id=instance).backups} == {manual, held}
     kept = site.server.cli("job", "show", job)["result"]["kept"]
-    assert [one["backup_id"] for one in kept] == [held]
-    assert "evidence" in kept[0]["reason"]
+    assert [one["backup"] for one in kept] == [held]
+    assert "evidence" in kept[0]["why"]
     assert site.refused("delete_instance", instance_id=instance)[:2] == (404, "DBS.200002")
     (binned,) = [one for one in site.ask("list_recycle_instances").instances if one.id == instance]
     assert binned.backup_id == held
@@ -246,7 +259,7 @@ def delete_instance(site: Site) -> None:
 def list_recycle_instances(site: Site) -> None:
     instance = site.register()
     name = site.ask("list_instances", id=instance).instances[0].name
-    site.done(site.ask("delete_instance", instance_id=instance).job_id, "DeleteInstance")
+    site.done(site.ask("delete_instance", instance_id=instance).job_id, "DeleteAutomatedBackups")
     found = site.ask("list_recycle_instances", offset=0, limit=1)
     (one,) = found.instances
     assert (one.id, one.name, one.data_store.type, one.backup_id) == (instance, name, "redis", "")
@@ -367,6 +380,9 @@ CALLS: dict[str, Callable[[Site], None]] = {
     "show_all_instances_backups": lists("show_all_instances_backups"),
     "show_restorable_list": show_restorable_list,
     "restore_existing_instance": restore_existing_instance,
+    "set_backup_policy": backup_policy,
+    "show_backup_policy": backup_policy,
+    "show_backup_policies": backup_policy,
     "list_restore_time": empty("list_restore_time", "restorable_time_periods"),
     "list_restore_databases": empty("list_restore_databases", "database_names"),
     "list_restore_tables": list_restore_tables,

@@ -200,6 +200,18 @@ def test_the_recycle_policy_is_put_and_read(site: Site) -> None:
         assert (answer.status, answer.body) == (200, wanted)
 
 
+def test_a_changed_policy_shows_at_once(site: Site) -> None:
+    """It sends all seven days, and reads the instances' list."""
+    for days in (9, 12):
+        policy = {"keep_days": days, "period": "1,2,3,4,5,6,7", "start_time": "03:00-04:00"}
+        answer = site.provider.send("PUT", f"/v3/{{p}}/instances/{site.instance}/backups/policy", {"backup_policy": policy})
+        assert answer.status in {200, 201, 202, 204}
+        (one,) = site.provider.send("GET", "/v3/{p}/instances", query={"id": site.instance}).body["instances"]
+        assert one["backup_strategy"] == {"start_time": "03:00-04:00", "keep_days": days}
+    off = {"backup_policy": {"keep_days": 0}}
+    assert site.provider.send("PUT", f"/v3/{{p}}/instances/{site.instance}/backups/policy", off).status == 204
+
+
 def test_data_sources_read_to_the_end(site: Site) -> None:
     """Every list, by offset until a page is empty; with its filters where it has some; a time's plus comes as %2B or a space."""
     backup = site.completed(site.create(name("listed")))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, deletion, holding, listing, unregistration
+from strongroom.backups import creation, deletion, holding, instances, listing
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
@@ -65,7 +65,7 @@ def everything(vault: Vault, source: Any) -> None:
             listing.deletion_view(conn, row)
         listing.find_deletion(conn, vault.project, keys[1])
         deletion.receipt(conn, keys[1])
-    unregistration.unregister(vault.ctx, vault.project, vault.target, lambda conn, name: None)
+    instances.unregister(vault.ctx, vault.project, vault.target, lambda conn: None)
 
 
 @pytest.mark.parametrize("analysed", [False, True])

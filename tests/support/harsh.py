@@ -22,13 +22,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from strongroom.ambient import Machine
+from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
-from strongroom.backups.unregistration import UnregisterJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.identity.secrets import Sealer
@@ -126,7 +127,7 @@ class HarshVault(Vault):
         )
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "unregister": UnregisterJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
         }  # fmt: skip
         return ctx, StepwiseWorker(jobs, handlers, ["default"], owner=owner, ttl=TTL)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, deletion, holding, removal, restoration, rewriting, unregistration
+from strongroom.backups import creation, deletion, holding, instances, removal, restoration, rewriting
 from strongroom.backups.context import Options
 from strongroom.backups.deletion import DeleteJob
 from strongroom.catalog import sweeping
@@ -151,13 +151,13 @@ def _hold(actor: Actor) -> str:
 def _restore(actor: Actor) -> str:
     actor.here()
     here = house(actor)
-    restoration.restore(actor.ctx, here.project, here.three, here.target, actor.note)
+    restoration.restore(actor.ctx, here.project, here.three, here.target, actor.note, overwrite=True)
     return "accepted"
 
 
 def _unregister(actor: Actor) -> str:
     actor.here()
-    unregistration.unregister(actor.ctx, house(actor).project, house(actor).source, actor.note)
+    instances.unregister(actor.ctx, house(actor).project, house(actor).source, actor.note)
     return "unregistered"
 
 

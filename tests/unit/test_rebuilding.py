@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 
 from strongroom import server
-from strongroom.backups import creation, deletion, errors, holding, instances, restoration, unregistration
+from strongroom.backups import creation, deletion, errors, holding, instances, restoration
 from strongroom.backups.context import Options
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.rebuilding import HELD, Rebuilt, rebuild
@@ -625,7 +625,7 @@ def test_two_lineages_of_one_instance_both_come_back(vault: HarshVault, tmp_path
 def test_instances_of_one_name_both_come_back(vault: HarshVault, tmp_path: Path) -> None:
     """An instance was removed, its backups were kept, and another took its name: both are there, told apart."""
     first = vault.backup(next(generations(1)))
-    unregistration.unregister(vault.ctx, vault.project, vault.source, lambda conn, name: None)
+    instances.unregister(vault.ctx, vault.project, vault.source, lambda conn: None)
     vault.source = vault._register("source")
     second = vault.backup(next(generations(1, seed=5)))
     new = again(vault, tmp_path / "new").vault

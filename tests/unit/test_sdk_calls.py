@@ -14,6 +14,7 @@ from strongroom.api import (
     instances,
     jobs,
     maintenance,
+    policies,
     quotas,
     recycling,
     refused,
@@ -26,7 +27,7 @@ from support import sdk_calls
 from support.border import House, build_house
 
 ROUTERS = (
-    backups.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router, jobs.router,
+    backups.router, policies.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router, jobs.router,
     strongroom.router, maintenance.router, audit.router,
 )  # fmt: skip
 

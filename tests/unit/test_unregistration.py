@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, errors, holding, instances, listing, recycling, unregistration
+from strongroom.backups import automation, creation, errors, holding, instances, listing, recycling
 from strongroom.catalog import tables as t
 from support.vault import Vault
 
@@ -30,7 +30,7 @@ def automated(vault: Vault, data: dict[str, bytes]) -> str:
 
 
 def unregister(vault: Vault, instance: str = "") -> str:
-    return unregistration.unregister(vault.ctx, vault.project, instance or vault.source, lambda conn, name: None)
+    return instances.unregister(vault.ctx, vault.project, instance or vault.source, lambda conn: None)
 
 
 def events(vault: Vault) -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ def test_automated_backups_go_and_manual_ones_stay(vault: Vault) -> None:
     job = unregister(vault)
     vault.run()
     assert vault.job(job).state == "DONE"
-    assert vault.job(job).result == {"kept": []}
+    assert vault.job(job).result == {"deleted": 2, "kept": []}
     assert [vault.state(key) for key in (first, kept, last)] == ["DELETED", "COMPLETED", "DELETED"]
     assert {("NoSQLDeleteBackup", first), ("NoSQLDeleteBackup", last)} <= set(events(vault))
     for key in (first, last):
@@ -56,9 +56,7 @@ def test_automated_backups_go_and_manual_ones_stay(vault: Vault) -> None:
 
 def test_it_forgets_how_the_instance_is_entered_and_is_done_once(vault: Vault) -> None:
     """No secret is kept; the second call finds nothing; the name is free again."""
-    note: list[str] = []
-    unregistration.unregister(vault.ctx, vault.project, vault.source, lambda conn, name: note.append(name))
-    assert note == ["source"]
+    unregister(vault)
     with vault.catalog.read() as conn:
         row = conn.execute(sa.select(t.instance).where(t.instance.c.id == vault.source)).one()
     assert (row.state, row.secret) == ("REMOVED", None)
@@ -86,13 +84,14 @@ def test_a_held_backup_stays_and_is_named(vault: Vault) -> None:
     job = unregister(vault)
     vault.run()
     (kept,) = vault.job(job).result["kept"]
-    assert kept["backup_id"] == held
-    assert "evidence" in kept["reason"]
+    assert kept["backup"] == held
+    assert "evidence" in kept["why"]
     assert [vault.state(key) for key in (held, gone)] == ["COMPLETED", "DELETED"]
 
 
-def test_a_backup_that_a_restore_reads_is_waited_for(vault: Vault) -> None:
+def test_a_backup_that_a_restore_reads_is_waited_for(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """The restore into another instance ends as it should, then the backup goes."""
+    monkeypatch.setattr(automation, "_RESTORING", 0.2)
     key = automated(vault, DATA)
     restore = vault.restore(key)
     job = unregister(vault)
@@ -108,16 +107,16 @@ def test_a_backup_that_a_restore_reads_is_waited_for(vault: Vault) -> None:
 def test_it_goes_on_after_an_end_in_the_middle(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decided stays decided, the rest is decided by the next run; a backup that somebody else deleted is no matter."""
     keys = [automated(vault, {**DATA, "n": str(number).encode() * 5000}) for number in range(3)]
-    whole = unregistration.deletion.delete
+    whole = automation.deletion.delete
     calls: list[str] = []
 
-    def ends(ctx: Any, project: str, key: str, note: Any) -> str:
+    def ends(ctx: Any, project: str, key: str, note: Any, *, expiring: bool) -> str:
         calls.append(key)
         if len(calls) == 2:
             raise RuntimeError("the process ends here")
-        return whole(ctx, project, key, note)
+        return whole(ctx, project, key, note, expiring=expiring)
 
-    monkeypatch.setattr(unregistration.deletion, "delete", ends)
+    monkeypatch.setattr(automation.deletion, "delete", ends)
     job = unregister(vault)
     vault.run()
     assert vault.job(job).state == "DONE"

@@ -26,8 +26,9 @@ from strongroom.api.contract import (
 )
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import instances, listing, tagging, unregistration
+from strongroom.backups import instances, listing, policies, tagging
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
 
@@ -76,7 +77,9 @@ def list_instances(
             conn, caller.required_project(), filters.first_row, filters.limit, newest_first=True,
             key=filters.id, name=filters.name, engine=filters.datastore_type, mode=filters.mode,
         )  # fmt: skip
-    return {"instances": [_contract_fields(row) for row in page.rows], "total_count": page.total}
+        known = policies.of(conn, [row.id for row in page.rows])
+    shown = [_contract_fields(row, known.get(row.id, policies.OFF)) for row in page.rows]
+    return {"instances": shown, "total_count": page.total}
 
 
 @router.delete("/v3/{project_id}/instances/{instance_id}", status_code=202)
@@ -121,7 +124,7 @@ def show_instance(
 ) -> dict[str, Any]:
     """One registered instance."""
     with ctx.catalog.read() as conn:
-        return _own_fields(conn, instances.find_instance(conn, caller.required_project(), instance_id))
+        return _own_fields(conn, find_instance(conn, caller.required_project(), instance_id))
 
 
 @router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")
@@ -133,10 +136,10 @@ def unregister_instance(
 
 
 def _unregister(instance: str, ctx: Context, caller: Principal, event: str) -> JobAccepted:
-    def note(conn: Connection, name: str) -> None:
-        audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", instance, name))
+    def note(conn: Connection) -> None:
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", instance))
 
-    return JobAccepted(job_id=unregistration.unregister(ctx, caller.required_project(), instance, note))
+    return JobAccepted(job_id=instances.unregister(ctx, caller.required_project(), instance, note))
 
 
 def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -151,14 +154,15 @@ def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _contract_fields(row: Row[Any]) -> dict[str, Any]:
+def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
     place = urlsplit(row.address)
     host, port = _host_and_port(place.netloc)
     return {
         "id": row.id, "name": row.name, "status": "normal", "port": port, "region": "", "mode": row.mode, "engine": "",
         "datastore": {"type": row.engine, "version": row.version, "patch_available": False, "whole_version": row.version},
         "created": time_text(row.created_at), "updated": time_text(row.updated_at), "db_user_name": place.username or "",
-        "vpc_id": "", "subnet_id": "", "security_group_id": "", "backup_strategy": {"start_time": "", "keep_days": 0},
+        "vpc_id": "", "subnet_id": "", "security_group_id": "",
+        "backup_strategy": {"start_time": policy.start_time, "keep_days": policy.keep_days},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
         "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
         "lb_port": port,

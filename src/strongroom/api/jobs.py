@@ -38,9 +38,9 @@ NAMES = {
     "restore": "RestoreInstance",
     "delete": "DeleteBackup",
     "remove": "StopBackup",
-    "unregister": "DeleteInstance",
     "verify": "VerifyBackups",
     "reconcile": "ReconcileStore",
+    "expire": "DeleteAutomatedBackups",
 }
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}

@@ -32,7 +32,6 @@ _USERS = (
 _CACHE = "Strongroom has no caches in front of databases"
 _NETWORK = "Strongroom does not manage addresses, ports, load balancers or certificates of a database"
 _ENTERPRISE = "there are no enterprise projects here: a project's quotas are set by PUT /strongroom/v1/{project_id}/quotas"
-_SCHEDULES = "backup schedules are not offered yet: take backups by POST …/instances/{instance_id}/backups"
 
 MOMENTS = (
     "point in time is not offered: backups are restored as they were taken "
@@ -155,9 +154,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("POST", "/v3/{project_id}/instances/{instance_id}/ssl-option"): _NETWORK,
     ("GET", "/v3/{project_id}/ip-num-requirement"): _NETWORK,
     ("PUT", "/v3/{project_id}/enterprise-projects/quotas"): _ENTERPRISE,
-    ("GET", "/v3.1/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
-    ("GET", "/v3/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
-    ("PUT", "/v3/{project_id}/instances/{instance_id}/backups/policy"): _SCHEDULES,
     ("POST", "/v3/{project_id}/redis/instances/{instance_id}/recovery"): _FILES,
     ("PUT", "/v3/{project_id}/redis/instances/{instance_id}/pitr"): MOMENTS,
 }

@@ -27,8 +27,9 @@ from strongroom.api.contract import (
 from strongroom.api.errors import ApiError
 from strongroom.api.refused import MOMENTS
 from strongroom.api.services import given
-from strongroom.backups import errors, instances
+from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.engines.base import Versioned
 from strongroom.identity.principal import Principal
 
@@ -170,7 +171,7 @@ def _check_order(begin: float | None, end: float | None) -> None:
 
 def _engine(ctx: Context, caller: Principal, instance: str) -> str:
     with ctx.catalog.read() as conn:
-        return str(instances.find_instance(conn, caller.required_project(), instance).engine)
+        return str(find_instance(conn, caller.required_project(), instance).engine)
 
 
 def _redis(ctx: Context, caller: Principal, instance: str) -> None:

@@ -25,9 +25,9 @@ from sqlalchemy.exc import NoResultFound
 
 from strongroom.backups import errors, quotas, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part

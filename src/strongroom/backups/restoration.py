@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
-from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Engine, EngineError, Target
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance, lock_instance
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
 
 MOST = 20

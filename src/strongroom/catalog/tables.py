@@ -80,6 +80,18 @@ recycle_policy = Table(
     Column("days", Integer, nullable=False),
 )
 
+# Automated backups of an instance. No row: they are off.
+backup_policy = Table(
+    "backup_policy",
+    metadata,
+    Column("instance", Text, ForeignKey("instance.id"), primary_key=True),
+    Column("keep_days", Integer, nullable=False),  # 1 … 35
+    Column("start_time", Text, nullable=False),  # the window: "hh:mm-HH:MM", one hour, UTC
+    Column("period", Text, nullable=False),  # days of the week on which it begins: "1,2,…,7", 1 is Monday
+    Column("last_window", Double, nullable=False),  # begin of the newest window that has its backup, or that does not count
+    Column("updated_at", Double, nullable=False),
+)
+
 lineage = Table(
     "lineage",
     metadata,

@@ -15,6 +15,7 @@ from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
 from strongroom.cli.maintenance import quarantine, reconcile, verify
 from strongroom.cli.quotas import quota
+from strongroom.cli.schedules import schedule
 from strongroom.cli.server import catalog, serve
 
 
@@ -31,7 +32,7 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, backup, deletion, job, quota, verify, reconcile, quarantine, audit, catalog):
+for command in (serve, instance, schedule, backup, deletion, job, quota, verify, reconcile, quarantine, audit, catalog):
     strongroom.add_command(command)
 
 
