@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from strongroom.api import (
     backups,
     instances,
     jobs,
+    limits,
     maintenance,
     metrics,
     policies,
@@ -52,6 +54,7 @@ from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
+from strongroom.backups.pacing import claimable
 from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
@@ -59,9 +62,10 @@ from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
-from strongroom.catalog.database import Catalog, open_catalog
-from strongroom.catalog.migrating import migrate
+from strongroom.catalog.database import Catalog, CatalogError, open_catalog
+from strongroom.catalog.migrating import migrate, require_current
 from strongroom.engines.base import Engine
+from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
@@ -103,10 +107,11 @@ class House:
         """The whole border."""
         ctx, settings = self.context, self.settings
         register_refusals()
-        limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
-        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
+        most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
+        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
         families = (
-            backups, policies, tags, recycling, restorable, quotas, instances, jobs, strongroom, maintenance, audit, refused,
+            backups, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance, audit,
+            refused,
         )  # fmt: skip
         registry = CollectorRegistry()
         routers = [family.router for family in families]
@@ -121,7 +126,9 @@ def serve(settings: Settings) -> None:
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
         endpoint = f"http://{settings.host}:{sock.getsockname()[1]}"
         _begin(house, endpoint)
-        worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers)
+        worker = Worker(
+            house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=partial(claimable, house.context)
+        )
         worker.start()
         try:
             config = uvicorn.Config(
@@ -153,7 +160,10 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
             scratch = settings.data_dir / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
-            options = Options(reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete)
+            options = Options(
+                reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
+                source_rate=settings.source_rate,
+            )  # fmt: skip
             context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
             yield House(settings, context, leased)
         finally:
@@ -162,9 +172,24 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
         catalog.close()
 
 
+@contextmanager
+def opened_for_reading(settings: Settings) -> Iterator[Context]:
+    """Opens catalog, store and keys to read backups, beside a running server or without one. Raises CatalogError, SettingsError,
+    StoreError."""
+    url = sa.make_url(settings.catalog_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise CatalogError(f"there is no catalog {url.database}: is this the server's data folder?")
+    ambient, root = Machine(), settings.root_key()
+    with closing(open_catalog(settings.catalog_url)) as catalog:
+        require_current(catalog)
+        with closing(open_store(settings.store_url)) as store:
+            jobs, scratch = LeasedJobs(catalog, ambient), settings.data_dir / "scratch"
+            yield Context(catalog, store, jobs, engines(), RootKey(root), Sealer(root), ambient, scratch)
+
+
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:

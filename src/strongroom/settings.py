@@ -19,6 +19,9 @@ from pathlib import Path
 ROOT_KEY_BYTES = 32
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8480
+SOURCE_RATE = 64 << 20
+LEAST_SOURCE_RATE = 64 << 10
+"""Bytes a second: with less a server would take a reader for dead before it has read its next piece."""
 CREDENTIALS_FILE = "credentials.json"
 """In the data folder: how this machine's clients enter (project, access key, secret key, endpoint)."""
 
@@ -55,6 +58,7 @@ class Settings:
     root_key_file: Path
     reclaim_budget: float  # bytes that a delete may rewrite per byte that the deleted backup owned
     verify_after_delete: int  # bytes that a delete reads back of what the deleted backup shared; 0 reads nothing
+    source_rate: int | None  # bytes a second that a capture takes from an instance without limits of its own
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
@@ -83,6 +87,7 @@ class Settings:
             verify_after_delete=_whole(
                 "STRONGROOM_VERIFY_AFTER_DELETE", environ.get("STRONGROOM_VERIFY_AFTER_DELETE"), 64 << 20, 0, 1 << 40
             ),
+            source_rate=_source_rate("STRONGROOM_SOURCE_RATE", environ.get("STRONGROOM_SOURCE_RATE")),
             rate_per_user=_rate("STRONGROOM_RATE_PER_USER", environ.get("STRONGROOM_RATE_PER_USER"), RequestRate(200, 1000)),
             rate_per_address=_rate(
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
@@ -124,6 +129,7 @@ class Settings:
             f"Settings(data_dir={str(self.data_dir)!r}, host={self.host!r}, port={self.port}, "
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
+            f"source_rate={self.source_rate}, "
             f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
         )
 
@@ -149,6 +155,10 @@ def _budget(name: str, text: str | None) -> float:
     if not 0 <= value < math.inf:
         raise SettingsError(f"{name} is {text!r}: give a number from 0 up, such as 1.0 (0 never rewrites)")
     return value
+
+
+def _source_rate(name: str, text: str | None) -> int | None:
+    return None if text == "off" else _whole(name, text, SOURCE_RATE, LEAST_SOURCE_RATE, 1 << 40)
 
 
 def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | None:

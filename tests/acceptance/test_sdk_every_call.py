@@ -235,6 +235,25 @@ def list_instances(site: Site) -> None:
     assert site.refused("list_instances", id="nonsense")[:2] == (400, "DBS.280404")
 
 
+def create_instance(site: Site) -> None:
+    """Strongroom makes no servers: without a backup it says so, and with one it asks for an empty instance of that name."""
+
+    def body(info: Any) -> Any:
+        datastore = {"type": "redis", "version": "6.2", "storage_engine": "rocksDB"}
+        cloud = dict.fromkeys(("region", "availability_zone", "vpc_id", "subnet_id", "security_group_id"), "any")
+        return {
+            "name": "anew", "datastore": datastore, "mode": "Cluster", "password": "Any-pass-1", "flavor": [],
+            "restore_info": info, **cloud,
+        }  # fmt: skip
+
+    status, code, words = site.refused("create_instance", body=body(None))
+    assert (status, code) == (400, "DBS.200001")
+    assert "makes no servers" in words
+    status, code, words = site.refused("create_instance", body=body({"backup_id": site.backup}))
+    assert (status, code) == (400, "DBS.200047")
+    assert "register an empty one" in words
+
+
 def delete_instance(site: Site) -> None:
     """Manual backups stay, automated ones go, held ones and the database's data are left alone; the bin shows it."""
     instance = site.register()
@@ -394,6 +413,7 @@ CALLS: dict[str, Callable[[Site], None]] = {
     "list_nosql_task_list": list_nosql_task_list,
     "cancel_instance_schedule_window": cancel_instance_schedule_window,
     "list_instances": list_instances,
+    "create_instance": create_instance,
     "delete_instance": delete_instance,
     "list_recycle_instances": list_recycle_instances,
     "show_recycle_policy": recycle_policy,

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from strongroom.engines.exporting import write_file
 
 from strongroom.ambient import Machine
 from strongroom.backups import creation, deletion, instances, restoration
@@ -41,6 +40,7 @@ from strongroom.engines.base import (
     Target,
     tell_target,
 )
+from strongroom.engines.exporting import write_file
 from strongroom.identity import accounts
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
 from strongroom.identity.secrets import Sealer

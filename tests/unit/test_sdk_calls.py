@@ -13,6 +13,7 @@ from strongroom.api import (
     backups,
     instances,
     jobs,
+    limits,
     maintenance,
     policies,
     quotas,
@@ -27,8 +28,8 @@ from support import sdk_calls
 from support.border import House, build_house
 
 ROUTERS = (
-    backups.router, policies.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router, jobs.router,
-    strongroom.router, maintenance.router, audit.router,
+    backups.router, policies.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router,
+    limits.router, jobs.router, strongroom.router, maintenance.router, audit.router,
 )  # fmt: skip
 
 

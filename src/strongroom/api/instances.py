@@ -1,9 +1,9 @@
-"""Instances: the contract's list and unregistration, and our own registration under /strongroom/v1."""
+"""Instances: the contract's list and creation out of a backup, and our own registration under /strongroom/v1."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import (
+    BackupId,
     DatastoreType,
     InstanceId,
     InstanceIdOrPart,
@@ -24,13 +25,14 @@ from strongroom.api.contract import (
     Text,
     time_text,
 )
+from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import instances, listing, policies, tagging
+from strongroom.backups import anew, instances, listing, policies, tagging
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
-from strongroom.identity.principal import Principal
+from strongroom.identity.principal import Principal, authorize
 
 router = authenticated_router("Instances")
 Here = Annotated[Context, given(Context)]
@@ -61,6 +63,84 @@ class RegisterRequest(BaseModel):
     address: Annotated[str, Field(min_length=1, max_length=1000)]
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
     labels: Annotated[dict[TagKey, TagValue], Field(max_length=tagging.MOST)] = Field(default_factory=dict)
+
+
+class Datastore(BaseModel):
+    """What kind of database; the version is that of the server that is there."""
+
+    type: DatastoreType
+
+
+class RestoreInfo(BaseModel):
+    """What the new instance is to hold."""
+
+    backup_id: BackupId | None = None
+    source_instance_id: InstanceId | None = None
+    restore_time: Annotated[int | None, Field(strict=True)] = None
+
+
+class CreateInstanceRequest(BaseModel):
+    """A new instance out of a backup. Of the contract's fields these count, not those of a cloud's network and hardware.
+
+    `address` is ours: where the empty server is, with `password`. Without it an empty instance is registered under `name`.
+    """
+
+    name: InstanceName
+    datastore: Datastore | None = None
+    restore_info: RestoreInfo | None = None
+    address: Annotated[str | None, Field(min_length=1, max_length=1000)] = None
+    password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
+
+
+@router.post("/v3/{project_id}/instances", status_code=202)
+def create_instance(
+    request: CreateInstanceRequest,
+    ctx: Here,
+    caller: Annotated[Principal, may("gaussdbfornosql:instance:create")],
+) -> dict[str, Any]:
+    """Restores a backup into a new instance: an empty server that is there. The caller needs the permission to restore, too."""
+    authorize(caller, "gaussdbfornosql:instance:restore")
+    backup = _wanted_backup(request)
+    project = caller.required_project()
+    if request.datastore is not None:
+        with ctx.catalog.read() as conn:
+            engine = listing.find_backup(conn, project, backup).engine
+        if engine != request.datastore.type:
+            raise ParameterError(f"Parameter error: the backup is of {engine}, not of {request.datastore.type}.", "DBS.280235")
+
+    def note(event: str, detail: Mapping[str, Any]) -> instances.Note:
+        def noted(conn: Connection, key: str) -> None:
+            audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", key, request.name, detail=detail))
+
+        return noted
+
+    notes = anew.Notes(
+        registered=note("StrongroomRegisterInstance", {}),
+        restoring=note("NoSQLCreateInstance", {"backup": backup}),
+        removed=note("StrongroomRemoveInstance", {}),
+    )
+    instance, job = anew.restore_anew(ctx, project, backup, anew.Newcomer(request.name, request.address, request.password), notes)
+    with ctx.catalog.read() as conn:
+        row = find_instance(conn, project, instance)
+    return {
+        "id": row.id, "name": row.name, "datastore": {"type": row.engine, "version": row.version, "storage_engine": ""},
+        "created": time_text(row.created_at), "status": "creating", "region": "", "availability_zone": "", "vpc_id": "",
+        "subnet_id": "", "security_group_id": "", "mode": row.mode, "flavor": [], "enterprise_project_id": "0", "job_id": job,
+    }  # fmt: skip
+
+
+def _wanted_backup(request: CreateInstanceRequest) -> str:
+    info = request.restore_info
+    if info is None:
+        raise ParameterError(
+            "Parameter error: restore_info is needed: Strongroom makes no servers, it restores into one that is there "
+            "(POST /strongroom/v1/{project_id}/instances registers one)."
+        )
+    if info.source_instance_id is not None or info.restore_time is not None:
+        raise ParameterError("Parameter error: restore_info: a point in time is not supported: give backup_id.")
+    if info.backup_id is None:
+        raise ParameterError("Parameter error: restore_info: backup_id is needed.")
+    return info.backup_id
 
 
 @router.get("/v3/{project_id}/instances")
@@ -164,8 +244,8 @@ def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
         "vpc_id": "", "subnet_id": "", "security_group_id": "",
         "backup_strategy": {"start_time": policy.start_time, "keep_days": policy.keep_days},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
-        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
-        "lb_port": port,
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
+        "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
 
 

@@ -43,7 +43,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/v3.1/{project_id}/flavors"): _PROVISIONING,
     ("GET", "/v3/{project_id}/dedicated-resources"): _PROVISIONING,
     ("GET", "/v3/{project_id}/flavors"): _PROVISIONING,
-    ("POST", "/v3/{project_id}/instances"): _PROVISIONING,
     ("POST", "/v3/{project_id}/instances/db-upgrade"): _PROVISIONING,
     ("PUT", "/v3/{project_id}/instances/disk-auto-expansion"): _PROVISIONING,
     ("GET", "/v3/{project_id}/instances/{instance_id}/available-flavors"): _PROVISIONING,

@@ -92,6 +92,15 @@ backup_policy = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+# How kind captures are to their sources; without a row the defaults hold.
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject", Text, primary_key=True),  # an instance's id, or "worker": each worker process
+    Column("bytes_per_second", BigInteger, nullable=True),  # that captures take from sources; NULL: as fast as they come
+    Column("jobs", Integer, nullable=True),  # backups and restores at once in a worker; NULL: as many as it has threads
+)
+
 lineage = Table(
     "lineage",
     metadata,

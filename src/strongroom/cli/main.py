@@ -11,8 +11,10 @@ from strongroom.cli.audit import audit
 from strongroom.cli.backups import backup
 from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
+from strongroom.cli.exporting import export
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
+from strongroom.cli.limits import limit, limits
 from strongroom.cli.maintenance import quarantine, reconcile, verify
 from strongroom.cli.quotas import quota
 from strongroom.cli.schedules import schedule
@@ -32,8 +34,12 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, schedule, backup, deletion, job, quota, verify, reconcile, quarantine, audit, catalog):
+for command in (
+    serve, instance, schedule, backup, deletion, job, quota, limits, verify, reconcile, quarantine, audit, catalog,
+):  # fmt: skip
     strongroom.add_command(command)
+backup.add_command(export)
+instance.add_command(limit)
 
 
 def main() -> NoReturn:

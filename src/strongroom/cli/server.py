@@ -19,10 +19,10 @@ from strongroom.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsEr
 @shared
 def serve(host: str | None, port: int | None) -> None:
     """Run the server on the folder --data DIR."""
-    settings = _settings(host, port)
+    settings = settings_of(host, port)
     from strongroom.server import serve as run
 
-    with _sentences():
+    with sentences():
         run(settings)
 
 
@@ -39,7 +39,7 @@ def rebuild() -> None:
 
     Every backup comes back held, until someone has looked at it and releases it.
     """
-    settings = _settings(None, None)
+    settings = settings_of(None, None)
     from strongroom.server import rebuild_catalog
 
     lines: list[str] = []
@@ -49,12 +49,13 @@ def rebuild() -> None:
         if not wants_json():
             click.echo(line)
 
-    with _sentences():
+    with sentences():
         rebuild_catalog(settings, report)
     say_line({"report": lines}, "The catalog is rebuilt.")
 
 
-def _settings(host: str | None, port: int | None) -> Settings:
+def settings_of(host: str | None, port: int | None) -> Settings:
+    """What the server of --data DIR runs with."""
     with _usable():
         return Settings.load(data_folder(), outside().environ, host=host, port=port)
 
@@ -69,10 +70,12 @@ def _usable() -> Iterator[None]:
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """Ends the command with the sentence of an error that an operator can do something about; a defect keeps its traceback."""
     from sqlalchemy.exc import OperationalError
 
+    from strongroom.backups.errors import Refused
+    from strongroom.backups.exporting import ExportError
     from strongroom.backups.staleness import CatalogOutdated
     from strongroom.catalog.database import CatalogError
     from strongroom.jobs.embedded import DataFolderInUse
@@ -87,7 +90,9 @@ def _sentences() -> Iterator[None]:
         raise CommandError(f"the catalog cannot be used: {error.orig}") from error
     except OSError as error:
         raise CommandError(_told(error)) from error
-    except (CatalogOutdated, CatalogError, DataFolderInUse, RepositoryError, RebuildRefused, StoreError) as error:
+    except (
+        CatalogOutdated, CatalogError, DataFolderInUse, ExportError, Refused, RepositoryError, RebuildRefused, StoreError
+    ) as error:  # fmt: skip
         raise CommandError(str(error)) from error
 
 

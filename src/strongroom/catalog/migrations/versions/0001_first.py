@@ -176,6 +176,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("instance", name=op.f("pk_backup_policy")),
     )
     op.create_table(
+        "limits",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("bytes_per_second", sa.BigInteger(), nullable=True),
+        sa.Column("jobs", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("subject", name=op.f("pk_limits")),
+    )
+    op.create_table(
         "lineage",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
