@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from strongroom.backups import automation, creation, errors, holding, instances, listing, recycling
+from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
 from support.vault import Vault
 
@@ -72,7 +73,7 @@ def test_an_instance_in_use_is_refused_and_nothing_is_changed(vault: Vault) -> N
     with pytest.raises(errors.InstanceBusy):
         unregister(vault)
     with vault.catalog.read() as conn:
-        assert instances.find_instance(conn, vault.project, vault.source)
+        assert find_instance(conn, vault.project, vault.source)
     vault.run()
     unregister(vault)
 
