@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +66,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("every-call")
     with redis_server(folder) as redis, ServerProcess(folder / "data") as server:
-        with redis.client() as client:
-            client.mset({f"key:{number}": "v" * 100 for number in range(200)})
+        with redis.client() as filling:
+            filling.mset({f"key:{number}": "v" * 100 for number in range(200)})
         instance = server.cli("instance", "add", "cache", "--engine", "redis", "--address", redis.address)["id"]
-        here = Site(server, server.sdk(), redis, instance, "")
-        here.backup = here.take()
-        yield here
+        with closing(server.sdk()) as client:
+            here = Site(server, client, redis, instance, "")
+            here.backup = here.take()
+            yield here
         assert server.stop() == 0
 
 
