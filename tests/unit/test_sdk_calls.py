@@ -98,3 +98,10 @@ def test_no_refusal_hides_a_call_that_works() -> None:
                 "headers": [],
             }
             assert next(route.path for route in routes if route.matches(scope)[0] is Match.FULL) == one.path
+
+
+def test_the_document_tells_all_of_a_path_that_it_tells_of(house: House) -> None:
+    """A refusal beside a call that works is told; refusals alone would be a hundred calls that nobody can use."""
+    paths = house.request("GET", "/openapi.json").json()["paths"]
+    shown = {(method.upper(), path) for path, item in paths.items() for method in item}
+    assert {place for place in refused.REFUSED if place[1] in {path for _, path in served()}} == refused.REFUSED.keys() & shown

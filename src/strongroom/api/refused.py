@@ -7,6 +7,7 @@ and the project theirs; nothing else of the request is looked at, so it does not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -168,5 +169,22 @@ def _refusal(method: str, reason: str) -> Callable[..., Coroutine[Any, Any, None
     return refuse
 
 
+_SHOWN = {
+    "/v3/{project_id}/enterprise-projects/quotas",
+    "/v3/{project_id}/redis/instances/{instance_id}/pitr",
+    "/v3/{project_id}/instances/{instance_id}/databases",
+}
+"""Paths that take other methods: there a refusal stands in the document, so that it tells all of a path that it tells of."""
+
+
+def _parameters(path: str) -> dict[str, Any]:
+    """The path's parameters for the document; the project stands there already."""
+    names = [name for name in re.findall(r"\{(\w+)\}", path) if name != "project_id"]
+    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]}
+
+
 for (_method, _path), _reason in REFUSED.items():
-    router.add_api_route(_path, _refusal(_method, _reason), methods=[_method], include_in_schema=False)
+    router.add_api_route(
+        _path, _refusal(_method, _reason), methods=[_method], include_in_schema=_path in _SHOWN, summary="Refused",
+        description=f"Always refused: {_reason}.", openapi_extra=_parameters(_path),
+    )  # fmt: skip
