@@ -172,9 +172,10 @@ def opened(
 
 def handlers(ctx: Context) -> dict[str, Handler]:
     """Every kind of job."""
-    return {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)} | {
-        EXPIRE: ExpireJob(ctx)
-    }
+    return {
+        "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+        EXPIRE: ExpireJob(ctx),
+    }  # fmt: skip
 
 
 @contextmanager

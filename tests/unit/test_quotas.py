@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from strongroom.backups import creation, errors, instances, quotas, tagging
+from strongroom.backups import errors, instances, quotas, tagging
 from support.vault import Vault
 
 DATA = {"a": b"a" * 9000}
@@ -98,28 +97,6 @@ def test_a_backup_above_the_quota_is_refused(vault: Vault) -> None:
         vault.delete(one)
     vault.run()
     vault.backup(DATA)
-
-
-def test_the_last_place_is_given_once(vault: Vault) -> None:
-    """Backups of several instances at once: exactly as many begin as may."""
-    names = [register(vault, f"at-once-{number}") for number in range(6)]
-    allow(vault, backup=2)
-    gate, begun, refused = threading.Barrier(len(names)), [], []
-
-    def begin(instance: str) -> None:
-        gate.wait(30)
-        try:
-            begun.append(creation.create(vault.ctx, vault.project, instance, creation.Wanted("at-once"), lambda c, k: None))
-        except errors.QuotaReached as error:
-            refused.append(error)
-
-    threads = [threading.Thread(target=begin, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(begun), len(refused)) == (2, 4)
-    vault.run()
 
 
 def test_an_instance_has_so_many_tags_and_no_more(vault: Vault) -> None:
