@@ -156,11 +156,14 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
             yield NO_BACKUP, "PUT", us.own(f"backups/{key}/hold"), {"reason": "ours now"}
             yield NO_BACKUP, "DELETE", us.own(f"backups/{key}/hold"), None
             yield NO_BACKUP, "GET", us.own(f"deletions/{key}"), None
+            yield NO_BACKUP, "POST", us.own("verifications"), {"backup_id": key}
+            yield NO_BACKUP, "POST", us.url("instances"), {"name": "theft", "restore_info": {"backup_id": key}}
         yield NO_INSTANCE, "POST", us.url(f"instances/{instance}/backups"), {"name": "theft"}
         yield NO_INSTANCE, "POST", us.url(f"instances/{instance}/recovery"), {"backup_id": us.backup}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}"), None
         yield NO_INSTANCE, "DELETE", us.own(f"instances/{instance}"), None
         yield NO_INSTANCE, "DELETE", us.url(f"instances/{instance}"), None
+        yield NO_INSTANCE, "POST", us.own("verifications"), {"instance_id": instance}
         yield NO_INSTANCE, "GET", us.url(f"instances/{instance}/tags"), None
         tag = {"key": "stolen", "value": "yes"}
         for action in ("create", "delete"):
