@@ -15,11 +15,13 @@ from sqlalchemy import Connection
 from benchmarks.tree_engine import Readable, TreeEngine, address_of
 from strongroom.ambient import Machine
 from strongroom.backups import creation, deletion, restoration
+from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, Wanted
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.instances import NewInstance, register, unregister
+from strongroom.backups.policies import EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -170,7 +172,10 @@ def opened(
 
 def handlers(ctx: Context) -> dict[str, Handler]:
     """Every kind of job."""
-    return {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+    return {
+        "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+        EXPIRE: ExpireJob(ctx),
+    }  # fmt: skip
 
 
 @contextmanager

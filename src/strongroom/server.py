@@ -29,10 +29,27 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, imports, instances, jobs, limits, maintenance, metrics, policies, strongroom
+from strongroom.api import (
+    audit,
+    backups,
+    imports,
+    instances,
+    jobs,
+    limits,
+    maintenance,
+    metrics,
+    policies,
+    quotas,
+    recycling,
+    refused,
+    restorable,
+    strongroom,
+    tags,
+)
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
+from strongroom.api.wire import Wire
 from strongroom.backups import automation, rehearsal
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
@@ -99,7 +116,10 @@ class House:
         register_refusals()
         most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
-        families = (backups, imports, policies, instances, limits, jobs, strongroom, maintenance, audit)
+        families = (
+            backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
+            audit, refused,
+        )  # fmt: skip
         registry = CollectorRegistry()
         routers = [family.router for family in families]
         routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
@@ -121,7 +141,7 @@ def serve(settings: Settings) -> None:
         nodes.start()
         try:
             config = uvicorn.Config(
-                house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
+                house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
                 timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):

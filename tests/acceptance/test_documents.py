@@ -17,6 +17,7 @@ EXAMPLES = {
     "instance_id": f"{'0' * 32}in14",
     "job_id": "00000000-0000-0000-0000-000000000000",
     "version": "v3",
+    "datastore_name": "redis",
 }
 
 

@@ -200,11 +200,12 @@ class ServerProcess:
     def wait(self, job_id: str, seconds: float = 60) -> Any:
         """The job as the SDK shows it once it has ended."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            (job,) = self.sdk().list_jobs(ListJobsRequest(id=job_id)).jobs
-            if job.status != "Running":
-                return job
-            time.sleep(0.1)
+        with contextlib.closing(self.sdk()) as client:
+            while time.monotonic() < end:
+                (job,) = client.list_jobs(ListJobsRequest(id=job_id)).jobs
+                if job.status != "Running":
+                    return job
+                time.sleep(0.1)
         raise AssertionError(f"job {job_id} still runs:\n{self.log[-3000:]}")
 
     def store_size(self) -> int:

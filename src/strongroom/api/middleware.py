@@ -7,6 +7,7 @@ query, body or credentials.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ class Border:
         limits, headers = self._services.limits, scope["headers"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > limits.path_bytes:
             raise errors.ApiError(414, errors.TOO_LARGE, "The request's address is too long.")
+        named = [name for name, _ in headers]
+        if b"transfer-encoding" in named and b"content-length" in named:  # a proxy in front may read it otherwise than we do
+            raise errors.ParameterError("Parameter error: the body's length is said in two ways.")
         size = sum(len(name) + len(value) + 4 for name, value in headers)
         if len(headers) > limits.headers or size > limits.header_bytes:
             raise errors.ApiError(431, errors.TOO_LARGE, "The request's headers are too large.")
@@ -101,15 +105,19 @@ class Border:
         if not said.isdigit() or int(said[:20]) > limit:
             raise too_large
         body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise too_large
-            if not message.get("more_body", False):
-                return bytes(body)
+        try:
+            async with asyncio.timeout(self._services.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    body += message.get("body", b"")
+                    if len(body) > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise errors.ApiError(408, errors.TOO_LARGE, "The request's body does not arrive.") from None
 
     def _report(self, scope: Scope, arrival: Arrival, status: int, seconds: float) -> None:
         if self._observe is not None:

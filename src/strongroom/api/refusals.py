@@ -20,6 +20,10 @@ REFUSALS: dict[type[Exception], Answer] = {
     errors.BackupHeld: Answer(400, "DBS.212003"),
     errors.BackupAutomated: Answer(400, "DBS.212003"),
     errors.PreviewMoved: Answer(412, "DBS.212003"),
+    errors.QuotaReached: Answer(400, "DBS.212003"),
+    errors.TooManyTags: Answer(400, "DBS.212003"),
+    errors.NotPending: Answer(400, "DBS.212003"),
+    errors.NotOffered: Answer(400, "DBS.212003"),
     errors.BadBatch: Answer(400, "DBS.200001"),
     errors.BadScope: Answer(400, "DBS.200001", "Parameter error: {}."),
 }

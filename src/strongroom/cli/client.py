@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -128,9 +128,13 @@ class Client:
         """All backups that match, newest first."""
         return self.pages(self.contract, "v4/backups", "backups", query, None)
 
-    def instances(self) -> list[Answer]:
-        """All registered instances."""
-        return self.pages(self.own, "instances", "instances", {}, None)
+    def instances(self, tags: Sequence[str] = ()) -> list[Answer]:
+        """All registered instances that have these tags, each KEY or KEY=VALUE."""
+        return self.pages(self.own, "instances", "instances", {"tag": list(tags)} if tags else {}, None)
+
+    def recycled(self) -> list[Answer]:
+        """Instances in the recycle bin."""
+        return self.pages(self.contract, "v3/recycle-instances", "instances", {}, None)
 
     def deletions(self, state: str | None, most: int) -> list[Answer]:
         """The newest deletions."""

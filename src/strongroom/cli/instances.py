@@ -50,11 +50,12 @@ def add(name: str, engine: str, address: str, password_stdin: bool) -> None:
 
 
 @instance.command("list")
+@click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only those with this tag; may be given again.")
 @shared
-def list_() -> None:
+def list_(tags: tuple[str, ...]) -> None:
     """List the registered databases."""
     with client() as api:
-        found = api.instances()
+        found = api.instances(tags)
     rows = [
         (
             word(one.get("id")), word(one.get("name")), _engine(one), word(one.get("mode")), word(one.get("state")),
@@ -64,6 +65,8 @@ def list_() -> None:
     ]  # fmt: skip
     columns = ("ID", "NAME", "ENGINE", "MODE", "STATE", ">BACKUPS", ">STORED", "LAST BACKUP")
     nothing = "No instance is registered; `strongroom instance add` registers one."
+    if tags:
+        nothing = "No instance has these tags."
     say({"total_count": len(found), "instances": found}, lambda console: table(console, columns, rows, nothing))
 
 
@@ -81,7 +84,7 @@ def show(instance: str) -> None:
         "address": word(one.get("address")),
         "mode": word(one.get("mode")),
         "state": word(one.get("state")),
-        "labels": word(", ".join(f"{key}={value}" for key, value in (one.get("labels") or {}).items())),
+        "tags": word(", ".join(f"{key}={value}" for key, value in (one.get("labels") or {}).items())),
         "registered": moment(one.get("created_at")),
         "backups": word(one.get("backups")),
         "stored": size(one.get("stored_bytes")),
@@ -101,6 +104,47 @@ def remove(instance: str, yes: bool) -> None:
         confirm(f"Unregister {instance} ({key}) and delete its automated backups?", yes)
         answer = api.own("DELETE", f"instances/{key}")
     say_line({"id": key, **answer}, f"Unregistered {instance} ({key}).")
+
+
+@instance.command("tag")
+@click.argument("instance", metavar="INSTANCE")
+@click.argument("tags", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--remove", multiple=True, metavar="KEY", help="Take this tag off; may be given again.")
+@shared
+def tag(instance: str, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Put tags on a database, or take some off."""
+    if not tags and not remove:
+        raise click.UsageError("say which tags: KEY=VALUE…, or --remove KEY", click.get_current_context())
+    pairs = [word.partition("=") for word in tags]
+    with client() as api:
+        key = resolve(api, instance)
+        for action, changes in (
+            ("delete", [{"key": name} for name in remove]),
+            ("create", [{"key": name, "value": value} for name, _, value in pairs]),
+        ):
+            if changes:
+                api.contract("POST", f"v3/instances/{key}/tags/action", body={"action": action, "tags": changes})
+        found = api.contract("GET", f"v3/instances/{key}/tags")["tags"]
+    said = ", ".join(f"{one['key']}={one['value']}" for one in found) or "none"
+    say_line({"id": key, "tags": found}, f"Tags of {instance} ({key}): {said}.")
+
+
+@instance.command("recycled")
+@shared
+def recycled() -> None:
+    """List databases that were unregistered lately, and the newest backup that is left of each."""
+    with client() as api:
+        found = api.recycled()
+    rows = [
+        (
+            word(one.get("id")), word(one.get("name")), word((one.get("data_store") or {}).get("type")),
+            moment(one.get("deleted_at")), moment(one.get("retained_until")), word(one.get("backup_id")),
+        )
+        for one in found
+    ]  # fmt: skip
+    columns = ("ID", "NAME", "ENGINE", "UNREGISTERED", "LISTED UNTIL", "NEWEST BACKUP")
+    nothing = "No instance was unregistered lately."
+    say({"total_count": len(found), "instances": found}, lambda console: table(console, columns, rows, nothing))
 
 
 def resolve(api: Client, instance: str) -> str:

@@ -16,6 +16,7 @@ from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
 from strongroom.cli.limits import limit, limits
 from strongroom.cli.maintenance import quarantine, reconcile, verify
+from strongroom.cli.quotas import quota
 from strongroom.cli.schedules import schedule
 from strongroom.cli.server import catalog, serve
 
@@ -33,7 +34,9 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, schedule, backup, deletion, job, verify, reconcile, quarantine, limits, audit, catalog):
+for command in (
+    serve, instance, schedule, backup, deletion, job, quota, limits, verify, reconcile, quarantine, audit, catalog,
+):  # fmt: skip
     strongroom.add_command(command)
 backup.add_command(export)
 instance.add_command(limit)

@@ -220,6 +220,13 @@ class Summary:
     warnings: Sequence[str] = ()
 
 
+@runtime_checkable
+class Versioned(Protocol):
+    """An engine that says which releases of its server it is tested with, oldest first: "6.2"."""
+
+    versions: Sequence[str]
+
+
 class Engine(Protocol):
     """One kind of database. Methods may be called from several threads for different targets."""
 

@@ -76,6 +76,7 @@ _TABLE = (
     Action("strongroom:deletion:list", Level.LIST),
     Action("strongroom:backup:preview", Level.READ),
     Action("strongroom:backup:hold", Level.WRITE),  # and release
+    Action("strongroom:quota:set", Level.WRITE),  # and the account's administrator alone
     Action("strongroom:audit:list", Level.LIST),
     Action("strongroom:audit:verify", Level.READ),  # and the account's administrator alone
     Action("strongroom:store:verify", Level.WRITE),

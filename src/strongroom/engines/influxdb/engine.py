@@ -20,6 +20,7 @@ class InfluxEngine:
 
     name = "influxdb"
     id_suffix = "12"
+    versions = ("1.6",)
 
     def __init__(self, ambient: Ambient | None = None) -> None:
         self._ambient = ambient or Machine()

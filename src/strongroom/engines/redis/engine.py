@@ -35,6 +35,7 @@ class RedisEngine:
 
     name = "redis"
     id_suffix = "14"
+    versions = ("6.2", "7.0")
 
     def __init__(self, ambient: Ambient | None = None) -> None:
         self._ambient = ambient or Machine()

@@ -251,6 +251,20 @@ def upgrade() -> None:
         postgresql_where=sa.text("rewriting IS NOT NULL"),
     )
     op.create_table(
+        "quota",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("allowed", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("kind IN ('instance', 'backup', 'stored_bytes')", name=op.f("ck_quota_kind")),
+        sa.PrimaryKeyConstraint("project", "kind", name=op.f("pk_quota")),
+    )
+    op.create_table(
+        "recycle_policy",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("days", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("project", name=op.f("pk_recycle_policy")),
+    )
+    op.create_table(
         "schedule",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
