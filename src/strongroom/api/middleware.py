@@ -36,6 +36,7 @@ class Arrival:
     request_id: str
     source: str
     received: Received
+    secure: bool = False  # over TLS to this process
     principal: Principal | None = None
 
 
@@ -52,7 +53,7 @@ class Border:
             await self._app(scope, receive, send)
             return
         client = scope.get("client")
-        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope))
+        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope), scope["scheme"] == "https")
         scope.setdefault("state", {})["arrival"] = arrival
         begun = self._services.ambient.monotonic()
         answering = _Answering(send, arrival.request_id)

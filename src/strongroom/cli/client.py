@@ -92,6 +92,10 @@ class Client:
         """A call of Strongroom's own API below /strongroom/v1/{project_id}/."""
         return self._ask(method, f"/strongroom/v1/{quote(self._connection.project_id, safe='')}/{path}", **options)
 
+    def identity(self, method: str, *path: str, **options: Any) -> Answer:
+        """A call about the account's users, groups, keys and policies; `path` is the segments after …/identity/."""
+        return self._ask(method, "/strongroom/v1/identity/" + "/".join(segment(one) for one in path), **options)
+
     def _ask(
         self,
         method: str,

@@ -11,10 +11,15 @@ from strongroom.cli.audit import audit
 from strongroom.cli.backups import backup
 from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
+from strongroom.cli.groups import group
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
+from strongroom.cli.keys import key
 from strongroom.cli.maintenance import quarantine, reconcile, verify
+from strongroom.cli.policies import policy
+from strongroom.cli.projects import project
 from strongroom.cli.server import catalog, serve
+from strongroom.cli.users import user
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,7 +35,10 @@ def strongroom() -> None:
     """
 
 
-for command in (serve, instance, backup, deletion, job, verify, reconcile, quarantine, audit, catalog):
+COMMANDS = (
+    serve, instance, backup, deletion, job, verify, reconcile, quarantine, user, group, key, policy, project, audit, catalog,
+)  # fmt: skip
+for command in COMMANDS:
     strongroom.add_command(command)
 
 
