@@ -1,4 +1,4 @@
-"""`strongroom key`: access keys that sign requests. For the account's administrator."""
+"""`strongroom key`: access keys that sign requests, for the account's administrator; and the root key, for the machine's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import click
 
 from strongroom.cli.context import client, confirm, say, say_line, shared
 from strongroom.cli.display import facts, moment, table, word
+from strongroom.cli.server import rotate_root_key
 
 
 @click.group("key")
 @shared
 def key() -> None:
-    """Manage access keys. USER is a name or an id, KEY an access key's id."""
+    """Manage access keys, and rotate the root key. USER is a name or an id, KEY an access key's id."""
 
 
 @key.command("add")
@@ -67,6 +68,17 @@ def remove(key: str, yes: bool) -> None:
     with client() as api:
         api.identity("DELETE", "keys", key)
     say_line({"removed": key}, f"Removed {key}.")
+
+
+@key.command("rotate")
+@shared
+def rotate() -> None:
+    """Rotate the ROOT key of --data DIR: all that it seals is sealed anew, no pack is rewritten. Stop the server first.
+
+    After a crash, run it again: until it has ended the old key still opens what the new one does not. Where the root key is
+    in a file, the next one is drawn; else give it by STRONGROOM_NEXT_ROOT_KEY, …_COMMAND or …_FILE.
+    """
+    rotate_root_key()
 
 
 def _change(key: str, *, enabled: bool) -> None:
