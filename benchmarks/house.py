@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
 from strongroom.catalog.migrating import migrate
+from strongroom.engines.base import Engine
 from strongroom.identity import accounts, audit
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.leases import LeasedJobs
@@ -59,6 +60,10 @@ class House:
         instance = self._instance(tree)
         if stream is not None:
             self.engine.streams[address_of(tree)] = stream
+        return self.back_up(instance, tag)
+
+    def back_up(self, instance: str, tag: str) -> tuple[str, JobView]:
+        """Backs a registered instance up, to the job's end."""
         backup, job = creation.create(self.context, self.project, instance, Wanted(tag), self._noted("NoSQLCreateBackup"))
         return backup, self._ended(job)
 
@@ -85,10 +90,13 @@ class House:
         """Restores into a folder, which is registered as an instance for as long as that takes."""
         fresh = self._register(to)
         try:
-            job = restoration.restore(self.context, self.project, backup, fresh, lambda _conn: None)
-            return self._ended(job)
+            return self.restore_into(backup, fresh)
         finally:
             unregister(self.context, self.project, fresh, lambda _conn: None)
+
+    def restore_into(self, backup: str, instance: str) -> JobView:
+        """Restores into a registered instance, to the job's end."""
+        return self._ended(restoration.restore(self.context, self.project, backup, instance, lambda _conn: None))
 
     def check(self) -> list[str]:
         """What is wrong: objects that the catalog has stored and the store lacks, and the other way round."""
@@ -107,7 +115,11 @@ class House:
         return known or self._register(tree)
 
     def _register(self, folder: Path) -> str:
-        new = NewInstance(self.context.ambient.hex_id(), self.engine.name, address_of(folder))
+        return self.register(self.engine.name, address_of(folder))
+
+    def register(self, engine: str, address: str) -> str:
+        """Registers an instance of an engine that the house was opened with; its id."""
+        new = NewInstance(self.context.ambient.hex_id(), engine, address)
         return register(self.context, self.project, new, lambda _conn, _key: None)
 
     def _noted(self, event: str) -> Callable[[Connection, str], None]:
@@ -131,8 +143,11 @@ class House:
 
 
 @contextmanager
-def opened(repo: Path | Store, data: Path, *, threads: int, options: Options | None = None) -> Iterator[House]:
-    """Opens a house, made if need be. `threads` 0: jobs run in the caller's thread while it waits for them."""
+def opened(
+    repo: Path | Store, data: Path, *, threads: int, options: Options | None = None, engines: Sequence[Engine] = ()
+) -> Iterator[House]:
+    """Opens a house, made if need be. `threads` 0: jobs run in the caller's thread while it waits for them. `engines` come
+    beside that of folders."""
     data.mkdir(parents=True, exist_ok=True)
     ambient, engine = Machine(), TreeEngine()
     root = RootKey.load_or_create(data / "root.key", ambient)
@@ -144,7 +159,7 @@ def opened(repo: Path | Store, data: Path, *, threads: int, options: Options | N
         migrate(catalog)
         jobs = LeasedJobs(catalog, ambient)
         sealer, chosen = Sealer(root.secret), options or Options(chunk_average=CHUNK_AVERAGE)
-        ctx = Context(catalog, store, jobs, {engine.name: engine}, root, sealer, ambient, scratch, chosen)
+        ctx = Context(catalog, store, jobs, {one.name: one for one in (engine, *engines)}, root, sealer, ambient, scratch, chosen)
         take_possession(ctx)
         with _running(jobs, handlers(ctx), threads) as run_jobs:
             yield House(ctx, engine, _project(ctx), run_jobs)

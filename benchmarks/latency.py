@@ -59,6 +59,10 @@ class NoiseEngine:
         """Not needed here."""
         raise NotImplementedError
 
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """Not needed here."""
+        raise NotImplementedError
+
     def recover(self, target: Target) -> None:
         """Leaves nothing behind."""
 

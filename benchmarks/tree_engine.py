@@ -73,6 +73,10 @@ class TreeEngine:
             entries, size = entries + 1, size + entry.size
         return Summary(entries, size)
 
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """As a restore into the folder."""
+        return self.restore(Target(address_of(folder)), source, facts, control, "")
+
     def recover(self, target: Target) -> None:
         """Nothing is left that would have to be ended."""
 

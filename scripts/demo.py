@@ -185,7 +185,7 @@ class Demo:
             one.spoil()
             for name in ("first", "third"):
                 began = time.monotonic()
-                self.command("backup", "restore", self.backups[one.name, name], "--into", one.name, "--wait")
+                self.command("backup", "restore", self.backups[one.name, name], "--into", one.name, "--overwrite", "--wait")
                 digest, wanted = one.digest(), self.digests[one.name, name]
                 self.console.print(
                     f"{one.name}, {name} backup, in {time.monotonic() - began:.1f} s: digest {digest}, was {wanted}"

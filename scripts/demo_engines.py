@@ -111,7 +111,7 @@ class Redis:
 
     def fill(self) -> str:
         """Strings, and one key of each other type."""
-        self._put("order", 0, 8000)
+        self.put("order", 0, 8000)
         for command in (
             ("HSET", "profile:1", "name", "Ada", "city", "London"),
             ("RPUSH", "queue", "first", "second", "third"),
@@ -125,15 +125,15 @@ class Redis:
 
     def change(self) -> str:
         """New orders, and sessions that will not last."""
-        self._put("order", 0, 400)
-        self._put("session", 0, 12000)
+        self.put("order", 0, 400)
+        self.put("session", 0, 12000)
         return "400 orders changed, 12,000 sessions added"
 
     def end_sessions(self) -> str:
         """The sessions go."""
         for first in range(0, 12000, 500):
             self._wire.command("DEL", *(f"session:{number:06}" for number in range(first, first + 500)))
-        self._put("order", 8000, 8400)
+        self.put("order", 8000, 8400)
         return "12,000 sessions removed, 400 orders added"
 
     def spoil(self) -> None:
@@ -148,7 +148,8 @@ class Redis:
         assert isinstance(answer, bytes)
         return answer.decode()
 
-    def _put(self, kind: str, first: int, last: int) -> None:
+    def put(self, kind: str, first: int, last: int) -> None:
+        """Keys `kind:NUMBER` with random values."""
         for begin in range(first, last, 200):
             words: list[str | bytes] = ["MSET"]
             for number in range(begin, min(begin + 200, last)):
@@ -186,8 +187,9 @@ class Mongo:
 
     name, engine = "demo-mongodb", "mongodb"
 
-    def __init__(self, client: MongoClient[Any], port: int, password: str) -> None:
+    def __init__(self, client: MongoClient[Any], port: int, password: str, owner: str) -> None:
         self._client = client
+        self.owner = owner  # the URL of a user who may do anything, with its password
         self._random = random.Random(2)
         self.address = f"mongodb://keeper@127.0.0.1:{port}/"
         self.password: str | None = password
@@ -195,7 +197,7 @@ class Mongo:
 
     def fill(self) -> str:
         """Orders, and what else a database has."""
-        self._put("orders", 0, 8000)
+        self.put("orders", 0, 8000)
         shop = self._client["shop"]
         shop["orders"].create_index("place")
         shop.create_collection("audit", capped=True, size=1_000_000)
@@ -206,13 +208,13 @@ class Mongo:
         """Changed orders, and sessions that will not last."""
         for number in range(400):
             self._client["shop"]["orders"].update_one({"_id": number}, {"$set": {"body": self._random.randbytes(_VALUE)}})
-        self._put("sessions", 0, 12000)
+        self.put("sessions", 0, 12000)
         return "400 orders changed, 12,000 sessions added"
 
     def end_sessions(self) -> str:
         """The sessions go."""
         self._client["shop"].drop_collection("sessions")
-        self._put("orders", 8000, 8400)
+        self.put("orders", 8000, 8400)
         return "12,000 sessions removed, 400 orders added"
 
     def spoil(self) -> None:
@@ -226,7 +228,8 @@ class Mongo:
         names = sorted(set(self._client.list_database_names()) - {"admin", "config", "local"})
         return " ".join(f"{name}:{self._client[name].command('dbHash')['md5']}" for name in names)
 
-    def _put(self, collection: str, first: int, last: int) -> None:
+    def put(self, collection: str, first: int, last: int) -> None:
+        """Documents with random bodies."""
         for begin in range(first, last, 1000):
             documents = [
                 {"_id": number, "place": number % 97, "body": self._random.randbytes(_VALUE)}
@@ -250,7 +253,7 @@ def mongo(folder: Path) -> Iterator[Mongo]:
         _found(port, root, keeper, process, log)
         address = f"mongodb://root:{root}@127.0.0.1:{port}/?replicaSet=demo"
         with MongoClient[Any](address, serverSelectionTimeoutMS=int(PATIENCE * 1000)) as client:
-            yield Mongo(client, port, keeper)
+            yield Mongo(client, port, keeper, address)
 
 
 def _found(port: int, root: str, keeper: str, process: subprocess.Popen[bytes], log: Path) -> None:

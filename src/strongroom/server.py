@@ -18,22 +18,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.api import audit, backups, instances, jobs, maintenance, strongroom
+from strongroom.api import audit, backups, instances, jobs, limits, maintenance, metrics, policies, strongroom
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
+from strongroom.backups import automation
+from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
+from strongroom.backups.pacing import claimable
+from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.rekeying import RotationRefused, rotate
@@ -41,9 +47,10 @@ from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
-from strongroom.catalog.database import Catalog, open_catalog
-from strongroom.catalog.migrating import migrate
+from strongroom.catalog.database import Catalog, CatalogError, open_catalog
+from strongroom.catalog.migrating import migrate, require_current
 from strongroom.engines.base import Engine
+from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
@@ -77,7 +84,7 @@ class House:
         ctx = self.context
         return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -85,10 +92,13 @@ class House:
         """The whole border."""
         ctx, settings = self.context, self.settings
         register_refusals()
-        limits = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
-        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), limits)
-        routers = [backups.router, instances.router, jobs.router, strongroom.router, maintenance.router, audit.router]
-        return build_app(services, routers, objects={Context: ctx})
+        most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
+        services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
+        families = (backups, policies, instances, limits, jobs, strongroom, maintenance, audit)
+        registry = CollectorRegistry()
+        routers = [family.router for family in families]
+        routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
+        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
 
 
 def serve(settings: Settings) -> None:
@@ -98,7 +108,9 @@ def serve(settings: Settings) -> None:
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
         endpoint = _endpoint(settings, sock.getsockname()[1])
         _begin(house, endpoint)
-        worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers)
+        worker = Worker(
+            house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=partial(claimable, house.context)
+        )
         worker.start()
         try:
             config = uvicorn.Config(
@@ -131,9 +143,11 @@ def opened(settings: Settings, ambient: Ambient | None = None, root: RootKey | N
             scratch = settings.data_dir / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
-            options = Options(reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete)
-            sealer = Sealer(root.secret, accepted=[one.secret for one in root.accepted])
-            context = Context(catalog, store, leased, engines(), root, sealer, ambient, scratch, options)
+            options = Options(
+                reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
+                source_rate=settings.source_rate,
+            )  # fmt: skip
+            context = Context(catalog, store, leased, engines(), root, _sealer(root), ambient, scratch, options)
             yield House(settings, context, leased)
         finally:
             store.close()
@@ -146,6 +160,10 @@ def root_key(settings: Settings, create: Callable[[], bytes] | None = None) -> R
     present = settings.root_key(create)
     following = settings.next_root_key()
     return RootKey(present, () if following in (None, present) else (RootKey(following),))
+
+
+def _sealer(root: RootKey) -> Sealer:
+    return Sealer(root.secret, accepted=[one.secret for one in root.accepted])
 
 
 def rotate_root_key(settings: Settings, report: Callable[[str], None]) -> None:
@@ -168,9 +186,24 @@ def rotate_root_key(settings: Settings, report: Callable[[str], None]) -> None:
         report(f"the rotation is done: {settings.root_key_file} holds the new root key (keep a copy), {retired} the old one")
 
 
+@contextmanager
+def opened_for_reading(settings: Settings) -> Iterator[Context]:
+    """Opens catalog, store and keys to read backups, beside a running server or without one. Raises CatalogError, SettingsError,
+    StoreError."""
+    url = sa.make_url(settings.catalog_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise CatalogError(f"there is no catalog {url.database}: is this the server's data folder?")
+    ambient, root = Machine(), root_key(settings)
+    with closing(open_catalog(settings.catalog_url)) as catalog:
+        require_current(catalog)
+        with closing(open_store(settings.store_url)) as store:
+            jobs, scratch = LeasedJobs(catalog, ambient), settings.data_dir / "scratch"
+            yield Context(catalog, store, jobs, engines(), root, _sealer(root), ambient, scratch)
+
+
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:
@@ -181,7 +214,8 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        put_schedule(house.jobs, conn, forgetting.HOURLY)
+        for hourly in (forgetting.HOURLY, automation.HOURLY):
+            put_schedule(house.jobs, conn, hourly)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:
             forget_leases(conn)

@@ -13,13 +13,16 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from strongroom.root_key import KeySource, RootKeyError, take_over
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8480
+SOURCE_RATE = 64 << 20
+LEAST_SOURCE_RATE = 64 << 10
+"""Bytes a second: with less a server would take a reader for dead before it has read its next piece."""
 CREDENTIALS_FILE = "credentials.json"
 """In the data folder: how this machine's clients enter (project, access key, secret key, endpoint)."""
 
@@ -57,9 +60,11 @@ class Settings:
     tls_key: Path | None
     reclaim_budget: float  # bytes that a delete may rewrite per byte that the deleted backup owned
     verify_after_delete: int  # bytes that a delete reads back of what the deleted backup shared; 0 reads nothing
+    source_rate: int | None  # bytes a second that a capture takes from an instance without limits of its own
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
 
     @classmethod
     def load(
@@ -101,11 +106,13 @@ class Settings:
             verify_after_delete=_whole(
                 "STRONGROOM_VERIFY_AFTER_DELETE", environ.get("STRONGROOM_VERIFY_AFTER_DELETE"), 64 << 20, 0, 1 << 40
             ),
+            source_rate=_source_rate("STRONGROOM_SOURCE_RATE", environ.get("STRONGROOM_SOURCE_RATE")),
             rate_per_user=_rate("STRONGROOM_RATE_PER_USER", environ.get("STRONGROOM_RATE_PER_USER"), RequestRate(200, 1000)),
             rate_per_address=_rate(
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
         )
 
     @property
@@ -164,6 +171,7 @@ class Settings:
             f"Settings(data_dir={str(self.data_dir)!r}, host={self.host!r}, port={self.port}, "
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
+            f"source_rate={self.source_rate}, "
             f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
         )
 
@@ -191,6 +199,10 @@ def _budget(name: str, text: str | None) -> float:
     return value
 
 
+def _source_rate(name: str, text: str | None) -> int | None:
+    return None if text == "off" else _whole(name, text, SOURCE_RATE, LEAST_SOURCE_RATE, 1 << 40)
+
+
 def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | None:
     if not text:
         return default
@@ -211,6 +223,15 @@ def _tls(cert: str | None, key: str | None) -> tuple[Path | None, Path | None]:
         if not Path(file).is_file():
             raise SettingsError(f"there is no file {file}: TLS needs a certificate and its key in PEM")
     return Path(cert).absolute(), Path(key).absolute()
+
+
+def _token(name: str, text: str | None) -> str | None:
+    """A secret of at least 16 characters that a header can carry; the error never repeats it."""
+    if not text:
+        return None
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise SettingsError(f"{name} is too short or holds spaces: give 16 printable ASCII characters or more")
+    return text
 
 
 def _require_loopback(host: str) -> None:

@@ -68,9 +68,14 @@ def test_a_database_is_backed_up_deleted_from_and_restored_by_commands_alone(ser
     for name in ("freed", "waiting", "undecided"):
         assert deletion["receipt"][name] == deletion["promised"][name] == preview[name]
     assert [one["name"] for one in server.cli("backup", "list", "--instance", instance)["backups"]] == ["third", "first"]
+    kept = server.cli("backup", "restore", last, "--into", "cache", "--wait", status=1)["job"]
+    assert "keys in 1 databases, which a restore would replace" in kept["fail_reason"]
+    assert kept["result"]["target_state"] == "as it was: nothing was changed there"
     with redis.client() as client:
-        client.flushall()
-    assert server.cli("backup", "restore", last, "--into", "cache", "--wait")["job"]["status"] == "Completed"
+        client.set("another", "key")
+    job = server.cli("backup", "restore", last, "--into", "cache", "--overwrite", "--wait")["job"]
+    assert (job["status"], job["result"]["entries"]) == ("Completed", 1)
+    assert job["result"]["bytes"] > 0
     assert digest(redis) == wanted
     assert server.cli("deletion", "list")["deletions"][0]["backup_id"] == middle
     assert server.cli("job", "list", "--status", "Completed")["jobs"]

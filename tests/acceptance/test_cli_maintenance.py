@@ -84,9 +84,9 @@ def test_damage_is_found_by_a_command_and_healed_by_the_next_backup(server: Serv
     assert server.cli("verify", "--backup", second, "--wait")["job"]["result"]["outcome"] == "sound"
     with redis.client() as client:
         before = client.execute_command("DEBUG", "DIGEST")
-        server.cli("backup", "restore", first, "--into", "cache", "--wait", status=1)
+        server.cli("backup", "restore", first, "--into", "cache", "--overwrite", "--wait", status=1)
         client.flushall()
-        server.cli("backup", "restore", second, "--into", "cache", "--wait")
+        server.cli("backup", "restore", second, "--into", "cache", "--overwrite", "--wait")
         assert client.execute_command("DEBUG", "DIGEST") == before
 
 

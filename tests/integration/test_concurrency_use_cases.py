@@ -271,7 +271,7 @@ class Town:
 
     def _restore(self, rnd: random.Random, backup: str | None = None) -> str:
         backup = backup or self.some(rnd)
-        restoration.restore(self.ctx(rnd), self.vault.project, backup, rnd.choice(self.targets), lambda conn: None)
+        restoration.restore(self.ctx(rnd), self.vault.project, backup, rnd.choice(self.targets), lambda conn: None, True)
         return "restores"
 
     def _restore_beside_delete(self, rnd: random.Random) -> str:

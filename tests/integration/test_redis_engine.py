@@ -186,16 +186,6 @@ def test_facts_tell_version_keys_and_time(server: RedisServer, tmp_path: Path) -
     assert control.checks > 20
 
 
-def test_an_empty_server_is_saved_and_empties_its_target(server: RedisServer, other: RedisServer, tmp_path: Path) -> None:
-    """No keys is data too: what was on the target is gone afterwards."""
-    with other.client(db=4) as client:
-        client.set("old", "data")
-    restored(other, captured(server, tmp_path), tmp_path)
-    with other.client(db=4) as client:
-        assert client.dbsize() == 0
-        client.set("new", "a master takes writes")
-
-
 def test_what_the_target_held_is_gone_after_a_restore(server: RedisServer, other: RedisServer, tmp_path: Path) -> None:
     """A restore replaces; it does not mix."""
     with server.client() as client:
@@ -402,3 +392,48 @@ def test_an_address_that_is_none_is_refused_without_its_password() -> None:
         assert "hush" not in str(refused.value)
     with pytest.raises(EngineError, match="no password is stored"):
         ENGINE.probe(Target(f"redis://ann@127.0.0.1:{free_port()}"))
+
+
+def surveyed(server: RedisServer, facts: dict[str, Any]) -> str | None:
+    return ENGINE.survey(target_of(server), facts, 0).holds
+
+
+def test_a_survey_tells_what_a_restore_would_replace(server: RedisServer, other: RedisServer, tmp_path: Path) -> None:
+    """Nothing on an empty server; keys by database; from 7.0 function libraries too. It changes nothing."""
+    facts = captured(server, tmp_path).kept["rdb"][1]
+    assert surveyed(other, facts) is None
+    if other.version >= (7,):
+        with other.client() as client:
+            client.function_load("#!lua name=one\nredis.register_function('one', function() return 1 end)")
+        assert surveyed(other, facts) == "1 function libraries"
+    with other.client() as client, other.client(db=5) as fifth:
+        before = client.config_get("repl-diskless-load")
+        client.mset({"a": 1, "b": 2})
+        fifth.set("c", 3)
+        assert (surveyed(other, facts) or "").startswith("3 keys in 2 databases")
+        assert (client.config_get("repl-diskless-load"), client.info("replication")["role"]) == (before, "master")
+
+
+def test_a_survey_refuses_a_target_that_could_not_take_the_backup(
+    server: RedisServer, other: RedisServer, tmp_path: Path
+) -> None:
+    """No room under maxmemory, no memory for both data sets, an RDB that is too new, a replica, a right that is missing."""
+    with server.client() as client:
+        client.set("large", random.Random(1).randbytes(8 << 20))
+    facts = captured(server, tmp_path).kept["rdb"][1]
+    with other.client() as client:
+        client.config_set("maxmemory", "4mb")
+        with pytest.raises(EngineUnsupported, match=r"maxmemory is 4\.0 MiB"):
+            surveyed(other, facts)
+        client.config_set("maxmemory", "0")
+        assert surveyed(other, facts) is None
+        with pytest.raises(EngineUnsupported, match="both must fit"):
+            surveyed(other, {**facts, "used_memory": client.info("memory")["total_system_memory"]})
+        with pytest.raises(EngineUnsupported, match="too new"):
+            surveyed(other, {**facts, "rdb_version": 99})
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "-@all", "+info", "+config|get")
+        with pytest.raises(EngineDenied):
+            ENGINE.survey(target_of(other, "reader", "secret"), facts, 0)
+        client.execute_command("REPLICAOF", "127.0.0.1", str(server.port))
+        with pytest.raises(EngineUnsupported, match="replica of"):
+            surveyed(other, facts)

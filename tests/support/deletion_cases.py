@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from strongroom.backups import creation, deletion, errors, holding
+from strongroom.backups import creation, deletion, errors, holding, policies
 from strongroom.backups.context import Options
 from strongroom.storage.base import Store
 from support.vault import Vault, edited, generations, noise
@@ -137,6 +137,34 @@ class DeletionCases:
             deletion.delete(vault.ctx, "f" * 32, first, lambda conn, b, n: None)
         vault.delete(first)
         vault.run()
+
+    def test_an_automated_backup_goes_by_policy_alone_while_that_is_on(self, vault: Vault) -> None:
+        """Refused by hand, in the preview too; with the policy off it is deleted like any other, and a failed one whenever."""
+        wanted = creation.Wanted("automated", origin="Auto")
+
+        def automated() -> str:
+            return creation.create(vault.ctx, vault.project, vault.source, wanted, lambda conn, key: None)[0]
+
+        def set_policy(policy: policies.Policy) -> None:
+            policies.put(vault.ctx, vault.project, vault.source, policy, lambda conn: None)
+
+        vault.engine.databases["plain://source"] = next(generations(1))
+        completed = automated()
+        vault.run()
+        source = vault.engine.databases.pop("plain://source")
+        failed = automated()
+        vault.run()
+        vault.engine.databases["plain://source"] = source
+        set_policy(policies.Policy(7, "02:00-03:00", "1,2,3,4,5,6,7"))
+        with pytest.raises(errors.BackupAutomated):
+            vault.delete(completed)
+        assert list(vault.preview(completed, failed).refusals) == [completed]
+        vault.delete(failed)
+        set_policy(policies.OFF)
+        vault.delete(completed)
+        vault.run()
+        assert (vault.state(completed), vault.state(failed)) == ("DELETED", "DELETED")
+        vault.check()
 
     def test_deleting_the_parent_while_its_child_is_built_frees_exactly(self, vault: Vault) -> None:
         """The parent goes in the middle of the child's capture: the child is whole, and the rest is settled and booked."""

@@ -22,10 +22,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from strongroom.ambient import Machine
+from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -125,6 +127,7 @@ class HarshVault(Vault):
         )
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
         }  # fmt: skip
         return ctx, StepwiseWorker(jobs, handlers, ["default"], owner=owner, ttl=TTL)
 

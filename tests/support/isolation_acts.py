@@ -151,7 +151,7 @@ def _hold(actor: Actor) -> str:
 def _restore(actor: Actor) -> str:
     actor.here()
     here = house(actor)
-    restoration.restore(actor.ctx, here.project, here.three, here.target, actor.note)
+    restoration.restore(actor.ctx, here.project, here.three, here.target, actor.note, overwrite=True)
     return "accepted"
 
 

@@ -33,6 +33,9 @@ class QuietControl:
         assert total is None or done <= total
         self.phases[phase] = done
 
+    def took(self, size: int) -> None:
+        """No limits here."""
+
 
 def once(action: Callable[[], object]) -> Callable[[], None]:
     """Calls the action the first time only."""

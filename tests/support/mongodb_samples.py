@@ -62,11 +62,6 @@ def put(database: Database[Any], name: str, document: dict[str, Any]) -> None:
     database.command({"insert": name, "documents": [document]})
 
 
-def first(database: Database[Any], name: str) -> Any:
-    """One document, asked for with a command for the same reason."""
-    return database.command({"find": name, "limit": 1})["cursor"]["firstBatch"][0]
-
-
 def _document(number: int, dice: random.Random) -> dict[str, Any]:
     return {
         "number": number,

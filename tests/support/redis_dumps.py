@@ -75,6 +75,9 @@ class Quiet:
     def progress(self, phase: str, done: int, total: int | None = None) -> None:
         self.told.append((phase, done, total))
 
+    def took(self, size: int) -> None:
+        """No limits here."""
+
 
 def sorted_dump(raw: bytes, scratch: Path, budget: int = RECORD_BUDGET) -> tuple[bytes, Contents]:
     """What sorting makes of a dump."""

@@ -29,12 +29,16 @@ from strongroom.engines.base import (
     CaptureSink,
     Control,
     EngineUnreachable,
+    EngineUnsupported,
+    Ground,
     Probe,
     RestoreBroken,
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
+from strongroom.engines.exporting import write_file
 from strongroom.identity import accounts
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
 from strongroom.identity.secrets import Sealer
@@ -59,6 +63,8 @@ class DictEngine:
         self.databases: dict[str, dict[str, bytes]] = {}
         self.broken: str | None = None
         self.during: Any = None  # called half-way through a capture
+        self.restoring: Any = None  # called when a restore has changed half of its target
+        self.warnings: list[str] = []
 
     def probe(self, target: Target) -> Probe:
         if target.address not in self.databases:
@@ -79,13 +85,37 @@ class DictEngine:
                 entry.finish({"length": len(content)})
         return Summary(len(data), sum(len(v) for v in data.values()), {"count": len(data)})
 
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        if target.address not in self.databases:
+            raise EngineUnreachable(f"nothing listens on {target.address}: start it")
+        held = self.databases[target.address]
+        return Ground(f"{len(held)} entries" if held else None, self.warnings)
+
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
         assert len(found) == facts["count"]
         control.check()
         if self.broken is not None:
             raise RestoreBroken(self.broken, "as it was")
+        if self.restoring is not None:
+            half = dict(list(found.items())[: len(found) // 2])
+            self.databases[target.address] = half
+            try:
+                self.restoring()
+                control.check()
+            except Exception as error:
+                tell_target(error, f"{len(half)} of {len(found)} entries")
+                raise
         self.databases[target.address] = found
+        return Summary(len(found), sum(len(v) for v in found.values()))
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        found = {entry.name: b"".join(source.read(entry.name)) for entry in source.entries()}
+        for name, content in found.items():
+            control.check()
+            if self.broken is not None:
+                raise EngineUnsupported(self.broken)
+            write_file(folder / name, [content])
         return Summary(len(found), sum(len(v) for v in found.values()))
 
     def recover(self, target: Target) -> None:
@@ -168,7 +198,7 @@ class Vault:
 
     def restore(self, key: str) -> str:
         """Accepts a restore into the target; returns its job."""
-        return restoration.restore(self.ctx, self.project, key, self.target, lambda conn: None)
+        return restoration.restore(self.ctx, self.project, key, self.target, lambda conn: None, overwrite=True)
 
     def run(self) -> None:
         """Runs jobs until none is active; those that pause are waited for, some seconds at most."""

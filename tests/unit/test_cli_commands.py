@@ -225,7 +225,7 @@ def test_a_restore_goes_into_the_named_instance() -> None:
         f"GET {OWN}/jobs/{JOB}": job("Completed"),
     })  # fmt: skip
     assert server.run("backup", "restore", BACKUP, "--into", "other", "--wait").exit_code == 0
-    assert server.bodies() == [{"backup_id": BACKUP}]
+    assert server.bodies() == [{"backup_id": BACKUP, "overwrite": False}]
 
 
 def test_lists_show_ids_whole_where_no_terminal_limits_them() -> None:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -432,3 +432,25 @@ def test_old_internal_jobs_are_forgotten_soon_after_the_start(house: House, capl
         house.worker(lambda job: None).start()
         wait_for(forgotten)
     assert caplog.records == []
+
+
+def test_a_worker_begins_only_what_it_may_beside_what_it_runs(house: House) -> None:
+    """It is asked before each claim, with the kinds that run here; what it may not begin now waits, and nothing else does."""
+    going, asked = threading.Event(), list[tuple[str, ...]]()
+
+    def body(job: Running) -> None:
+        while not going.wait(0.02):
+            job.check()
+
+    def claimable(kinds: Collection[str], running: Collection[str]) -> Collection[str]:
+        asked.append(tuple(running))
+        return kinds if len(running) < 2 else []
+
+    jobs = [house.submit() for _ in range(3)]
+    house.worker(body, claimable=claimable).start()
+    wait_for(lambda: asked.count(("work", "work")) > 3)
+    assert [house.get(job).state for job in jobs] == ["RUNNING", "RUNNING", "QUEUED"]
+    assert max(map(len, asked)) == 2
+    going.set()
+    for job in jobs:
+        house.wait(job, "DONE")

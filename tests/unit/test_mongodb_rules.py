@@ -19,7 +19,7 @@ from strongroom.engines.base import (
     EngineUnsupported,
     Target,
 )
-from strongroom.engines.mongodb import restore
+from strongroom.engines.mongodb import contents, restore
 from strongroom.engines.mongodb.catalogue import Collection, belongs, packed, unpack
 from strongroom.engines.mongodb.connection import (
     CAPTURE_RIGHTS,
@@ -215,7 +215,7 @@ def whole_backup() -> Kept:
 def read_all(kept: Kept, folder: Path) -> Any:
     touched = TouchedIds(str(folder / "touched"))
     try:
-        return restore._read_all(kept, touched, QuietControl()), touched.count()
+        return contents.read_all(kept, touched, QuietControl()), touched.count()
     finally:
         touched.close()
 
@@ -223,7 +223,7 @@ def read_all(kept: Kept, folder: Path) -> Any:
 def test_a_whole_backup_is_accepted(tmp_path: Path) -> None:
     """And every byte of it is counted."""
     plan, touched = read_all(whole_backup(), tmp_path)
-    assert plan.bytes == sum(map(len, whole_backup().blobs.values()))
+    assert plan.size == sum(map(len, whole_backup().blobs.values()))
     assert touched == 2
     assert len(plan.collections) == 3
 

@@ -14,7 +14,7 @@ from strongroom.api import errors, identity, tokens, versions
 from strongroom.api.contract import ErrorBody
 from strongroom.api.documents import documents_router
 from strongroom.api.limiter import Limiter
-from strongroom.api.middleware import Border
+from strongroom.api.middleware import Border, Observe
 from strongroom.api.services import Services, provide
 
 Check = Callable[[], None]
@@ -30,11 +30,13 @@ def build_app(
     *,
     objects: Mapping[type, Any] | None = None,
     ready: Mapping[str, Check] | None = None,
+    observe: Observe | None = None,
 ) -> FastAPI:
     """The whole border as an ASGI app.
 
     `routers` are the resources' (made by authentication.authenticated_router or public_router), `objects` what their handlers ask
-    for with services.given, `ready` what /readyz tries beside the catalog. Register domain errors in errors.ANSWERS before.
+    for with services.given, `ready` what /readyz tries beside the catalog; `observe` is told of each request. Register domain
+    errors in errors.ANSWERS before.
     """
     app = FastAPI(
         title=_TITLE,
@@ -50,7 +52,7 @@ def build_app(
     app.state.logins = Limiter(services.limits.logins_per_address, services.ambient)
     provide(app, {Services: services, **(objects or {})})
     errors.install(app)
-    app.add_middleware(Border, services=services)
+    app.add_middleware(Border, services=services, observe=observe)
     own = (_health(services, ready or {}), documents_router(_TITLE), *tokens.ROUTERS, identity.router)
     for router in (*own, *routers, versions.router):  # versions last: its /{version} matches any single word
         app.include_router(router)

@@ -73,10 +73,15 @@ class StopRequest(BaseModel):
 
 
 class RecoveryRequest(BaseModel):
-    """Which backup goes into the instance. The password is accepted for compatibility; the registered one is used."""
+    """Which backup goes into the instance. The password is accepted for compatibility; the registered one is used.
+
+    `overwrite` is ours beside the contract: whether data in the instance may be replaced. Without it the contract's
+    meaning holds: the instance that the backup is of is replaced, any other must be empty.
+    """
 
     backup_id: BackupId
     password: str | None = None
+    overwrite: bool | None = None
 
 
 class Filters(Between, RowPage):
@@ -221,13 +226,14 @@ def restore_backup(
     ctx: Here,
     caller: Annotated[Principal, may("gaussdbfornosql:instance:restore")],
 ) -> JobAccepted:
-    """Restores a backup into an instance: the instance becomes what the backup was."""
+    """Restores a backup into an instance: the instance becomes what the backup was. The job's result says how it ended."""
 
     def note(conn: Connection) -> None:
-        detail = {"backup": request.backup_id}
+        detail = {"backup": request.backup_id} | ({} if request.overwrite is None else {"overwrite": request.overwrite})
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLRestoreInstance", "instance", instance_id, detail=detail))
 
-    return JobAccepted(job_id=restoration.restore(ctx, caller.required_project(), request.backup_id, instance_id, note))
+    project = caller.required_project()
+    return JobAccepted(job_id=restoration.restore(ctx, project, request.backup_id, instance_id, note, request.overwrite))
 
 
 def backup_fields(row: Row[Any], *, older: bool = False) -> dict[str, Any]:

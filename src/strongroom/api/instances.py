@@ -1,8 +1,9 @@
-"""Instances: the contract's list and unregistration, and our own registration under /strongroom/v1."""
+"""Instances: the contract's list and creation out of a backup, and our own registration under /strongroom/v1."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,13 +12,15 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
-from strongroom.api.contract import DatastoreType, InstanceId, InstanceName, RowPage, Text, time_text
+from strongroom.api.contract import BackupId, DatastoreType, InstanceId, InstanceName, RowPage, Text, time_text
+from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import instances, listing
+from strongroom.backups import anew, instances, listing, policies
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
-from strongroom.identity.principal import Principal
+from strongroom.identity.principal import Principal, authorize
 
 router = authenticated_router("Instances")
 Here = Annotated[Context, given(Context)]
@@ -42,6 +45,84 @@ class RegisterRequest(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
+class Datastore(BaseModel):
+    """What kind of database; the version is that of the server that is there."""
+
+    type: DatastoreType
+
+
+class RestoreInfo(BaseModel):
+    """What the new instance is to hold."""
+
+    backup_id: BackupId | None = None
+    source_instance_id: InstanceId | None = None
+    restore_time: int | None = None
+
+
+class CreateInstanceRequest(BaseModel):
+    """A new instance out of a backup. Of the contract's fields these count, not those of a cloud's network and hardware.
+
+    `address` is ours: where the empty server is, with `password`. Without it an empty instance is registered under `name`.
+    """
+
+    name: InstanceName
+    datastore: Datastore | None = None
+    restore_info: RestoreInfo | None = None
+    address: Annotated[str | None, Field(min_length=1, max_length=1000)] = None
+    password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
+
+
+@router.post("/v3/{project_id}/instances", status_code=202)
+def create_instance(
+    request: CreateInstanceRequest,
+    ctx: Here,
+    caller: Annotated[Principal, may("gaussdbfornosql:instance:create")],
+) -> dict[str, Any]:
+    """Restores a backup into a new instance: an empty server that is there. The caller needs the permission to restore, too."""
+    authorize(caller, "gaussdbfornosql:instance:restore")
+    backup = _wanted_backup(request)
+    project = caller.required_project()
+    if request.datastore is not None:
+        with ctx.catalog.read() as conn:
+            engine = listing.find_backup(conn, project, backup).engine
+        if engine != request.datastore.type:
+            raise ParameterError(f"Parameter error: the backup is of {engine}, not of {request.datastore.type}.", "DBS.280235")
+
+    def note(event: str, detail: Mapping[str, Any]) -> instances.Note:
+        def noted(conn: Connection, key: str) -> None:
+            audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", key, request.name, detail=detail))
+
+        return noted
+
+    notes = anew.Notes(
+        registered=note("StrongroomRegisterInstance", {}),
+        restoring=note("NoSQLCreateInstance", {"backup": backup}),
+        removed=note("StrongroomRemoveInstance", {}),
+    )
+    instance, job = anew.restore_anew(ctx, project, backup, anew.Newcomer(request.name, request.address, request.password), notes)
+    with ctx.catalog.read() as conn:
+        row = find_instance(conn, project, instance)
+    return {
+        "id": row.id, "name": row.name, "datastore": {"type": row.engine, "version": row.version, "storage_engine": ""},
+        "created": time_text(row.created_at), "status": "creating", "region": "", "availability_zone": "", "vpc_id": "",
+        "subnet_id": "", "security_group_id": "", "mode": row.mode, "flavor": [], "enterprise_project_id": "0", "job_id": job,
+    }  # fmt: skip
+
+
+def _wanted_backup(request: CreateInstanceRequest) -> str:
+    info = request.restore_info
+    if info is None:
+        raise ParameterError(
+            "Parameter error: restore_info is needed: Strongroom makes no servers, it restores into one that is there "
+            "(POST /strongroom/v1/{project_id}/instances registers one)."
+        )
+    if info.source_instance_id is not None or info.restore_time is not None:
+        raise ParameterError("Parameter error: restore_info: a point in time is not supported: give backup_id.")
+    if info.backup_id is None:
+        raise ParameterError("Parameter error: restore_info: backup_id is needed.")
+    return info.backup_id
+
+
 @router.get("/v3/{project_id}/instances")
 def list_instances(
     filters: Annotated[InstanceFilters, Query()],
@@ -54,7 +135,9 @@ def list_instances(
             conn, caller.required_project(), filters.first_row, filters.limit,
             key=filters.id, name=filters.name, engine=filters.datastore_type,
         )  # fmt: skip
-    return {"instances": [_contract_fields(row) for row in page.rows], "total_count": page.total}
+        known = policies.of(conn, [row.id for row in page.rows])
+    shown = [_contract_fields(row, known.get(row.id, policies.OFF)) for row in page.rows]
+    return {"instances": shown, "total_count": page.total}
 
 
 @router.post("/strongroom/v1/{project_id}/instances", status_code=201)
@@ -88,20 +171,21 @@ def show_instance(
 ) -> dict[str, Any]:
     """One registered instance."""
     with ctx.catalog.read() as conn:
-        return _own_fields(conn, instances.find_instance(conn, caller.required_project(), instance_id))
+        return _own_fields(conn, find_instance(conn, caller.required_project(), instance_id))
 
 
 @router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")
 def unregister_instance(
     instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:delete")]
 ) -> dict[str, Any]:
-    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere."""
+    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere, its automated ones are deleted
+    by the job that is told, if there are any."""
 
     def note(conn: Connection) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRemoveInstance", "instance", instance_id))
 
-    instances.unregister(ctx, caller.required_project(), instance_id, note)
-    return {}
+    job = instances.unregister(ctx, caller.required_project(), instance_id, note)
+    return {} if job is None else {"job_id": job}
 
 
 def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -116,17 +200,18 @@ def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _contract_fields(row: Row[Any]) -> dict[str, Any]:
+def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
     place = urlsplit(row.address)
     host, port = _host_and_port(place.netloc)
     return {
         "id": row.id, "name": row.name, "status": "normal", "port": port, "region": "", "mode": row.mode, "engine": "",
         "datastore": {"type": row.engine, "version": row.version, "patch_available": False, "whole_version": row.version},
         "created": time_text(row.created_at), "updated": time_text(row.updated_at), "db_user_name": place.username or "",
-        "vpc_id": "", "subnet_id": "", "security_group_id": "", "backup_strategy": {"start_time": "", "keep_days": 0},
+        "vpc_id": "", "subnet_id": "", "security_group_id": "",
+        "backup_strategy": {"start_time": policy.start_time, "keep_days": policy.keep_days},
         "pay_mode": "0", "maintenance_window": "", "groups": [], "enterprise_project_id": "0", "time_zone": "UTC",
-        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme == "rediss" else "0", "lb_ip_address": host,
-        "lb_port": port,
+        "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
+        "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
 
 

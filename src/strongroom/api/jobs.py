@@ -27,6 +27,7 @@ NAMES = {
     "remove": "StopBackup",
     "verify": "VerifyBackups",
     "reconcile": "ReconcileStore",
+    "expire": "DeleteAutomatedBackups",
 }
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}

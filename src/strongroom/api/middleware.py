@@ -8,6 +8,7 @@ query, body or credentials.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -23,6 +24,9 @@ from strongroom.identity.signatures import Received
 
 _log = logging.getLogger("strongroom.api")
 _NOT_SERVED_YET = 0
+
+Observe = Callable[[str, str, int, float], None]
+"""Is told of each request: method, its route's path as written in the code, status (0: the client has left), seconds."""
 
 
 class _Gone(Exception):
@@ -43,9 +47,10 @@ class Arrival:
 class Border:
     """The ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, services: Services, observe: Observe | None = None) -> None:
         self._app = app
         self._services = services
+        self._observe = observe
         self._addresses = Limiter(services.limits.per_address, services.ambient)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,6 +113,9 @@ class Border:
                 return bytes(body)
 
     def _report(self, scope: Scope, arrival: Arrival, status: int, seconds: float) -> None:
+        if self._observe is not None:
+            route = scope.get("route")  # what no route takes has none: its paths are without number
+            self._observe(scope["method"] if route else "", getattr(route, "path", ""), status, seconds)
         path = arrival.received.raw_path.decode("ascii", "backslashreplace")
         user = arrival.principal.user if arrival.principal else "-"
         _log.info(

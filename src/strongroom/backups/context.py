@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from strongroom.ambient import Ambient
+from strongroom.backups.allowance import Allowance
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
 from strongroom.engines.base import Engine, Target
@@ -28,6 +29,7 @@ class Options:
     compression: int = 1  # zstd level
     chunk_average: int | None = None  # bytes, for lineages that begin; None: by size and kind
     pack_target: int | None = None  # sealed bytes; None: by size
+    source_rate: int | None = None  # bytes a second that a capture takes where the instance's limits say nothing; None: no limit
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Context:
     ambient: Ambient
     scratch: Path  # a private folder for spills
     options: Options = field(default_factory=Options)
+    allowance: Allowance = field(default_factory=Allowance)  # what this process's captures together took from their sources
     checked: dict[str, int] = field(default_factory=dict)  # lineages compared with the store, by the catalog's `moves` then
 
     def keys(self, lineage: str) -> LineageKeys:

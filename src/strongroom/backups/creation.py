@@ -25,9 +25,10 @@ from sqlalchemy.exc import NoResultFound
 
 from strongroom.backups import errors, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.instances import find_instance, lock_instance
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
+from strongroom.backups.pacing import Pacer
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
@@ -238,7 +239,9 @@ class _Build:
         self._attempt, self._begins = 0, part.attempt == 0
         self._engine = ctx.engines[self._instance.engine]
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
+        self._pacer = Pacer(ctx, job, self._instance.id)
         self._warnings: list[str] = []
+        self._since = ctx.ambient.monotonic()
 
     def run(self) -> None:
         """Raises what ends a build; see BackupJob.run."""
@@ -255,7 +258,9 @@ class _Build:
             writer, parent = self._open_writer(average, pack_target)
             (self._scratch / "engine").mkdir()
             try:
-                summary = self._engine.capture(self._ctx.target(self._instance), writer, self._job, str(self._scratch / "engine"))
+                summary = self._engine.capture(
+                    self._ctx.target(self._instance), writer, self._pacer, str(self._scratch / "engine")
+                )
                 self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
@@ -282,7 +287,7 @@ class _Build:
         return PartWriter(
             keys=self._keys, lineage=self._lineage, seq=self._seq, ambient=self._ctx.ambient, chunk_average=average,
             pack_target=pack_target, sink=sink, parent=parent, suspects=suspects, scratch=scratch, control=self._job,
-            compression=self._ctx.options.compression,
+            compression=self._ctx.options.compression, passing=self._pacer.passed,
         )  # fmt: skip
 
     def _take_over(self) -> None:
@@ -482,7 +487,8 @@ class _Build:
             conn,
             {
                 "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-                "adopted_bytes": sealed.adopted_bytes, "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
+                "adopted_bytes": sealed.adopted_bytes, "seconds": round(ctx.ambient.monotonic() - self._since, 3),
+                "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
             },
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import aftercheck, errors, removal, rewriting, staleness
+from strongroom.backups import aftercheck, errors, policies, removal, rewriting, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
 from strongroom.catalog import lifespans, sweeping
@@ -80,31 +80,48 @@ def preview(ctx: Context, project: str, ids: Sequence[str], *, priced: bool = Tr
 
 
 def delete(
-    ctx: Context, project: str, backup: str, note: Note, if_match: str | None = None, *, thorough: bool = False
-) -> str:  # fmt: skip
+    ctx: Context,
+    project: str,
+    backup: str,
+    note: Note,
+    if_match: str | None = None,
+    *,
+    thorough: bool = False,
+    expiring: bool = False,
+) -> str:
     """Decides the deletion of one backup and returns its job's id; the same job while one runs. Raises errors.Refused.
 
     `thorough`: the job rewrites all that is partly dead in the backup's lineages, whatever it costs; the preview says what.
+    `expiring`: it goes by its instance's policy, so that being automated is no reason to refuse.
     """
-    return _decide(ctx, project, [backup], note, if_match, thorough)[0]
+    return _decide(ctx, project, [backup], note, if_match, thorough=thorough, expiring=expiring)[0]
 
 
 def delete_batch(ctx: Context, project: str, ids: Sequence[str], note: Note) -> list[str]:
     """All or nothing: 1 to 10 different ids, checked in one transaction; the first refusal is raised and nothing is decided."""
     if not 1 <= len(ids) <= MOST or len(set(ids)) != len(ids):
         raise errors.BadBatch(f"backup_ids takes 1 to {MOST} different ids; there are {len(ids)}, {len(set(ids))} different")
-    return _decide(ctx, project, ids, note, None, thorough=False)
+    return _decide(ctx, project, ids, note, None)
 
 
-def _decide(ctx: Context, project: str, ids: Sequence[str], note: Note, if_match: str | None, thorough: bool) -> list[str]:
+def _decide(
+    ctx: Context,
+    project: str,
+    ids: Sequence[str],
+    note: Note,
+    if_match: str | None,
+    *,
+    thorough: bool = False,
+    expiring: bool = False,
+) -> list[str]:
     for attempt in (1, 2, 3):
         _finish_sweeps(ctx, project, ids)
         with ctx.catalog.read() as conn:
-            seen = _compute(conn, project, ids, priced=thorough)
+            seen = _compute(conn, project, ids, priced=thorough, expiring=expiring)
         lineages = [lineage for parts in seen.parts.values() for lineage, _ in parts]
         try:
             with ctx.catalog.decide(backups=ids, lineages=lineages) as conn:
-                return _accept(ctx, conn, project, ids, note, if_match, thorough, seen, last=attempt == 3)
+                return _accept(ctx, conn, project, ids, note, if_match, thorough, expiring, seen, last=attempt == 3)
         except (_Moved, lifespans.NotSwept):
             continue
     raise errors.InstanceBusy("the lineage keeps moving; nothing was decided: try again")
@@ -122,6 +139,7 @@ def _accept(
     note: Note,
     if_match: str | None,
     thorough: bool,
+    expiring: bool,
     seen: Preview,
     *,
     last: bool,
@@ -131,7 +149,7 @@ def _accept(
     running = {key: _running_deletion(conn, row) for key, row in rows.items()}
     fresh = [key for key in ids if running[key] is None and rows[key].state != "DELETING"]
     for key in fresh:
-        refusal = _refusal(conn, rows[key])
+        refusal = _refusal(conn, rows[key], expiring)
         if refusal is not None:
             raise refusal
     if any(key not in seen.parts for key in fresh):
@@ -144,7 +162,7 @@ def _accept(
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
         if not last:
             raise _Moved
-        seen = _compute(conn, project, ids, priced=thorough)
+        seen = _compute(conn, project, ids, priced=thorough, expiring=expiring)
     price = seen.thorough.living if thorough else None
     jobs: dict[str, str] = {}
     room = min(sweeping.AT_ONCE, sweeping.BATCH)
@@ -216,7 +234,7 @@ def _resume(ctx: Context, conn: Connection, backup: Row[Any], price: int | None)
     return job
 
 
-def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool) -> Preview:
+def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool, expiring: bool = False) -> Preview:
     """The one function behind preview and promise. `priced`: also what a thorough delete would rewrite."""
     parts: dict[str, Sequence[tuple[str, int]]] = {}
     promises: dict[str, Promise] = {}
@@ -227,7 +245,7 @@ def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool
         row = _backup(conn, project, key)
         if row.state == "DELETING":
             continue
-        refusal = _refusal(conn, row)
+        refusal = _refusal(conn, row, expiring)
         if refusal is not None:
             refusals[key] = refusal
             continue
@@ -261,7 +279,7 @@ def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away:
     )  # fmt: skip
 
 
-def _refusal(conn: Connection, backup: Row[Any]) -> errors.Refused | None:
+def _refusal(conn: Connection, backup: Row[Any], expiring: bool) -> errors.Refused | None:
     """Why this backup may not go now, in the contract's order."""
     if backup.state == "BUILDING":
         return errors.BackupBuilding(f"backup {backup.id} is being built: stop it first")
@@ -274,6 +292,8 @@ def _refusal(conn: Connection, backup: Row[Any]) -> errors.Refused | None:
     ).first()
     if restoring is not None:
         return errors.BackupRestoring(f"backup {backup.id} is being restored by job {restoring.id}: wait for its end")
+    if backup.origin == "Auto" and backup.state == "COMPLETED" and not expiring and policies.is_on(conn, backup.instance):
+        return errors.BackupAutomated(f"backup {backup.id} is automated and goes by its instance's policy: turn that off first")
     return None
 
 

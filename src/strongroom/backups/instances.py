@@ -1,17 +1,16 @@
-"""Instances: databases that are backed up. Registering probes the engine first; unregistering keeps manual backups."""
+"""Instances: databases that are backed up. Registering probes the engine first; unregistering keeps manual backups alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors
+from strongroom.backups import errors, policies
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Target
@@ -58,8 +57,9 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     return key
 
 
-def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> None:
-    """Takes an instance off the register; its backups stay restorable elsewhere. InstanceBusy while a job uses it."""
+def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> str | None:
+    """Takes an instance off the register; its manual backups stay restorable elsewhere, its automated ones are deleted: by the
+    job that is returned, None if there are none. InstanceBusy while a job uses it."""
     with ctx.catalog.write() as conn:
         found = conn.execute(
             sa.update(t.instance)
@@ -77,26 +77,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         ).first()
         if busy is not None:
             raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
+        policies.forget(conn, instance)
+        job = policies.delete_all(ctx, conn, project, instance)
         note(conn)
-
-
-def lock_instance(conn: Connection, project: str, instance: str) -> None:
-    """Locks a registered instance until the transaction ends, before backups and lineages: it cannot be unregistered meanwhile.
-
-    Raises errors.NoSuchInstance.
-    """
-    here = sa.and_(t.instance.c.id == instance, t.instance.c.project == project, t.instance.c.state == "REGISTERED")
-    if conn.execute(sa.update(t.instance).where(here).values(state="REGISTERED")).rowcount != 1:
-        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
-
-
-def find_instance(conn: Connection, project: str, instance: str) -> Row[Any]:
-    """The registered instance of this id. Raises errors.NoSuchInstance."""
-    row = conn.execute(
-        sa.select(t.instance).where(
-            t.instance.c.id == instance, t.instance.c.project == project, t.instance.c.state == "REGISTERED"
-        )
-    ).first()
-    if row is None:
-        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
-    return row
+    return job

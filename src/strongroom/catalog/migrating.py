@@ -33,6 +33,15 @@ def migrate(catalog: Catalog) -> None:
         command.upgrade(config, "head")
 
 
+def require_current(catalog: Catalog) -> None:
+    """For who only reads: raises CatalogBehind unless the schema is this version's. Changes nothing."""
+    with catalog.read() as conn:
+        config = _config()
+        found = _revisions(conn, config)
+        if found != set(ScriptDirectory.from_config(config).get_heads()):
+            raise CatalogBehind(f"the catalog's schema is at {_name(found)}: start this version's server on it once")
+
+
 def _config() -> Config:
     config = Config(stdout=io.StringIO())
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))

@@ -61,6 +61,27 @@ Index(
     postgresql_where=sa.text("state = 'REGISTERED'"),
 )
 
+# Automated backups of an instance. No row: they are off.
+backup_policy = Table(
+    "backup_policy",
+    metadata,
+    Column("instance", Text, ForeignKey("instance.id"), primary_key=True),
+    Column("keep_days", Integer, nullable=False),  # 1 … 35
+    Column("start_time", Text, nullable=False),  # the window: "hh:mm-HH:MM", one hour, UTC
+    Column("period", Text, nullable=False),  # days of the week on which it begins: "1,2,…,7", 1 is Monday
+    Column("last_window", Double, nullable=False),  # begin of the newest window that has its backup, or that does not count
+    Column("updated_at", Double, nullable=False),
+)
+
+# How kind captures are to their sources; without a row the defaults hold.
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject", Text, primary_key=True),  # an instance's id, or "worker": each worker process
+    Column("bytes_per_second", BigInteger, nullable=True),  # that captures take from sources; NULL: as fast as they come
+    Column("jobs", Integer, nullable=True),  # backups and restores at once in a worker; NULL: as many as it has threads
+)
+
 lineage = Table(
     "lineage",
     metadata,

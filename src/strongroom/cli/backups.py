@@ -51,7 +51,7 @@ def create(instance: str, name: str, description: str | None, wait_: bool) -> No
 
 @backup.command("list")
 @click.option("--instance", metavar="INSTANCE", help="Only those of this one, by name or id.")
-@click.option("--engine", type=click.Choice(["redis", "mongodb"]), help="Only those of this kind of database.")
+@click.option("--engine", type=click.Choice(["redis", "mongodb", "influxdb"]), help="Only those of this kind of database.")
 @click.option("--type", "type_", type=click.Choice(["Auto", "Manual"]), help="Only automated or only manual ones.")
 @shared
 def list_(instance: str | None, engine: str | None, type_: str | None) -> None:
@@ -133,16 +133,18 @@ def delete(backup_ids: tuple[str, ...], if_match: str | None, thorough: bool, wa
 @backup.command("restore")
 @click.argument("backup_id", metavar="ID")
 @click.option(
-    "--into", required=True, metavar="INSTANCE", help="The registered database to fill, by name or id. What it holds is replaced."
+    "--into", required=True, metavar="INSTANCE", help="The registered database to fill, by name or id. It must be empty."
 )
+@click.option("--overwrite", is_flag=True, help="What the database holds may be replaced.")
 @click.option("--wait", "wait_", is_flag=True, help="Follow the job to its end.")
 @shared
-def restore(backup_id: str, into: str, wait_: bool) -> None:
+def restore(backup_id: str, into: str, overwrite: bool, wait_: bool) -> None:
     """Make a registered database hold what a backup holds."""
     from strongroom.cli.client import segment, text_of
 
     with client() as api:
-        answer = api.contract("POST", f"v3/instances/{segment(resolve(api, into))}/recovery", body={"backup_id": backup_id})
+        body = {"backup_id": backup_id, "overwrite": overwrite}
+        answer = api.contract("POST", f"v3/instances/{segment(resolve(api, into))}/recovery", body=body)
         job_id = text_of(answer, "job_id")
         if not wait_:
             say_line(answer, f"Job {job_id} restores into {into}.")

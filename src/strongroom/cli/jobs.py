@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from strongroom.cli.context import client, say, say_line, shared
-from strongroom.cli.display import facts, moment, table, word
+from strongroom.cli.display import NOTHING, facts, moment, size, table, word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +88,21 @@ def show_job(console: Console, one: Answer) -> None:
         "submitted": moment(one.get("created_at")),
         "begun": moment(one.get("started_at")),
         "ended": moment(one.get("finished_at")),
+        **_result(one.get("result")),
     }
     facts(console, pairs)
+
+
+def _result(result: Any) -> dict[str, str]:
+    """What the result of a backup or restore tells people; those of other jobs have commands of their own."""
+    if not isinstance(result, dict):
+        return {}
+    done, took = result.get("bytes", result.get("plain_bytes")), result.get("seconds")
+    told = {"target": word(result.get("target_state")), "warnings": word("; ".join(result.get("warnings") or []) or None)}
+    if isinstance(took, int | float) and isinstance(done, int):
+        entries = word(result.get("entries"))
+        told["done"] = f"{entries} entries, {size(done)} in {took:.1f} s ({size(int(done / max(took, 0.001)))}/s)"
+    return {name: text for name, text in told.items() if text != NOTHING}
 
 
 def _progress(one: Answer) -> str:

@@ -24,10 +24,10 @@ from strongroom.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsEr
 @shared
 def serve(host: str | None, port: int | None, tls_cert: str | None, tls_key: str | None, clear_text: bool) -> None:
     """Run the server on the folder --data DIR. Other machines are answered over TLS only, unless told otherwise."""
-    settings = _settings(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, clear_text=clear_text)
+    settings = settings_of(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, clear_text=clear_text)
     from strongroom.server import serve as run
 
-    with _sentences():
+    with sentences():
         run(settings)
 
 
@@ -44,7 +44,7 @@ def rebuild() -> None:
 
     Every backup comes back held, until someone has looked at it and releases it.
     """
-    settings = _settings()
+    settings = settings_of()
     from strongroom.server import rebuild_catalog
 
     lines: list[str] = []
@@ -54,14 +54,14 @@ def rebuild() -> None:
         if not wants_json():
             click.echo(line)
 
-    with _sentences():
+    with sentences():
         rebuild_catalog(settings, report)
     say_line({"report": lines}, "The catalog is rebuilt.")
 
 
 def rotate_root_key() -> None:
     """For `strongroom key rotate`."""
-    settings = _settings()
+    settings = settings_of()
     from strongroom.server import rotate_root_key as run
 
     lines: list[str] = []
@@ -71,12 +71,13 @@ def rotate_root_key() -> None:
         if not wants_json():
             click.echo(line)
 
-    with _sentences():
+    with sentences():
         run(settings, report)
     say_line({"report": lines}, "The root key is rotated.")
 
 
-def _settings(**options: Any) -> Settings:
+def settings_of(**options: Any) -> Settings:
+    """What the server of --data DIR runs with; `options` as Settings.load takes them."""
     with _usable():
         return Settings.load(data_folder(), outside().environ, **options)
 
@@ -91,10 +92,12 @@ def _usable() -> Iterator[None]:
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """Ends the command with the sentence of an error that an operator can do something about; a defect keeps its traceback."""
     from sqlalchemy.exc import OperationalError
 
+    from strongroom.backups.errors import Refused
+    from strongroom.backups.exporting import ExportError
     from strongroom.backups.rekeying import RotationRefused
     from strongroom.backups.staleness import CatalogOutdated
     from strongroom.catalog.database import CatalogError
@@ -114,8 +117,8 @@ def _sentences() -> Iterator[None]:
     except OSError as error:
         raise CommandError(_told(error)) from error
     except (
-        CatalogOutdated, CatalogError, DataFolderInUse, RepositoryError, RebuildRefused, RotationRefused, SecretUnreadable,
-        StoreError,
+        CatalogOutdated, CatalogError, DataFolderInUse, ExportError, Refused, RepositoryError, RebuildRefused, RotationRefused,
+        SecretUnreadable, StoreError,
     ) as error:  # fmt: skip
         raise CommandError(str(error)) from error
 

@@ -31,7 +31,7 @@ def wait(client: Client, job_id: str) -> Answer:
     """Follows the job to its end and returns it, however it ended. The server may be away for a minute meanwhile."""
     ambient = outside().ambient
     try:
-        with _display(ambient) as shown:
+        with display(ambient) as shown:
             return _follow(client, job_id, ambient, shown)
     except KeyboardInterrupt:
         click.echo(f"\nThe job goes on without you: `strongroom job watch {job_id}` follows it again.", err=True)
@@ -68,8 +68,8 @@ def _show(progress: Any, shown: Shown) -> None:
 
 
 @contextmanager
-def _display(ambient: Ambient) -> Iterator[Shown]:
-    """On standard error, so that standard output holds the answer alone."""
+def display(ambient: Ambient) -> Iterator[Shown]:
+    """Progress, on standard error, so that standard output holds the answer alone."""
     if wants_json():
         yield _Silence()
     elif sys.stderr.isatty():

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -53,11 +54,27 @@ class RestoreBroken(EngineError):
         self.target_state = target_state
 
 
+def tell_target(error: BaseException, state: str) -> None:
+    """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
+    error.add_note(f"The target: {state}.")
+    setattr(error, _STATE, state)
+
+
+def target_state(error: BaseException) -> str | None:
+    """What the target holds after this error, in words; None where nobody has said."""
+    state: str | None = getattr(error, _STATE, None)
+    return state
+
+
+_STATE = "target_state"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where an engine is and how to enter it.
 
-    `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`.
+    `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`,
+    `influxdb://[user@]host[:port][/database][?backup=host:port]`, `influxdbs://…` (TLS).
     """
 
     address: str
@@ -83,6 +100,14 @@ class Entry:
     name: str
     size: int  # bytes
     facts: Mapping[str, Any] = field(default_factory=dict)  # small, CBOR-able: what restore needs to know of it
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a restore finds in its target before it changes anything."""
+
+    holds: str | None  # the data that a restore would replace, in words ("12 keys in 2 databases"); None: it is empty
+    warnings: Sequence[str] = ()  # sentences for people
 
 
 class EntryWriter(Protocol):
@@ -122,6 +147,14 @@ class Control(Protocol):
         """Tells how far it is (bytes or records, the phase's own unit)."""
 
 
+class CaptureControl(Control, Protocol):
+    """The running job of a capture, and the limits of its source."""
+
+    def took(self, size: int) -> None:
+        """`size` bytes were taken from the source; returns once its limits let more be taken. For an adapter that reads ahead of
+        what it hands on: what goes into entries is paced anyway, and nothing is paced twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a capture or restore ended: counts for people, and the engine's facts for the manifest's root."""
@@ -141,7 +174,7 @@ class Engine(Protocol):
     def probe(self, target: Target) -> Probe:
         """Connects, checks credentials and rights for a capture, and returns within some ten seconds."""
 
-    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+    def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
         """Reads the whole instance, exact at one point in time. `scratch` is an empty private folder for spills (kept on disk,
         removed by the caller). Memory is bounded whatever the size. Raises EngineError; then nothing is kept."""
 
@@ -152,6 +185,26 @@ class Engine(Protocol):
         rights, a way back. Raises RestoreBroken after that point, other EngineErrors before it.
         """
 
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """Writes the backup as the engine's own files, which its own tools load without us (docs/how-to/export-NAME.md).
+
+        Needs no server. `folder` is private and holds nothing but the caller's `export.json`; spills go there too and are gone
+        at the end. Files are made by `exporting.new_file` and `new_folder`: for their owner only, and durable. Raises
+        EngineUnsupported where the backup cannot be written so, CaptureBroken where it is not whole, OSError where the folder
+        fails; what the folder holds then is worth nothing. In the Summary `entries` and `bytes` are those of the files.
+        """
+
     def recover(self, target: Target) -> None:
         """Idempotent: ends what a restore that died left in the target (e.g. a Redis left as a replica of nobody). Called
         before a restore is tried again and after one failed for good."""
+
+
+@runtime_checkable
+class Surveyor(Protocol):
+    """An engine that can look at a target before a restore. One that is none is asked by `probe`: any bytes are data."""
+
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """Checks version, rights and room for a restore of `size` plain bytes with these capture's facts; changes nothing.
+
+        Returns within some ten seconds. Raises EngineError where the restore could not succeed.
+        """

@@ -72,6 +72,8 @@ _TABLE = (
     Action("strongroom:instance:get", Level.READ),
     Action("strongroom:instance:list", Level.LIST),
     Action("strongroom:instance:delete", Level.WRITE),
+    Action("strongroom:instance:limit", Level.WRITE),
+    Action("strongroom:worker:limit", Level.WRITE),  # and the first account's administrator alone
     Action("strongroom:deletion:get", Level.READ),
     Action("strongroom:deletion:list", Level.LIST),
     Action("strongroom:backup:preview", Level.READ),
@@ -231,6 +233,7 @@ _OPERATING = (
     "gaussdbfornosql:instance:stopBackup",
     "gaussdbfornosql:instance:restore",
     "strongroom:instance:create",
+    "strongroom:instance:limit",
     "strongroom:store:verify",
 )
 BUILT_IN: Mapping[str, str] = {

@@ -72,9 +72,9 @@ def _work(job: OwnedJob, handler: Handler, ambient: Ambient) -> Ending:
     try:
         return Ending("DONE", result=handler.run(job))
     except JobFailed as error:
-        return Ending("FAILED", error=str(error))
+        return Ending("FAILED", result=error.result, error=str(error))
     except Cancelled as error:
-        return Ending("CANCELLED", error=str(error) or ASKED)
+        return Ending("CANCELLED", result=error.result, error=str(error) or ASKED)
     except Draining:
         return Ending("QUEUED", counted=False)
     except TryAgain as error:

@@ -23,7 +23,11 @@ from sqlalchemy import Connection
 
 
 class JobFailed(Exception):
-    """The job cannot succeed; the text says why and what to do, and becomes fail_reason."""
+    """The job cannot succeed; the text says why and what to do, and becomes fail_reason. `result` is what programs are told."""
+
+    def __init__(self, reason: str, result: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.result = result
 
 
 class TryAgain(Exception):
@@ -35,7 +39,11 @@ class TryAgain(Exception):
 
 
 class Cancelled(Exception):
-    """Somebody asked for the end of this job, or its deadline passed."""
+    """Somebody asked for the end of this job, or its deadline passed. `result` as that of JobFailed."""
+
+    def __init__(self, reason: str = "", result: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.result = result
 
 
 class Draining(Exception):

@@ -35,17 +35,18 @@ class Schedule:
     serial: str | None = None
 
 
-def put_schedule(jobs: LeasedJobs, conn: Connection, wanted: Schedule) -> None:
-    """Adds or changes a schedule; it is due `every` seconds from now, or when it was due already if that is sooner."""
-    first = jobs.clock.now() + wanted.every
+def put_schedule(jobs: LeasedJobs, conn: Connection, wanted: Schedule, first: float | None = None) -> None:
+    """Adds or changes a schedule; it is due `every` seconds from now, or `first` (seconds since the epoch), or when it was due
+    already if that is sooner."""
+    due = jobs.clock.now() + wanted.every if first is None else sa.literal(first, sa.Double)
     values = {
         "kind": wanted.kind, "args": json.dumps(dict(wanted.args)), "queue": wanted.queue, "serial": wanted.serial,
         "every": wanted.every, "paused": False,
     }  # fmt: skip
-    sooner = sa.case((t.c.next_due < first, t.c.next_due), else_=first)
+    sooner = sa.case((t.c.next_due < due, t.c.next_due), else_=due)
     changed = conn.execute(sa.update(t).where(t.c.name == wanted.name).values(next_due=sooner, **values))
     if changed.rowcount == 0:
-        conn.execute(sa.insert(t).values(name=wanted.name, next_due=first, **values))
+        conn.execute(sa.insert(t).values(name=wanted.name, next_due=due, **values))
 
 
 def remove_schedule(conn: Connection, name: str) -> None:

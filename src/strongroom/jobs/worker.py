@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy.exc import DBAPIError
 
@@ -31,13 +31,16 @@ log = logging.getLogger("strongroom.jobs")
 
 _PURGE_EVERY = 600.0  # seconds
 
+Claimable = Callable[[Collection[str], Collection[str]], Collection[str]]
+
 
 class Worker:
     """Claims and runs jobs of some queues until it is shut down. One start and one shutdown each.
 
     `ttl`: seconds that a lease lives without a heartbeat, after which others take over; `beat`: between heartbeats; `poll`:
     between looks for work that nobody announced; `threads`: jobs at a time; `hung`: see the module; `keep`: seconds that ended
-    internal jobs are kept. A job whose kind has no handler here is left to workers that have one.
+    internal jobs are kept. A job whose kind has no handler here is left to workers that have one. `claimable` says before
+    each claim which of all kinds may be begun beside the kinds of the jobs that run here.
     """
 
     def __init__(
@@ -52,11 +55,13 @@ class Worker:
         threads: int = 8,
         hung: float = 300.0,
         keep: float = 7 * 86400.0,
+        claimable: Claimable = lambda kinds, _running: kinds,
     ) -> None:
         self._jobs, self._handlers, self._queues = jobs, dict(handlers), list(queues)
         self._beat_every, self._poll, self._threads, self._hung, self._keep = beat, poll, threads, hung, keep
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{jobs.ambient.hex_id()[:12]}"
         self._claims = Claims(jobs, self.owner, ttl)
+        self._claimable = claimable
         self._contact = Contact(jobs.ambient, longest_gap=ttl / 2 + poll, hold_off=ttl + beat)
         self._lock = threading.Lock()
         self._running: dict[str, OwnedJob] = {}
@@ -107,9 +112,11 @@ class Worker:
     def _claim_one(self) -> bool:
         with self._lock:
             mine = list(self._running)
+            kinds = [job.claim.kind for job in self._running.values()]
         if len(mine) >= self._threads:
             return False
-        claim = self._claims.claim(self._queues, list(self._handlers), take_over=self._contact.may_take_over(), but=mine)
+        allowed = self._claimable(list(self._handlers), kinds)
+        claim = self._claims.claim(self._queues, allowed, take_over=self._contact.may_take_over(), but=mine)
         self._contact.made()
         if claim is None:
             return False

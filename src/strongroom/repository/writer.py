@@ -200,7 +200,8 @@ class _Batch:
 class PartWriter:
     """A capture's sink for one part of a lineage. One entry is open at a time; everything public is for one thread.
 
-    The parent's manifest is read first (Damaged if that cannot be). After an error, or where a part is not wanted, call abort().
+    `passing` is told the bytes that come in, and may take its time. The parent's manifest is read first (Damaged if that cannot
+    be). After an error, or where a part is not wanted, call abort().
     """
 
     def __init__(
@@ -218,7 +219,9 @@ class PartWriter:
         scratch: Path,
         control: Checks,
         compression: int = 1,
+        passing: Callable[[int], None] = lambda _size: None,
     ) -> None:
+        self._passing = passing
         self._control, self._parent, self._suspects = control, parent, dict(suspects)
         self._keys, self._lineage, self._seq, self._level = keys, lineage, seq, compression
         self._average = chunk_average
@@ -362,6 +365,7 @@ class _Entry:
         if self.finished:
             raise Misuse(f"entry {self._name} is finished")
         view = memoryview(data).cast("B")
+        self._writer._passing(len(view))
         while len(view):
             taken = view[: _BLOCK - len(self._buffer)]
             self._buffer += taken

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-from strongroom.engines.base import CaptureSink, Control, EngineUnreachable, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import (
+    CaptureSink,
+    Control,
+    EngineUnreachable,
+    EngineUnsupported,
+    Probe,
+    RestoreSource,
+    Summary,
+    Target,
+)
 
 
 class Seeded:
@@ -95,6 +105,10 @@ class Databases:
             raise EngineUnreachable(broken)
         self._restored()
         return Summary(len(found), sum(len(v) for v in found.values()))
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """No history of the simulation exports."""
+        raise EngineUnsupported("not here")
 
     def recover(self, target: Target) -> None:
         """Nothing can be left."""

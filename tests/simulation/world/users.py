@@ -83,7 +83,7 @@ def _on_a_backup(world: World, process: Process, kind: str) -> None:
     elif kind == "previewed":
         _previewed(world, process, [key])
     elif kind == "restore":
-        restoration.restore(ctx, project, key, world.target, lambda conn: None)
+        restoration.restore(ctx, project, key, world.target, lambda conn: None, overwrite=True)
     elif kind == "stop":
         creation.stop(ctx, project, key, lambda conn: None)
     else:

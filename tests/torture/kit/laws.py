@@ -232,6 +232,8 @@ class Laws:
 
     def delete(self, user: User, taken: Taken) -> None:
         """One delete with nothing beside it: the store's change is what its receipt says."""
+        if taken.held:  # perhaps: its hold, or its release, was not answered
+            self._api.insist(self._rnd, "DELETE", self._api.own(f"backups/{taken.id}/hold"))
         before = sum(self._house.store.objects().values())
         answer = self._api.insist(self._rnd, "DELETE", self._api.contract(f"v3/backups/{taken.id}"))
         self._story.count("deletes asked for")

@@ -354,7 +354,7 @@ class User:
         self.restored, unsure, self._unsure = None, self._unsure, True
         self.story.count("restores asked for")
         path = self.api.contract(f"v3/instances/{self.side.target_instance}/recovery")
-        answer = self.ask("POST", path, {"backup_id": taken.id})
+        answer = self.ask("POST", path, {"backup_id": taken.id, "overwrite": True})
         self.tell(f"restore of {taken.name}: {answer}")
         if not answer.definite:
             raise NoAnswer(str(answer))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
-from strongroom.engines.mongodb import capture, restore
+from strongroom.engines.base import CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
+from strongroom.engines.mongodb import capture, export, restore, survey
 from strongroom.engines.mongodb.catalogue import belongs
 from strongroom.engines.mongodb.connection import Client, connected, require_source
 from strongroom.engines.mongodb.reading import average_and_size
@@ -36,9 +37,17 @@ class MongoEngine:
         """See `Engine.capture`."""
         return capture.capture(target, sink, control, scratch)
 
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """See `Surveyor`. Collections and views are data, and users outside the databases whose users a restore keeps."""
+        return survey.survey(target, facts, size)
+
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`. Cancelled after the point of no return, the error carries a note on what the target holds."""
         return restore.restore(target, source, facts, control, scratch)
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """See `Engine.export`: a folder `dump` as mongodump makes it."""
+        return export.export(source, facts, folder, control)
 
     def recover(self, target: Target) -> None:
         """See `Engine.recover`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
@@ -25,6 +25,7 @@ from strongroom.engines.base import (
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.mongodb.accounts import restore_accounts
 from strongroom.engines.mongodb.catalogue import (
@@ -35,7 +36,6 @@ from strongroom.engines.mongodb.catalogue import (
     VIEW,
     Collection,
     belongs,
-    unpack,
 )
 from strongroom.engines.mongodb.connection import (
     RESTORE_RIGHTS,
@@ -45,17 +45,8 @@ from strongroom.engines.mongodb.connection import (
     release_of,
     translated,
 )
-from strongroom.engines.mongodb.documents import RAW, NotBson, frames, id_of, key_of
-from strongroom.engines.mongodb.names import (
-    CATALOG,
-    DATA,
-    PATCH,
-    ROLES,
-    TOUCHED,
-    USERS,
-    entry_name,
-    parse_entry_name,
-)
+from strongroom.engines.mongodb.contents import Contents, read_all
+from strongroom.engines.mongodb.documents import RAW, NotBson
 from strongroom.engines.mongodb.touched import TouchedIds
 
 INSERT_BYTES = 4 * 1024 * 1024
@@ -63,17 +54,6 @@ INSERT_DOCUMENTS = 10_000
 
 _MISSING, _EXISTS, _DUPLICATE = 26, 48, 11000
 _MAJORITY = {"w": "majority", "wtimeout": 60_000}
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What the backup holds, known after every byte of it was read once."""
-
-    collections: list[Collection] = field(default_factory=list)
-    dumped: set[str] = field(default_factory=set)  # namespaces with an entry `data/…`
-    patched: dict[str, bool] = field(default_factory=dict)  # namespace: whether the patch is whole
-    filtered: set[str] = field(default_factory=set)  # namespaces with an entry `touched/…`
-    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -100,7 +80,7 @@ def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], con
         require_target(client, facts)
         touched = TouchedIds(os.path.join(scratch, "touched"))
         try:
-            plan = _read_all(source, touched, control)
+            plan = read_all(source, touched, control)
             control.check()
             return _Restore(client, patient, source, plan, touched, control).run()
         finally:
@@ -135,80 +115,13 @@ def require_version(version: str, feature_version: str, facts: Mapping[str, Any]
         )
 
 
-def _read_all(source: RestoreSource, touched: TouchedIds, control: Control) -> _Plan:
-    """Reads every entry once. Raises EngineUnsupported if the backup is not whole."""
-    plan = _Plan()
-    entries = list(source.entries())
-    total = sum(entry.size for entry in entries)
-    for entry in entries:
-        try:
-            documents = 0
-            for batch in frames(_checked(source.read(entry.name), control)):
-                documents += len(batch)
-                plan.bytes += sum(map(len, batch))
-                control.progress("check", plan.bytes, total)
-                _notice(plan, touched, entry.name, batch)
-            _register(plan, entry.name, entry.facts)
-        except (NotBson, ValueError) as error:
-            raise EngineUnsupported(f"the entry {entry.name!r} of the backup cannot be read: {error}") from error
-        if entry.facts.get("documents", documents) != documents:
-            raise EngineUnsupported(f"the entry {entry.name!r} holds {documents} documents, not as many as were captured")
-    _require_whole(plan, {entry.name for entry in entries})
-    return plan
-
-
-def _checked(pieces: Iterator[bytes], control: Control) -> Iterator[bytes]:
-    for piece in pieces:
-        control.check()
-        yield piece
-
-
-def _notice(plan: _Plan, touched: TouchedIds, name: str, batch: list[bytes]) -> None:
-    if name == CATALOG:
-        plan.collections.extend(map(unpack, batch))
-    elif name.startswith(f"{TOUCHED}/"):
-        _, database, collection = parse_entry_name(name)
-        values = [id_of(document) for document in batch]
-        if None in values:
-            raise NotBson("a document without _id")
-        touched.add((f"{database}.{collection}", key_of(value), b"", 1) for value in values if value)
-
-
-def _register(plan: _Plan, name: str, facts: Mapping[str, Any]) -> None:
-    if name in (CATALOG, USERS, ROLES):
-        return
-    kind, database, collection = parse_entry_name(name)
-    namespace = f"{database}.{collection}"
-    if kind == DATA:
-        plan.dumped.add(namespace)
-    elif kind == PATCH:
-        plan.patched[namespace] = bool(facts["whole"])
-    elif kind == TOUCHED:
-        plan.filtered.add(namespace)
-    else:
-        raise ValueError("an entry of an unknown kind")
-
-
-def _require_whole(plan: _Plan, names: set[str]) -> None:
-    missing = {CATALOG, USERS, ROLES} - names
-    for item in plan.collections:
-        if not item.has_documents or plan.patched.get(item.namespace):
-            continue
-        if item.namespace not in plan.dumped:
-            missing.add(entry_name(DATA, item.database, item.stored_as))
-        if (item.namespace in plan.patched) != (item.namespace in plan.filtered):
-            missing.add(entry_name(TOUCHED, item.database, item.stored_as))
-    if missing:
-        raise EngineUnsupported(f"the backup lacks the entries {', '.join(sorted(missing)[:5])}")
-
-
 class _Restore:
     def __init__(
         self,
         client: Client,
         patient: Client,
         source: RestoreSource,
-        plan: _Plan,
+        plan: Contents,
         touched: TouchedIds,
         control: Control,
     ) -> None:
@@ -233,7 +146,7 @@ class _Restore:
         except NotBson as error:
             raise RestoreBroken(f"the backup reads differently the second time: {error}", self._state.words()) from error
         except Exception as error:  # a source's or the job's own error keeps its type and learns what the target holds
-            error.add_note(f"The target: {self._state.words()}")
+            tell_target(error, self._state.words())
             raise
         return Summary(len(self._plan.collections), self._written, {}, self._warnings)
 
@@ -269,23 +182,9 @@ class _Restore:
         self._command(item.database, {"create": item.name, **dict(item.options)}, harmless=harmless)
 
     def _fill(self, item: Collection) -> None:
-        whole = self._plan.patched.get(item.namespace)
-        if not whole:
-            for documents in self._documents(DATA, item):
-                self._insert(item, documents)
-        if whole is not None:
-            for documents in self._documents(PATCH, item):
-                self._insert(item, documents)
-
-    def _documents(self, kind: str, item: Collection) -> Iterator[list[bytes]]:
-        """The documents of an entry in batches; of the dump only those that the patch does not replace."""
-        filtering = kind == DATA and item.namespace in self._plan.filtered
-        for documents in frames(self._source.read(entry_name(kind, item.database, item.stored_as))):
-            if filtering:
-                keys = [key_of(id_of(document) or b"\0") for document in documents]
-                stale = self._touched.changed_after(item.namespace, keys)
-                documents = [document for key, document in zip(keys, documents, strict=True) if key not in stale]
-            yield from batches(documents)
+        for documents in self._plan.documents(self._source, self._touched, item):
+            for batch in batches(documents):
+                self._insert(item, batch)
 
     def _insert(self, item: Collection, documents: list[bytes]) -> None:
         self._control.check()
@@ -303,7 +202,7 @@ class _Restore:
         if "writeErrors" in reply or reply["n"] != len(documents):
             self._judge(item, len(documents) - int(reply["n"]), reply.get("writeErrors", []))
         self._written += sum(map(len, documents))
-        self._control.progress("data", self._written, max(self._plan.bytes, self._written))
+        self._control.progress("data", self._written, max(self._plan.size, self._written))
 
     def _judge(self, item: Collection, refused: int, errors: Sequence[Mapping[str, Any]]) -> None:
         """Refused documents break the restore, but for stored functions that are there already: no role may remove them."""

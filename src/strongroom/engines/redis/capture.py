@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from strongroom.ambient import Ambient
 from strongroom.engines.base import (
     CaptureBroken,
+    CaptureControl,
     CaptureSink,
-    Control,
     EngineError,
     EngineUnreachable,
     EngineUnsupported,
@@ -41,7 +41,7 @@ class Origin:
     offset: int
 
 
-def capture(target: Target, sink: CaptureSink, control: Control, scratch: str, ambient: Ambient) -> Summary:
+def capture(target: Target, sink: CaptureSink, control: CaptureControl, scratch: str, ambient: Ambient) -> Summary:
     """See Engine.capture. One entry, `rdb`: the sorted dump."""
     path = os.path.join(scratch, "original.rdb")
     origin = _spool(target, control, path, scratch, ambient)
@@ -82,7 +82,7 @@ def announce(wire: Wire) -> None:
         raise
 
 
-def _spool(target: Target, control: Control, path: str, scratch: str, ambient: Ambient) -> Origin:
+def _spool(target: Target, control: CaptureControl, path: str, scratch: str, ambient: Ambient) -> Origin:
     """Fetches the dump as it comes into a new file."""
     pace = Pace(control, "read")
     with open_wire(target, ambient, pace.beat) as wire:
@@ -92,9 +92,9 @@ def _spool(target: Target, control: Control, path: str, scratch: str, ambient: A
         with scratch_errors(scratch), open(path, "xb") as file:
             try:
                 if header.startswith(b"$EOF:"):
-                    _copy_to_mark(wire, file, header[5:], pace)
+                    _copy_to_mark(wire, file, header[5:], pace, control)
                 else:
-                    _copy(wire, file, int(header[1:]), pace)
+                    _copy(wire, file, int(header[1:]), pace, control)
             except EngineUnreachable as error:
                 raise EngineUnreachable(f"{error}, {pace.done} bytes into the dump; nothing of it is kept") from error
     pace.finish()
@@ -121,7 +121,7 @@ def _header(wire: Wire) -> bytes:
     return header
 
 
-def _copy(wire: Wire, file: BinaryIO, size: int, pace: Pace) -> None:
+def _copy(wire: Wire, file: BinaryIO, size: int, pace: Pace, control: CaptureControl) -> None:
     pace.expect(size)
     left = size
     while left:
@@ -129,13 +129,17 @@ def _copy(wire: Wire, file: BinaryIO, size: int, pace: Pace) -> None:
         file.write(piece)
         left -= len(piece)
         pace.advance(len(piece))
+        control.took(len(piece))
 
 
-def _copy_to_mark(wire: Wire, file: BinaryIO, mark: bytes, pace: Pace) -> None:
+def _copy_to_mark(wire: Wire, file: BinaryIO, mark: bytes, pace: Pace, control: CaptureControl) -> None:
     """Copies until the last bytes are the mark. It counts only at the very end: the server sends nothing after it."""
     tail = b""
     while tail != mark:
-        tail += wire.read(_PIECE, STREAM_SECONDS)
+        piece = wire.read(_PIECE, STREAM_SECONDS)
+        tail += piece
         file.write(tail[:-_MARK_BYTES])
         pace.advance(max(0, len(tail) - _MARK_BYTES))
         tail = tail[-_MARK_BYTES:]
+        if tail != mark:  # the server is done with us
+            control.took(len(piece))

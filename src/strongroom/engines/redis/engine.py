@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
 from strongroom.engines.redis import marks
 from strongroom.engines.redis.capture import capture
+from strongroom.engines.redis.export import export
 from strongroom.engines.redis.probe import probe
 from strongroom.engines.redis.restore import restore
+from strongroom.engines.redis.survey import survey
 
 
 class RedisEngine:
@@ -26,13 +29,22 @@ class RedisEngine:
         """Version, size and whether the user may take a backup. Changes nothing."""
         return probe(target, self._ambient)
 
-    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+    def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
         """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone."""
         return capture(target, sink, control, scratch, self._ambient)
+
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """A master of a version that reads the dump, with the memory for it; keys and function libraries are data."""
+        del size  # the dump is compressed: what it took in memory is among its facts
+        return survey(target, facts, self._ambient)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """Replaces everything the target holds; a target that cannot be brought to the new data keeps its old."""
         return restore(target, source, facts, control, scratch, self._ambient)
+
+    def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
+        """One file, `dump.rdb`: what a server of the backup's version or a newer one starts from."""
+        return export(source, facts, folder, control)
 
     def recover(self, target: Target) -> None:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""

@@ -28,6 +28,7 @@ from strongroom.engines.base import (
     RestoreSource,
     Summary,
     Target,
+    tell_target,
 )
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY
@@ -38,6 +39,7 @@ from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
 SEND_SECONDS = 60.0  # how long the target may take nothing
 LOAD_SECONDS = 600.0  # silence while the target loads: it sends newlines unless it frees or swaps very much at once
+OLD_DATA, NEW_DATA = "its old data, as a master", "the data of the backup, as a master"
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
 _ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded
@@ -66,7 +68,7 @@ def restore(
     path = os.path.join(scratch, "restore.rdb")
     try:
         dump = _fetched(source, path, control, scratch)
-        checked = check_target(target, dump, control, ambient)
+        checked = check_target(target, dump.version, control, ambient)
         keys = _replace(target, path, dump, control, ambient)
         warnings = _saved(target, checked.dumps, control, ambient)
     finally:
@@ -100,26 +102,32 @@ def _fetched(source: RestoreSource, path: str, control: Control, scratch: str) -
     return dump
 
 
-def check_target(target: Target, dump: rdb.Dump, control: Control, ambient: Ambient) -> Checked:
+def check_target(target: Target, rdb_version: int, control: Control, ambient: Ambient) -> Checked:
     """Everything about the target that can be known beforehand; also ends what an earlier restore left there."""
     release(target, ambient, control.check)
     with open_wire(target, ambient, control.check) as wire:
-        info = wire.info()
-        version = info.get("redis_version", "")
-        if dump.version > newest_rdb(version):
-            what = f"the backup's RDB version {dump.version} is too new for the target, Redis {version}"
-            raise EngineUnsupported(f"{what}: restore into a newer server")
-        if info.get("cluster_enabled") == "1":
-            raise EngineUnsupported(
-                "the target runs in cluster mode, where a server cannot be given a master: restore into a single server"
-            )
-        if info.get("role") != "master":
-            where = f"{info.get('master_host')}:{info.get('master_port')}"
-            raise EngineUnsupported(f"the target is a replica of {where}: restore into its master, or detach it first")
-        if wire.setting("tls-replication") == "yes":
-            raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
-        _prove_rights(wire)
-        return Checked(version, dumps=bool(wire.setting("save")))
+        info = require_target(wire, rdb_version)
+        return Checked(info.get("redis_version", ""), dumps=bool(wire.setting("save")))
+
+
+def require_target(wire: Wire, rdb_version: int) -> dict[str, str]:
+    """A master that reads this version of RDB, and whose user may do what a restore does; returns its INFO. Changes nothing."""
+    info = wire.info()
+    version = info.get("redis_version", "")
+    if rdb_version > newest_rdb(version):
+        what = f"the backup's RDB version {rdb_version} is too new for the target, Redis {version}"
+        raise EngineUnsupported(f"{what}: restore into a newer server")
+    if info.get("cluster_enabled") == "1":
+        raise EngineUnsupported(
+            "the target runs in cluster mode, where a server cannot be given a master: restore into a single server"
+        )
+    if info.get("role") != "master":
+        where = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise EngineUnsupported(f"the target is a replica of {where}: restore into its master, or detach it first")
+    if wire.setting("tls-replication") == "yes":
+        raise EngineUnsupported("the target wants TLS from its master (tls-replication yes), which a restore does not speak")
+    _prove_rights(wire)
+    return info
 
 
 def _prove_rights(wire: Wire) -> None:
@@ -158,9 +166,11 @@ def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambien
                 release(target, ambient, control.check, door.place)
         except EngineError as error:
             raise _failed(target, ambient, error, door.place, replid if synchronising else None) from error
-        except BaseException:
+        except BaseException as error:
             with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
                 release(target, ambient, only=door.place)
+                loaded = synchronising and _holds_ours(target, ambient, replid)
+                tell_target(error, NEW_DATA if loaded else OLD_DATA)
             raise
     return _proved(target, ambient, replid)
 
@@ -184,9 +194,9 @@ def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[s
         state = f"unknown, for it does not answer ({worse}); if it had to be started again it holds what it last saved"
         return RestoreBroken(str(error), state)
     if loaded:
-        return RestoreBroken(str(error), "the data of the backup, as a master")
+        return RestoreBroken(str(error), NEW_DATA)
     if replid is not None:
-        return RestoreBroken(str(error), "its old data, as a master")
+        return RestoreBroken(str(error), OLD_DATA)
     return type(error)(f"{error}; the target still holds its old data")
 
 
@@ -319,5 +329,10 @@ def _idle(wire: Wire, control: Control, ambient: Ambient) -> dict[str, str]:
 def _keys(target: Target, ambient: Ambient) -> dict[str, int]:
     """How many keys the target now shows in each database."""
     with open_wire(target, ambient) as wire:
-        spaces = {name[2:]: value for name, value in wire.info().items() if name[:2] == "db" and name[2:].isdigit()}
+        return keys_in(wire.info())
+
+
+def keys_in(info: dict[str, str]) -> dict[str, int]:
+    """Keys by database, as INFO tells."""
+    spaces = {name[2:]: value for name, value in info.items() if name[:2] == "db" and name[2:].isdigit()}
     return {db: int(value.partition("keys=")[2].partition(",")[0] or 0) for db, value in spaces.items()}

@@ -165,6 +165,24 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('QUEUED', 'RUNNING')"),
     )
     op.create_table(
+        "backup_policy",
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("keep_days", sa.Integer(), nullable=False),
+        sa.Column("start_time", sa.Text(), nullable=False),
+        sa.Column("period", sa.Text(), nullable=False),
+        sa.Column("last_window", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["instance"], ["instance.id"], name=op.f("fk_backup_policy_instance_instance")),
+        sa.PrimaryKeyConstraint("instance", name=op.f("pk_backup_policy")),
+    )
+    op.create_table(
+        "limits",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("bytes_per_second", sa.BigInteger(), nullable=True),
+        sa.Column("jobs", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("subject", name=op.f("pk_limits")),
+    )
+    op.create_table(
         "lineage",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),

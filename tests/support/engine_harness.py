@@ -1,0 +1,311 @@
+"""What the behaviour suite needs of an engine: two servers of it that can be filled, changed, asked and killed.
+
+A further engine joins by one class that does what EngineHarness says, and its place in HARNESSES.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import bson
+import pytest
+import redis
+from pymongo import MongoClient
+
+from strongroom.engines.base import Engine, Target
+from strongroom.engines.mongodb import MongoEngine
+from strongroom.engines.redis import RedisEngine
+from support.mongodb_samples import description, put, without_standing_users
+from support.mongodb_server import ROLES, MongoServer, find_mongod, running
+from support.redis_server import RedisServer, binaries, redis_server, version_of
+
+Side = Literal["source", "other"]
+
+RECORDS, RECORD_BYTES = 4000, 1000
+TINY = 50_000
+
+
+class EngineHarness(Protocol):
+    """Two running servers; every method is about one side of them. `content` and what it returns are compared by ==."""
+
+    engine: Engine
+    odd_names: Sequence[str]  # of whatever the engine lets users name: keys, collections, tables
+    huge: int  # bytes of the largest value that it takes
+
+    def target(self, side: Side) -> Target:
+        """How the service enters: with all rights that it needs for captures and restores."""
+
+    def stranger(self, side: Side, password: str) -> Target:
+        """The same with this password, which is wrong."""
+
+    def wipe(self, side: Side) -> None:
+        """Empties it."""
+
+    def fill(self, side: Side) -> None:
+        """RECORDS records of about RECORD_BYTES random bytes each."""
+
+    def change(self, side: Side) -> None:
+        """Changes one in a hundred of what `fill` put, wherever they lie."""
+
+    def put(self, side: Side, name: str, value: bytes) -> None:
+        """One value under a name."""
+
+    def get(self, side: Side, name: str) -> bytes | None:
+        """It; None if there is none."""
+
+    def put_tiny(self, side: Side, count: int) -> None:
+        """Many values of a few bytes."""
+
+    def content(self, side: Side) -> Any:
+        """All that it holds, by the server's own digests where it has them."""
+
+    def kill(self, side: Side) -> None:
+        """As a crash does. Its data need not outlive it."""
+
+    def start(self, side: Side) -> None:
+        """After `kill`."""
+
+    def writing(self, side: Side) -> Any:
+        """A context manager: writers that keep an invariant, until it ends; their errors fail the test. `begin` comes before."""
+
+    def require_invariant(self, side: Side) -> None:
+        """What the writers keep holds of the data that is there."""
+
+
+LONG = "l" * 255
+NAMES = ("with space", "dots..in.it", "quo\"te's", "ünïcödé 数据 🗝", "per%2Fcent/back\\slash", "UPPER lower", "a?b#c&d=e:f*[x]")
+
+
+class Writers:
+    """Threads that do one thing again and again."""
+
+    def __init__(self, *works: Callable[[random.Random, int], None]) -> None:
+        self._stop, self.errors, self.rounds = threading.Event(), list[BaseException](), 0
+        self._threads = [threading.Thread(target=self._run, args=(number, work)) for number, work in enumerate(works)]
+
+    def _run(self, number: int, work: Callable[[random.Random, int], None]) -> None:
+        dice, count = random.Random(number), 0
+        try:
+            while not self._stop.is_set():
+                work(dice, count)
+                count += 1
+                self.rounds += 1
+        except BaseException as error:
+            self.errors.append(error)
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        while self.rounds < 10 and not self.errors:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self.errors, self.errors
+
+
+class RedisHarness:
+    """Two Redis servers of one version."""
+
+    engine: Engine = RedisEngine()
+    odd_names = (*NAMES, LONG, "", "\r\n$EOF:\0")
+    huge = 64 << 20
+
+    def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
+        self._servers: dict[str, RedisServer] = {
+            side: stack.enter_context(redis_server(folder, password="of-a-test", binary=binary)) for side in ("source", "other")
+        }
+
+    @staticmethod
+    def variants() -> list[Any]:
+        return [pytest.param((RedisHarness, one), id="redis-" + ".".join(map(str, version_of(one)))) for one in binaries()]
+
+    def _client(self, side: Side, db: int = 0) -> redis.Redis:
+        return self._servers[side].client(db=db)
+
+    def target(self, side: Side) -> Target:
+        return Target(self._servers[side].address, self._servers[side].password)
+
+    def stranger(self, side: Side, password: str) -> Target:
+        return Target(self._servers[side].address, password)
+
+    def wipe(self, side: Side) -> None:
+        with self._client(side) as client:
+            client.flushall()
+
+    def fill(self, side: Side) -> None:
+        dice = random.Random(1)
+        with self._client(side) as client:
+            client.mset({f"key:{number:06}": dice.randbytes(RECORD_BYTES) for number in range(RECORDS)})
+        with self._client(side, 3) as client:
+            client.hset("hash", mapping={f"field {number}": number for number in range(2000)})
+
+    def change(self, side: Side) -> None:
+        dice = random.Random(2)
+        with self._client(side) as client:
+            client.mset({f"key:{number:06}": dice.randbytes(RECORD_BYTES) for number in range(0, RECORDS, 100)})
+
+    def put(self, side: Side, name: str, value: bytes) -> None:
+        with self._client(side) as client:
+            client.set(name, value)
+
+    def get(self, side: Side, name: str) -> bytes | None:
+        with self._client(side) as client:
+            found: Any = client.get(name)
+            return found  # type: ignore[no-any-return]
+
+    def put_tiny(self, side: Side, count: int) -> None:
+        with self._client(side) as client:
+            for first in range(0, count, 10_000):
+                client.mset({str(number): number for number in range(first, min(first + 10_000, count))})
+
+    def content(self, side: Side) -> Any:
+        with self._client(side) as client:
+            spaces = {name: one["keys"] for name, one in client.info("keyspace").items()}
+            return client.execute_command("DEBUG", "DIGEST"), spaces
+
+    def kill(self, side: Side) -> None:
+        self._servers[side].kill()
+
+    def start(self, side: Side) -> None:
+        self._servers[side].start()
+
+    @contextmanager
+    def writing(self, side: Side) -> Iterator[None]:
+        """Money moves from one account to another in transactions, each with an entry in a journal."""
+        clients = [self._client(side) for _ in range(2)]
+        clients[0].mset({f"account:{number}": 1000 for number in range(50)} | {"transfers": 0})
+
+        def move(client: redis.Redis, dice: random.Random) -> None:
+            amount = dice.randrange(1, 50)
+            with client.pipeline(transaction=True) as pipe:
+                pipe.decrby(f"account:{dice.randrange(50)}", amount)
+                pipe.incrby(f"account:{dice.randrange(50)}", amount)
+                pipe.incr("transfers")
+                pipe.rpush("journal", amount)
+                pipe.execute()
+
+        works = [lambda dice, _count, client=client: move(client, dice) for client in clients]
+        try:
+            with Writers(*works):
+                yield
+        finally:
+            for client in clients:
+                client.close()
+
+    def require_invariant(self, side: Side) -> None:
+        with self._client(side) as client:
+            accounts = client.mget([f"account:{number}" for number in range(50)])
+            assert sum(int(one) for one in accounts) == 50_000
+            assert int(client.get("transfers")) == client.llen("journal") > 0
+
+
+class MongoHarness:
+    """Two MongoDB replica sets of one node each."""
+
+    engine: Engine = MongoEngine()
+    odd_names = (*NAMES, "l" * 240)  # with its database a name has 255 bytes at most
+    huge = 16 * 1024 * 1024 - len(bson.encode({"_id": "x" * 10, "value": b""}))
+
+    def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
+        del folder, binary
+        self._servers: dict[str, MongoServer] = {side: stack.enter_context(running()) for side in ("source", "other")}
+
+    @staticmethod
+    def variants() -> list[Any]:
+        found = find_mongod()
+        return [pytest.param((MongoHarness, found), id="mongodb")] if found else []
+
+    def _client(self, side: Side) -> MongoClient[Any]:
+        return self._servers[side].client()
+
+    def target(self, side: Side) -> Target:
+        return self._servers[side].target("admin")
+
+    def stranger(self, side: Side, password: str) -> Target:
+        return self._servers[side].target("admin", password)
+
+    def wipe(self, side: Side) -> None:
+        self._servers[side].wipe()
+
+    def fill(self, side: Side) -> None:
+        dice = random.Random(1)
+        with self._client(side) as client:
+            client["shop"]["orders"].insert_many(
+                [{"_id": number, "n": number % 7, "body": dice.randbytes(RECORD_BYTES)} for number in range(RECORDS)]
+            )
+            client["shop"]["orders"].create_index("n")
+            client["other"]["things"].insert_many([{"_id": number} for number in range(2000)])
+
+    def change(self, side: Side) -> None:
+        dice = random.Random(2)
+        with self._client(side) as client:
+            for number in range(0, RECORDS, 100):
+                client["shop"]["orders"].update_one({"_id": number}, {"$set": {"body": dice.randbytes(RECORD_BYTES)}})
+
+    def put(self, side: Side, name: str, value: bytes) -> None:
+        with self._client(side) as client:
+            put(client["odd_Nämes-1"], name, {"_id": 1, "value": value})
+
+    def get(self, side: Side, name: str) -> bytes | None:
+        with self._client(side) as client:
+            found = client["odd_Nämes-1"].command({"find": name, "limit": 1})["cursor"]["firstBatch"]
+            return found[0]["value"] if found else None
+
+    def put_tiny(self, side: Side, count: int) -> None:
+        with self._client(side) as client:
+            client["tiny"]["c"].insert_many([{"_id": number} for number in range(count)])
+
+    def content(self, side: Side) -> Any:
+        with self._client(side) as client:
+            return without_standing_users(description(client), {f"admin.{user}" for user in ROLES})
+
+    def kill(self, side: Side) -> None:
+        self._servers[side].kill()
+
+    def start(self, side: Side) -> None:
+        self._servers[side].start()
+
+    @contextmanager
+    def writing(self, side: Side) -> Iterator[None]:
+        """Money moves from one collection's documents to another's in transactions, each with an entry in a journal."""
+        with self._client(side) as client:
+            bank = client["bank"]
+            for name in ("left", "right"):
+                bank[name].insert_many([{"_id": number, "money": 1000} for number in range(50)])
+            bank["counter"].insert_one({"_id": "transfers", "n": 0})
+            bank.create_collection("journal")
+
+            def move(dice: random.Random, _count: int) -> None:
+                amount = dice.randrange(1, 50)
+
+                def transfer(session: Any) -> None:
+                    bank["left"].update_one({"_id": dice.randrange(50)}, {"$inc": {"money": -amount}}, session=session)
+                    bank["right"].update_one({"_id": dice.randrange(50)}, {"$inc": {"money": amount}}, session=session)
+                    bank["counter"].update_one({"_id": "transfers"}, {"$inc": {"n": 1}}, session=session)
+                    bank["journal"].insert_one({"amount": amount}, session=session)
+
+                with client.start_session() as session:
+                    session.with_transaction(transfer)
+
+            with Writers(move, move):
+                yield
+
+    def require_invariant(self, side: Side) -> None:
+        with self._client(side) as client:
+            bank = client["bank"]
+            money = [one["money"] for name in ("left", "right") for one in bank[name].find()]
+            assert (len(money), sum(money)) == (100, 100_000)
+            assert bank["counter"].find_one()["n"] == bank["journal"].count_documents({}) > 0
+
+
+HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants()]

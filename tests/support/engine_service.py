@@ -1,0 +1,79 @@
+"""A whole service in this process over a real engine: catalog, store in memory, jobs by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from strongroom.ambient import Machine
+from strongroom.backups import creation, instances, restoration
+from strongroom.backups.context import Context
+from strongroom.backups.creation import BackupJob
+from strongroom.backups.incarnation import take_possession
+from strongroom.backups.removal import RemoveJob
+from strongroom.backups.restoration import RestoreJob
+from strongroom.catalog import tables as t
+from strongroom.catalog.database import open_catalog
+from strongroom.engines.base import Engine, Target
+from strongroom.identity import accounts
+from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
+from strongroom.identity.secrets import Sealer
+from strongroom.jobs.leases import LeasedJobs
+from strongroom.jobs.port import JobView
+from strongroom.jobs.stepwise import StepwiseWorker
+from strongroom.repository.keys import RootKey
+from strongroom.storage.memory import MemoryStore
+from support.vault import ROOT
+
+
+class EngineService:
+    """One project; instances are registered by what the engine needs to enter them. A context manager."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        ambient = Machine()
+        self.catalog = open_catalog(f"sqlite:///{folder / 'catalog.db'}")
+        t.metadata.create_all(self.catalog.engine)
+        (folder / "scratch").mkdir()
+        jobs = LeasedJobs(self.catalog, ambient)
+        self.ctx = Context(
+            self.catalog, MemoryStore(), jobs, {engine.name: engine}, RootKey(ROOT), Sealer(ROOT), ambient, folder / "scratch"
+        )
+        take_possession(self.ctx)
+        with self.catalog.write() as conn:
+            self.project = accounts.found(conn, ambient, "account", "project", "admin", None).project
+        handlers = {"backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "remove": RemoveJob(self.ctx)}
+        self._worker = StepwiseWorker(jobs, handlers, ["default"])
+        self._engine = engine
+
+    def __enter__(self) -> EngineService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.catalog.close()
+
+    def register(self, name: str, target: Target) -> str:
+        """A new instance. Raises what registering raises."""
+        new = instances.NewInstance(name, self._engine.name, target.address, target.password)
+        return instances.register(self.ctx, self.project, new, lambda conn, key: None)
+
+    def backup(self, instance: str) -> tuple[str, Mapping[str, Any]]:
+        """A completed backup and its job's result."""
+        wanted = creation.Wanted("a-backup")
+        key, job = creation.create(self.ctx, self.project, instance, wanted, lambda conn, key: None)
+        view = self._ended(job)
+        assert view.state == "DONE", view.error
+        assert view.result is not None
+        return key, view.result
+
+    def restore(self, backup: str, instance: str, *, overwrite: bool = False) -> JobView:
+        """The job of a restore, after its end."""
+        return self._ended(restoration.restore(self.ctx, self.project, backup, instance, lambda conn: None, overwrite))
+
+    def _ended(self, job: str) -> JobView:
+        while self._worker.step() is not None:
+            pass
+        with self.catalog.read() as conn:
+            view = self.ctx.jobs.get(conn, job)
+        assert view is not None
+        return view
