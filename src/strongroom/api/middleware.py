@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strongroom.api import errors
-from strongroom.api.limiter import Limiter
+from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.services import Services
 from strongroom.identity.principal import Principal
 from strongroom.identity.signatures import Received
@@ -78,7 +78,7 @@ class Border:
             self._report(scope, arrival, answering.status, self._services.ambient.monotonic() - begun)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
-        if wait := self._addresses.take(arrival.source):
+        if wait := self._addresses.take(site_of(arrival.source)):
             raise errors.TooManyRequests("address", wait)
         self._check_head(scope)
         body = await self._read(scope, receive)

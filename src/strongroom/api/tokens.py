@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from strongroom.api.authentication import Caller, authenticated_router, public_router
 from strongroom.api.contract import Text
 from strongroom.api.errors import NOT_FOUND, ApiError, ParameterError, TooManyRequests
-from strongroom.api.limiter import Limiter
+from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.middleware import arrival_of
 from strongroom.api.services import Services, given
 from strongroom.identity import audit, temporary
@@ -121,7 +121,7 @@ def create_token(
     methods = sorted(set(proof.methods))
     if methods in (["password"], ["password", "totp"]):
         logins: Limiter = request.app.state.logins
-        if wait := logins.take(arrival.source):
+        if wait := logins.take(site_of(arrival.source)):
             raise TooManyRequests("address", wait)
         user = _by_password(services, asked, proof, second="totp" in methods)
     elif methods == ["token"]:
