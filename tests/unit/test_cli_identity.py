@@ -17,7 +17,7 @@ USER: dict[str, Any] = {
     "grants": [{"policy": "reader", "project": "default"}, {"policy": "mine", "project": None}],
     "keys": [
         {"access_key": "SR1", "enabled": False, "created_at": "2026-11-24T12:00:00+0000"},
-        {"access_key": "SR2", "enabled": True, "created_at": "2026-11-24T12:00:00+0000", "expires_at": "2026-11-24T13:00:00+0000"},
+        {"access_key": "SR2", "enabled": True, "created_at": "", "expires_at": "2026-11-24T13:00:00+0000"},
     ],
 }  # fmt: skip
 
