@@ -90,6 +90,20 @@ def test_a_user_with_a_second_factor_needs_its_code(house: House) -> None:
     assert answer.json()["token"]["methods"] == ["password", "totp"]
 
 
+def test_a_token_from_a_token_remembers_the_second_factor(house: House) -> None:
+    """With the time when the code was shown, and only where it was."""
+    secret = enrolled(house, house.new_user("ulla", "reader"))
+    shown_at = house.clock.now()
+    first = ask(house, code=now_code(house, secret)).headers["X-Subject-Token"]
+    house.clock.sleep(60)
+    body = {"auth": {"identity": {"methods": ["token"], "token": {"id": first}}, "scope": {"project": {"name": "default"}}}}
+    assert house.request("POST", "/v3/auth/tokens", json=body).status_code == 201
+    house.token()
+    with house.services.catalog.read() as conn:
+        rows = conn.execute(sa.select(t.token.c.method, t.token.c.mfa_at).order_by(t.token.c.issued_at)).all()
+    assert sorted(rows, key=str) == [("password", shown_at), ("password", None), ("token", shown_at)]
+
+
 def test_a_code_is_taken_once_and_no_older_one_after_it(house: House) -> None:
     """Who looks over a shoulder can use nothing."""
     secret = enrolled(house, house.new_user("ulla", "reader"))
