@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
@@ -42,7 +42,7 @@ Here = Annotated[Context, given(Context)]
 class BatchDeleteRequest(BaseModel):
     """1 to 10 backups, all or nothing."""
 
-    backup_ids: list[BackupId]
+    backup_ids: Annotated[list[BackupId], FailFast()]
 
 
 class TableChoice(BaseModel):
@@ -82,7 +82,7 @@ class RecoveryRequest(BaseModel):
 
     backup_id: BackupId
     password: str | None = None
-    overwrite: bool | None = None
+    overwrite: Annotated[bool | None, Field(strict=True)] = None
 
 
 class Filters(Between, RowPage):

@@ -24,7 +24,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import NoResultFound
 
-from strongroom.backups import errors, gathering, removal, staleness
+from strongroom.backups import errors, gathering, quotas, removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
@@ -66,7 +66,8 @@ class Wanted:
 
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
-    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable."""
+    """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable,
+    QuotaReached."""
     nodes: Sequence[Node] | None = None
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
@@ -85,6 +86,12 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
         except lifespans.AlreadyBuilding:
             break
     raise errors.InstanceBusy(f"another backup of instance {row.name} is being taken: try again when it has ended")
+
+
+def _admit(instance: Row[Any], conn: Connection) -> None:
+    """The project's quotas let one more backup in, and the instance stays registered."""
+    quotas.require(conn, instance.project, "backup", "stored_bytes")
+    lock_instance(conn, instance.project, instance.id)
 
 
 class _LineageMoved(Exception):
@@ -117,8 +124,7 @@ def _create(
     engine = ctx.engines[instance.engine]
     lineages = {node: line or ctx.ambient.hex_id() for node, line in known.items()}
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
-    guard = partial(lock_instance, project=instance.project, instance=instance.id)
-    with ctx.catalog.decide(guard, lineages=[line for line in known.values() if line is not None]) as conn:
+    with ctx.catalog.decide(partial(_admit, instance), lineages=[line for line in known.values() if line is not None]) as conn:
         found = _open_lineages(conn, instance.id, wanted.scope)
         if {node: found.get(node) for node in known} != known:
             raise _LineageMoved

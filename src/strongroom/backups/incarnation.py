@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +90,7 @@ def _require_root_key(ctx: Context) -> None:
         k = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
     if sealed is not None:
         open_lineage_keys(ctx.root_key, sealed.id, sealed.sealed_keys)
-        return
-    try:
+    try:  # the first thing that a rotation of the root key seals anew
         open_owner(ctx.root_key, k, ctx.store.get(names.owner(k)))
     except (Damaged, ObjectMissing) as error:
         log.warning("the owner's mark in the store cannot be read: %s", error)
@@ -107,11 +105,13 @@ def put_owner(ctx: Context) -> None:
         ).scalar()
     if planned is None:
         return
-    data = seal_owner(ctx.root_key, k)
-    with suppress(ObjectExists):  # put by a start that ended before it could say so
-        ctx.store.put_new(names.owner(k), data)
+    before = open_owner(ctx.root_key, k - 1, ctx.store.get(names.owner(k - 1))) if k > 1 else None
+    try:
+        size = ctx.store.put_new(names.owner(k), seal_owner(ctx.root_key, k, before))
+    except ObjectExists:  # put by a start that ended before it could say so
+        size = len(ctx.store.get(names.owner(k)))
     with ctx.catalog.write() as conn:
-        stored(conn, planned, len(data))
+        stored(conn, planned, size)
 
 
 def recognise(ctx: Context, file: Path) -> bool:

@@ -36,6 +36,7 @@ from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError, WrongKey
 from strongroom.repository.fetching import Holder
 from strongroom.repository.keys import (
+    Former,
     LineageKeys,
     RootKey,
     open_closed,
@@ -110,8 +111,8 @@ class _Locator:
 def rebuild(ctx: Context, report: Report) -> Rebuilt:
     """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
     StoreError."""
-    require_root_key(ctx.root_key, ctx.store)
-    k = _take_store(ctx)
+    former = require_root_key(ctx.root_key, ctx.store)
+    k = _take_store(ctx, former)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
     result = Rebuilt()
@@ -123,7 +124,7 @@ def rebuild(ctx: Context, report: Report) -> Rebuilt:
             by_lineage[parsed.lineage].append((stat, parsed))
     for number, (lineage, objects) in enumerate(sorted(by_lineage.items()), 1):
         report(f"lineage {number} of {len(by_lineage)}: {len(objects)} objects")
-        _Lineage(ctx, lineage, objects, result, report).rebuild()
+        _Lineage(ctx, lineage, objects, former, result, report).rebuild()
     with ctx.catalog.write() as conn:
         _miss_parts(conn, result)
         conn.execute(sa.update(t.installation).values(incarnation=""))
@@ -145,8 +146,10 @@ def _miss_parts(conn: Connection, result: Rebuilt) -> None:
             result.damaged += conn.execute(sa.update(t.backup).where(here).values(state="FAILED", fail_reason=told)).rowcount
 
 
-def require_root_key(root: RootKey, store: Store) -> None:
-    """Raises WrongKey unless the root key opens an owner's mark of the store, or where none can be read, a lineage's keys."""
+def require_root_key(root: RootKey, store: Store) -> Former:
+    """Raises WrongKey unless the root key opens an owner's mark of the store, or where none can be read, a lineage's keys.
+
+    Returns what the mark says of root keys that were rotated away."""
     k, wrong = 1, None
     while store.stat(names.owner(k)) is not None:
         k += 1
@@ -167,18 +170,19 @@ def require_root_key(root: RootKey, store: Store) -> None:
             except (RepositoryError, ObjectMissing):
                 continue
             else:
-                return
+                return {}
     if wrong is not None:
         raise wrong
+    return {}
 
 
-def _take_store(ctx: Context) -> int:
+def _take_store(ctx: Context, former: Former) -> int:
     k = 1
     while ctx.store.stat(names.owner(k)) is not None:
         k += 1
     while True:
         try:
-            size = ctx.store.put_new(names.owner(k), seal_owner(ctx.root_key, k))
+            size = ctx.store.put_new(names.owner(k), seal_owner(ctx.root_key, k, former))
             break
         except ObjectExists:
             k += 1
@@ -199,9 +203,15 @@ class _Lineage:
     """One lineage's share of the rebuild."""
 
     def __init__(
-        self, ctx: Context, lineage: str, objects: list[tuple[Stat, names.ParsedName]], result: Rebuilt, report: Report
+        self,
+        ctx: Context,
+        lineage: str,
+        objects: list[tuple[Stat, names.ParsedName]],
+        former: Former,
+        result: Rebuilt,
+        report: Report,
     ) -> None:
-        self._ctx, self._lineage, self._result, self._report = ctx, lineage, result, report
+        self._ctx, self._lineage, self._former, self._result, self._report = ctx, lineage, former, result, report
         self._objects = objects
         self._packs: dict[int, _Pack] = {}
 
@@ -232,7 +242,7 @@ class _Lineage:
     def _is_closed(self) -> bool:
         for stat, _ in self._of("closed"):
             try:
-                open_closed(self._ctx.root_key, self._lineage, self._ctx.store.get(stat.name))
+                open_closed(self._ctx.root_key, self._lineage, self._ctx.store.get(stat.name), self._former)
             except RepositoryError as error:
                 self._report(f"{stat.name}: {error}; the lineage counts as open")
                 return False

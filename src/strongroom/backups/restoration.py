@@ -135,20 +135,20 @@ class RestoreJob:
                 engine.recover(target)
             summary, warnings = self._restore(job, instance, parts, str(scratch))
         except Draining:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             raise
         except Cancelled as error:
-            _end_leftovers(engine, target)
-            raise Cancelled(_told(error), self._state(job, error)) from error
+            end_leftovers(engine, target)
+            raise Cancelled(told(error), failed_state(job, error)) from error
         except StoreError as error:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             if not error.permanent and job.attempts < ATTEMPTS:
                 raise TryAgain(str(error)) from error
-            raise JobFailed(f"the store failed: {_told(error)}", self._state(job, error)) from error
+            raise JobFailed(f"the store failed: {told(error)}", failed_state(job, error)) from error
         except (EngineError, RepositoryError, OSError) as error:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             self._note_damage(error)
-            raise JobFailed(_told(error), self._state(job, error)) from error
+            raise JobFailed(told(error), failed_state(job, error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {
@@ -167,21 +167,9 @@ class RestoreJob:
                 job.progress("looking at the target", 0)
                 ground = survey(engine, target, facts, sum(part.plain_bytes for part in parts))
                 if ground.holds is not None and not job.args.get("overwrite", True):
-                    raise NotEmpty(
-                        f"instance {instance.name} holds {ground.holds}, which a restore would replace: empty it, or restore "
-                        "with overwrite (the command line's --overwrite)"
-                    )
-                _begin(ctx, job)
+                    raise NotEmpty(instance.name, ground.holds)
+                begin(ctx, job)
             return engine.restore(target, source, facts, job, scratch), ground.warnings
-
-    def _state(self, job: Running, error: BaseException) -> Mapping[str, Any]:
-        """What programs are told of a restore that did not succeed."""
-        told = target_state(error)
-        if told is None:
-            told = UNCHANGED
-            if job.args.get("begun"):
-                told = "not changed by this try; an earlier one of this job, which was interrupted, may have changed it"
-        return {"target_state": told}
 
     def _note_damage(self, error: Exception) -> None:
         """What the restore found damaged is suspect from now on, so that the next backup stores it anew."""
@@ -206,13 +194,19 @@ class RestoreJob:
         if job.attempts == 0 and job.epoch == 1:
             return  # cancelled before it ran
         _, instance, _ = self._rows(job)
-        _end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+        end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
 
 
 class NotEmpty(EngineError):
     """The target holds data, and nobody has said that it may be replaced. Nothing was changed."""
 
     permanent = True
+
+    def __init__(self, name: str, holds: str) -> None:
+        super().__init__(
+            f"instance {name} holds {holds}, which a restore would replace: empty it, or restore "
+            "with overwrite (the command line's --overwrite)"
+        )
 
 
 def survey(engine: Engine, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
@@ -223,14 +217,24 @@ def survey(engine: Engine, target: Target, facts: Mapping[str, Any], size: int) 
     return Ground(f"some {probe.size} bytes" if probe.size else None, probe.warnings)
 
 
-def _begin(ctx: Context, job: Running) -> None:
+def begin(ctx: Context, job: Running) -> None:
     """Durable before the first change, so that the run after a crash does not take this one's data for somebody's."""
     with ctx.catalog.write(job.guard) as conn:
         args = json.dumps({**job.args, "begun": True})
         conn.execute(sa.update(t.job).where(t.job.c.id == job.id).values(args=args))
 
 
-def _end_leftovers(engine: Engine, target: Target) -> None:
+def failed_state(job: Running, error: BaseException) -> Mapping[str, Any]:
+    """What programs are told of a restore that did not succeed."""
+    told = target_state(error)
+    if told is None:
+        told = UNCHANGED
+        if job.args.get("begun"):
+            told = "not changed by this try; an earlier one of this job, which was interrupted, may have changed it"
+    return {"target_state": told}
+
+
+def end_leftovers(engine: Engine, target: Target) -> None:
     """Ends what the restore left in the target. That this fails must not hide why the restore did."""
     try:
         engine.recover(target)
@@ -238,6 +242,6 @@ def _end_leftovers(engine: Engine, target: Target) -> None:
         log.warning("what a restore left in %s could not be ended: %s", target.address, error)
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """The error with what the adapter noted on it: what state the target is in."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])

@@ -163,6 +163,31 @@ def restore(backup_id: str, into: str, overwrite: bool, wait_: bool) -> None:
     say({**answer, "job": job}, lambda console: show_job(console, job))
 
 
+@backup.command("import")
+@click.argument("bucket", metavar="BUCKET")
+@click.argument("files", metavar="FILE…", nargs=-1, required=True)
+@click.option("--into", required=True, metavar="INSTANCE", help="The registered Redis to fill, by name or id. It must be empty.")
+@click.option("--overwrite", is_flag=True, help="What the database holds may be replaced.")
+@click.option("--wait", "wait_", is_flag=True, help="Follow the job to its end.")
+@shared
+def import_(bucket: str, files: tuple[str, ...], into: str, overwrite: bool, wait_: bool) -> None:
+    """Make a registered Redis hold what the RDB FILEs in BUCKET hold together.
+
+    A bucket is a folder that an operator of the server has made: imports/PROJECT/BUCKET in its data folder.
+    """
+    from strongroom.cli.client import segment, text_of
+
+    with client() as api:
+        body = {"recovery_info": {"bucket_name": bucket, "files": list(files)}, "overwrite": overwrite}
+        answer = api.contract("POST", f"v3/redis/instances/{segment(resolve(api, into))}/recovery", body=body)
+        job_id = text_of(answer, "job_id")
+        if not wait_:
+            say_line(answer, f"Job {job_id} imports into {into}.")
+            return
+        job = _follow(api, answer, job_id)
+    say({**answer, "job": job}, lambda console: show_job(console, job))
+
+
 @backup.command("stop")
 @click.argument("backup_id", metavar="ID")
 @shared

@@ -56,17 +56,18 @@ class RestoreBroken(EngineError):
 
 def tell_target(error: BaseException, state: str) -> None:
     """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
-    error.add_note(f"The target: {state}.")
-    setattr(error, _STATE, state)
+    error.add_note(f"{_NOTED}{state}")
 
 
 def target_state(error: BaseException) -> str | None:
     """What the target holds after this error, in words; None where nobody has said."""
-    state: str | None = getattr(error, _STATE, None)
-    return state
+    if isinstance(error, RestoreBroken):
+        return error.target_state
+    noted = [note.removeprefix(_NOTED) for note in getattr(error, "__notes__", ()) if note.startswith(_NOTED)]
+    return noted[-1] if noted else None
 
 
-_STATE = "target_state"
+_NOTED = "The target: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,23 @@ class CaptureSink(Protocol):
         """
 
 
+class NothingShared:
+    """A base of sinks that keep nothing of earlier captures."""
+
+    history = ""
+    parent_facts: Mapping[str, Any] | None = None
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """See CaptureSink: none."""
+        del name
+        return None
+
+    def adopt_entry(self, name: str) -> bool:
+        """See CaptureSink: it must be read."""
+        del name
+        return False
+
+
 class RestoreSource(Protocol):
     """What a restore reads. Every byte is verified before it is handed out; damage raises, it never passes."""
 
@@ -202,6 +220,13 @@ class Summary:
     warnings: Sequence[str] = ()
 
 
+@runtime_checkable
+class Versioned(Protocol):
+    """An engine that says which releases of its server it is tested with, oldest first: "6.2"."""
+
+    versions: Sequence[str]
+
+
 class Engine(Protocol):
     """One kind of database. Methods may be called from several threads for different targets."""
 
@@ -237,6 +262,18 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Importer(Protocol):
+    """What an engine can do besides, where files of its own kind can be put into an instance without a backup of ours."""
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """Makes the target hold what the files (name for people → path) hold together; `scratch` as for a capture.
+
+        The files may change or vanish at any time: they are copied first. As in a restore everything that can be checked is
+        checked before the point of no return. Raises RestoreBroken after that point, other EngineErrors before it.
+        """
+
+
+@runtime_checkable
 class ClusterEngine(Engine, Protocol):
     """An engine whose instances have nodes. A backup has one part a node, captured by a worker on that node's host.
 
@@ -264,3 +301,28 @@ class Surveyor(Protocol):
 
         Returns within some ten seconds. Raises EngineError where the restore could not succeed.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a server holds beside what a backup says."""
+
+    expected: Mapping[str, int]  # counts by name: "keys", "documents"
+    found: Mapping[str, int]  # the same names
+    digests: int  # how many digests of content were compared
+    differences: Sequence[str]  # sentences, the first of them; none: all is as it was captured
+    warnings: Sequence[str] = ()
+
+
+@runtime_checkable
+class Rehearser(Protocol):
+    """An engine that can try a restore out: in a server that is started for it and thrown away."""
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """A server of its own on the loopback, with a password, in an empty private folder that the caller removes. It ends
+        with the block, and with this process however that ends. Raises EngineUnsupported where its program is not installed."""
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """Reads what the sandbox holds after a restore, and compares counts and content. Raises EngineError."""
