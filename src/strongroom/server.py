@@ -53,9 +53,9 @@ from strongroom.api.wire import Wire
 from strongroom.backups import automation, rehearsal
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
-from strongroom.backups.creation import BackupJob, PartJob, node_queue
+from strongroom.backups.creation import BackupJob, PartJob
 from strongroom.backups.deletion import DeleteJob
-from strongroom.backups.gathering import TidyJob
+from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.importing import ImportJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.pacing import claimable

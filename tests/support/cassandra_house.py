@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from strongroom.ambient import Machine
 from strongroom.backups import creation, deletion, instances, restoration
 from strongroom.backups.context import Context, Options
-from strongroom.backups.creation import BackupJob, PartJob, node_queue
+from strongroom.backups.creation import BackupJob, PartJob
 from strongroom.backups.deletion import DeleteJob
-from strongroom.backups.gathering import TidyJob
+from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.reading import reading
 from strongroom.backups.removal import RemoveJob

@@ -141,7 +141,7 @@ def _create(
         )  # fmt: skip
         for lineage in sorted(lineages.values()):
             lifespans.begin(conn, lineage, backup)
-        queues = {lineages[node.id]: node_queue(node) for node in nodes if node.id}
+        queues = {lineages[node.id]: gathering.node_queue(node) for node in nodes if node.id}
         args = {"backup": backup, "parts": queues} if queues else {"backup": backup}
         job = ctx.jobs.submit(
             conn, "backup", args, project=instance.project, instance=instance.id, backup=backup,
@@ -149,11 +149,6 @@ def _create(
         )  # fmt: skip
         note(conn, backup)
     return backup, job
-
-
-def node_queue(node: Node) -> str:
-    """The queue of a node's jobs: its host's worker serves it."""
-    return f"node:{node.address}"
 
 
 def _open_lineages(conn: Connection, instance: str, scope: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.catalog import tables as t
-from strongroom.engines.base import ClusterEngine, EngineError
+from strongroom.engines.base import ClusterEngine, EngineError, Node
 from strongroom.jobs.port import DuplicateJob, JobFailed, Running
 from strongroom.repository.errors import RepositoryError
 from strongroom.storage.base import ObjectMissing
@@ -30,6 +30,11 @@ ATTEMPTS = 3
 _POLL = 0.2  # seconds
 
 log = logging.getLogger("strongroom.backups")
+
+
+def node_queue(node: Node) -> str:
+    """The queue of a node's jobs: its host's worker serves it."""
+    return f"node:{node.address}"
 
 
 def gather(ctx: Context, job: Running, backup: str, queues: Mapping[str, str]) -> Mapping[str, Any]:

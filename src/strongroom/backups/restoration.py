@@ -25,8 +25,8 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
-from strongroom.backups.creation import node_queue
 from strongroom.backups.damage import damage_in, note_damage
+from strongroom.backups.gathering import node_queue
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
