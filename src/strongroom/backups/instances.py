@@ -77,6 +77,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         ).first()
         if busy is not None:
             raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
+        conn.execute(sa.delete(t.limits).where(t.limits.c.subject == instance))
         policies.forget(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)
