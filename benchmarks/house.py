@@ -15,11 +15,13 @@ from sqlalchemy import Connection
 from benchmarks.tree_engine import Readable, TreeEngine, address_of
 from strongroom.ambient import Machine
 from strongroom.backups import creation, deletion, restoration
+from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, Wanted
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.instances import NewInstance, register, unregister
+from strongroom.backups.policies import EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -162,7 +164,7 @@ def opened(
         ctx = Context(catalog, store, jobs, {one.name: one for one in (engine, *engines)}, root, sealer, ambient, scratch, chosen)
         take_possession(ctx)
         with _running(jobs, handlers(ctx), threads) as run_jobs:
-            yield House(ctx, engine, _project(ctx), run_jobs)
+            yield House(ctx, engine, project_of(ctx), run_jobs)
     finally:
         store.close()
         catalog.close()
@@ -170,7 +172,10 @@ def opened(
 
 def handlers(ctx: Context) -> dict[str, Handler]:
     """Every kind of job."""
-    return {"backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+    return {
+        "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+        EXPIRE: ExpireJob(ctx),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -186,7 +191,8 @@ def _running(jobs: LeasedJobs, kinds: dict[str, Handler], threads: int) -> Itera
         worker.shutdown(10.0)
 
 
-def _project(ctx: Context) -> str:
+def project_of(ctx: Context) -> str:
+    """The one project of a catalog, founded if need be."""
     with ctx.catalog.write() as conn:
         known = conn.execute(sa.text("SELECT id FROM project")).scalar()
         return str(known or accounts.found(conn, ctx.ambient, "benchmark", "default", "admin", None).project)

@@ -156,13 +156,30 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
             yield NO_BACKUP, "PUT", us.own(f"backups/{key}/hold"), {"reason": "ours now"}
             yield NO_BACKUP, "DELETE", us.own(f"backups/{key}/hold"), None
             yield NO_BACKUP, "GET", us.own(f"deletions/{key}"), None
+            yield NO_BACKUP, "POST", us.own("verifications"), {"backup_id": key}
+            yield NO_BACKUP, "POST", us.url("instances"), {"name": "theft", "restore_info": {"backup_id": key}}
         yield NO_INSTANCE, "POST", us.url(f"instances/{instance}/backups"), {"name": "theft"}
         yield NO_INSTANCE, "POST", us.url(f"instances/{instance}/recovery"), {"backup_id": us.backup}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}"), None
         yield NO_INSTANCE, "DELETE", us.own(f"instances/{instance}"), None
+        yield NO_INSTANCE, "DELETE", us.url(f"instances/{instance}"), None
+        yield NO_INSTANCE, "POST", us.own("verifications"), {"instance_id": instance}
+        yield NO_INSTANCE, "GET", us.url(f"instances/{instance}/tags"), None
+        tag = {"key": "stolen", "value": "yes"}
+        for action in ("create", "delete"):
+            yield NO_INSTANCE, "POST", us.url(f"instances/{instance}/tags/action"), {"action": action, "tags": [tag]}
+        for rest in ("databases", "tables?database_name=d", "backups/restorable-time-periods", "backups/policy"):
+            yield NO_INSTANCE, "GET", us.url(f"instances/{instance}/{rest}"), None
+        yield NO_INSTANCE, "PUT", us.url(f"instances/{instance}/backups/policy"), {"backup_policy": {"keep_days": 0}}
+        for rest in ("pitr", "pitr/policy"):
+            yield NO_INSTANCE, "GET", us.url(f"redis/instances/{instance}/{rest}"), None
+        yield NO_INSTANCE, "PUT", us.url(f"redis/instances/{instance}/pitr/policy"), {"enabled": False}
+        yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/limits"), None
+        yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/limits"), {"bytes_per_second": None}
         for job in jobs:
             yield NO_JOB, "GET", us.own(f"jobs/{job}"), None
             yield NO_JOB, "POST", us.own(f"jobs/{job}/cancel"), None
+            yield NO_JOB, "DELETE", us.url(f"scheduled-jobs/{job}"), None
 
     never = (f"{'0' * 32}br14", f"{'1' * 32}br14", f"{'2' * 32}br14", f"{'0' * 32}in14")
     nobody = ["00000000-0000-0000-0000-000000000000"] * 3
@@ -185,7 +202,13 @@ def test_no_list_shows_anything_of_somebody_else(site: Site, stranger: Tenant) -
     us = site.ours
     strange = {stranger.instance, stranger.backup, stranger.second, stranger.deleted, *stranger.jobs.values()}
     lists = [us.url("backups", "v4"), us.url("backups", "v3.1"), us.url("backups?offset=1&limit=100"), us.url("instances")]
-    lists += [us.url("jobs"), us.own("instances"), us.own("deletions"), us.url(f"backups/{us.backup}/restorable-instances")]
+    lists += [
+        us.url("scheduled-jobs?limit=100"),
+        us.url("jobs"),
+        us.own("instances"),
+        us.own("deletions"),
+        us.url(f"backups/{us.backup}/restorable-instances"),
+    ]
     for url in lists:
         answer = us.http.get(url)
         assert answer.status_code == 200
@@ -197,6 +220,18 @@ def test_no_list_shows_anything_of_somebody_else(site: Site, stranger: Tenant) -
             assert us.http.get(us.url("backups", version), params=query).json() == {"backups": [], "total_count": 0}
     older = {"offset": "1", "limit": "10", "backup_id": stranger.backup}
     assert us.http.get(us.url("backups"), params=older).json() == {"backups": [], "total_count": 0}
+    assert us.http.get(us.url("scheduled-jobs"), params={"instance_id": stranger.instance}).json()["schedules"] == []
+    with site.server.catalog() as catalog, catalog.write() as conn:
+        here = t.instance.c.id == stranger.instance
+        conn.execute(sa.update(t.instance).where(here).values(labels=json.dumps({SECRET_NAME: SECRET_NAME})))
+    assert us.http.get(us.url("tags")).json() == {"tags": [], "total_count": 0}
+    for match in ({"key": "instance_id", "value": stranger.instance}, {"key": "instance_name", "value": f"*{SECRET_NAME}"}):
+        for wanted in ({"matches": [match]}, {"tags": [{"key": SECRET_NAME, "values": []}]}):
+            found = us.http.post(us.url("instances/resource-instances/action"), json={"action": "filter", **wanted})
+            assert found.json() == {"instances": [], "total_count": 0}
+    assert us.http.get(us.own(f"instances?tag={SECRET_NAME}")).json() == {"instances": [], "total_count": 0}
+    used = us.http.get(us.url("quotas")).json()["quotas"]["resources"]
+    assert {one["type"]: one["used"] for one in used}["instance"] == 1, "only our own is counted"
     for query in ({"id": stranger.instance}, {"name": f"*{SECRET_NAME}"}):
         assert us.http.get(us.url("instances"), params=query).json() == {"instances": [], "total_count": 0}
     for job in stranger.jobs.values():
@@ -259,6 +294,21 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
         ("instance", "GET", us.own(f"instances/{instance}"), None),
         ("register", "POST", us.own("instances"), {"name": "nothing", "engine": "redis", "address": "redis://127.0.0.1:1"}),
         ("unregister", "DELETE", us.own(f"instances/{instance}"), None),
+        ("delete instance", "DELETE", us.url(f"instances/{instance}"), None),
+        ("tags", "GET", us.url("tags"), None),
+        ("tag", "POST", us.url(f"instances/{instance}/tags/action"), {"action": "create", "tags": [{"key": "k"}]}),
+        ("find by tag", "POST", us.url("instances/resource-instances/action"), {"action": "filter"}),
+        ("quotas", "GET", us.url("quotas"), None),
+        ("set quotas", "PUT", us.own("quotas"), {}),
+        ("recycled", "GET", us.url("recycle-instances"), None),
+        ("recycle policy", "GET", us.url("instances/recycle-policy"), None),
+        ("set recycle policy", "PUT", us.url("instances/recycle-policy"), {}),
+        ("databases", "GET", us.url(f"instances/{instance}/databases"), None),
+        ("moments", "GET", us.url(f"redis/instances/{instance}/pitr/policy"), None),
+        ("set moments", "PUT", us.url(f"redis/instances/{instance}/pitr/policy"), {"enabled": False}),
+        ("versions", "GET", us.url("datastores/redis/versions"), None),
+        ("tasks", "GET", us.url("scheduled-jobs"), None),
+        ("cancel task", "DELETE", us.url(f"scheduled-jobs/{job}"), None),
         ("backup", "GET", us.own(f"backups/{backup}"), None),
         ("preview", "POST", us.own("backups/preview"), {"backup_ids": [backup]}),
         ("hold", "PUT", us.own(f"backups/{backup}/hold"), {"reason": "x"}),
@@ -277,7 +327,8 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
 
 LOOKING = {
     "list v4", "list v3.1", "list v3", "restorable", "jobs", "job", "instances", "own instances", "instance", "backup",
-    "preview", "deletions", "deletion",
+    "preview", "deletions", "deletion", "tags", "find by tag", "quotas", "recycled", "recycle policy", "databases", "moments",
+    "versions", "tasks",
 }  # fmt: skip
 
 
@@ -294,9 +345,9 @@ def statement(*actions: str, effect: str = "Allow", version: str = "1.1", **more
         ([statement("nosql:backup:delete", Resource=["*"])], {"delete", "batch delete"}),
         ([statement("gaussdbfornosql:instance:deleteBackup", version="5.0")], {"delete", "batch delete"}),
         ([statement("GaussDBforNoSQL:Instance:DeleteBackup", version="5.0")], {"delete", "batch delete"}),
-        ([statement("gaussdbfornosql:*:delete*", version="5.0")], {"delete", "batch delete"}),
+        ([statement("gaussdbfornosql:*:delete*", version="5.0")], {"delete", "batch delete", "delete instance"}),
         ([statement("nosql:backup:delete", Resource=[f"nosql:*:*:backup:{'0' * 32}br14"])], set()),
-        ([statement("nosql:backup:list")], {"list v4", "list v3.1", "backup"}),
+        ([statement("nosql:backup:list")], {"list v4", "list v3.1", "backup", "databases", "moments"}),
         (["administrator", statement("nosql:backup:delete", effect="Deny")], None),
         (["administrator", statement("gaussdbfornosql:instance:deleteBackup", effect="Deny", version="5.0")], None),
     ],

@@ -36,9 +36,11 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 
 from strongroom.backups import errors
+from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.policies import EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -133,6 +135,7 @@ class Actor:
         self.handlers: dict[str, Handler] = {
             "backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "delete": DeleteJob(self.ctx),
             "remove": RemoveJob(self.ctx),
+            EXPIRE: ExpireJob(self.ctx),
         }  # fmt: skip
         engine = self.catalog.engine
         if not self.catalog.postgres:

@@ -17,10 +17,12 @@ import sqlalchemy as sa
 
 from strongroom.ambient import Machine
 from strongroom.backups import creation, deletion, instances, restoration
+from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
+from strongroom.backups.policies import EXPIRE
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -164,6 +166,7 @@ class Vault:
         ctx = self.ctx
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            EXPIRE: ExpireJob(ctx),
         }  # fmt: skip
         self.worker = StepwiseWorker(self.jobs, handlers, ["default"])
 

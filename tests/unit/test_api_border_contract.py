@@ -106,3 +106,63 @@ def test_a_span_has_both_ends_in_order_and_is_not_too_long(begin: float | None, 
     else:
         with pytest.raises(ParameterError):
             c.check_span(begin, end, c.LONGEST_JOB_SPAN)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "expected"),
+    [
+        (None, None, (None, None)),
+        (100.0, None, (100.0, 500.0)),
+        (900.0, None, (900.0, 900.0)),
+        (None, 3e6, (3e6 - c.LONGEST_JOB_SPAN, 3e6)),
+        (100.0, 200.0, (100.0, 200.0)),
+    ],
+)
+def test_a_span_of_jobs_is_filled_in(begin: float | None, end: float | None, expected: tuple[Any, Any]) -> None:
+    """A begin alone goes up to now, an end alone begins 30 days before."""
+    assert c.filled_span(begin, end, 500.0) == expected
+
+
+def test_a_span_of_jobs_has_at_most_thirty_days() -> None:
+    """However it is given."""
+    for begin, end in ((0.0, None), (0.0, c.LONGEST_JOB_SPAN + 1), (2.0, 1.0)):
+        with pytest.raises(ParameterError):
+            c.filled_span(begin, end, c.LONGEST_JOB_SPAN + 1)
+
+
+def test_paging_in_a_body_is_a_number_or_its_digits() -> None:
+    """As the SDK sends them; nothing else is taken for a number."""
+    for value, fits in (
+        (7, True),
+        ("7", True),
+        ("0", True),
+        (7.0, False),
+        (True, False),
+        ("-1", False),
+        (" 7", False),
+        (None, False),
+    ):
+        assert takes(c.BodyOffset, value) is fits, value
+    assert [takes(c.BodyLimit100, value) for value in (0, 1, 100, 101, "100")] == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "fits"),
+    [("team", True), (" team ", True), ("中文-1_a", True), ("a" * 36, True), ("a" * 37, False), ("", False), ("a b", False)],
+)
+def test_a_tags_key_has_its_form(key: str, fits: bool) -> None:
+    """Letters, digits, _ and -; blanks around it are none of it."""
+    assert takes(c.TagKey, key) is fits
+
+
+def test_an_instance_is_filtered_by_its_id_or_a_part_of_it() -> None:
+    """A part begins with `*`."""
+    for value, fits in (
+        ("0" * 32 + "in14", True),
+        ("*00", True),
+        ("*", True),
+        ("00", False),
+        ("*\x00", False),
+        ("*" + "a" * 300, False),
+    ):
+        assert takes(c.InstanceIdOrPart, value) is fits

@@ -100,6 +100,11 @@ def test_a_wrong_method_is_405_and_says_which_there_are(house: House) -> None:
     assert answer.headers["Allow"] == "GET"
 
 
+def test_the_allow_header_has_what_all_routes_of_the_path_take(house: House) -> None:
+    """Not only what the first of them takes."""
+    assert house.request("PATCH", "/v3/auth/tokens").headers["Allow"] == "GET, POST, DELETE"
+
+
 @pytest.mark.parametrize(
     "content",
     [

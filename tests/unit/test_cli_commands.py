@@ -294,3 +294,76 @@ def test_help_imports_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+QUOTAS = {
+    "quotas": [
+        {"type": "instance", "quota": 5, "used": 2},
+        {"type": "backup", "quota": None, "used": 7},
+        {"type": "stored_bytes", "quota": 1 << 40, "used": 3 << 20},
+    ]
+}
+
+
+def test_quotas_are_shown_in_words() -> None:
+    """What is used and allowed; bytes in binary units, nothing set is no limit."""
+    result = FakeServer({f"GET {OWN}/quotas": QUOTAS}).run("quota", "show")
+    said = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert said[2:] == [
+        ["instances", "2", "5"], ["backups", "7", "no", "limit"], ["stored", "bytes", "3.0", "MiB", "1.0", "TiB"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body"),
+    [
+        (("--instances", "5"), {"instance": 5}),
+        (("--backups", "none", "--stored", "2T"), {"backup": None, "stored_bytes": 2 << 40}),
+        (("--stored", "500GiB"), {"stored_bytes": 500 << 30}),
+        (("--stored", "0"), {"stored_bytes": 0}),
+    ],
+)
+def test_a_quota_is_set_by_a_number_or_a_size(arguments: tuple[str, ...], body: dict[str, object]) -> None:
+    """Only what is named is sent; none takes a limit away."""
+    server = FakeServer({f"PUT {OWN}/quotas": QUOTAS})
+    assert json.loads(server.run("quota", "set", *arguments, "--json").stdout) == QUOTAS
+    assert server.bodies() == [body]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--instances", "5G"), ("--backups", "-1"), ("--stored", "much")])
+def test_a_quota_that_is_none_is_wrong_use(arguments: tuple[str, ...]) -> None:
+    """And nothing is sent."""
+    server = FakeServer({})
+    assert (server.run("quota", "set", *arguments).exit_code, server.requests) == (2, [])
+
+
+def test_tags_are_put_and_taken_off_by_the_instances_name() -> None:
+    """What is taken off goes first, so that a tag can be changed to another in one command."""
+    tags = f"/v3/{PROJECT}/instances/{CACHE['id']}/tags"
+    found = {"tags": [{"key": "stage", "value": "live"}]}
+    server = FakeServer({**INSTANCES, f"POST {tags}/action": (202, {}), f"GET {tags}": found})
+    result = server.run("instance", "tag", "cache", "stage=live", "owner", "--remove", "team")
+    assert "stage=live" in result.stdout
+    assert server.bodies() == [
+        {"action": "delete", "tags": [{"key": "team"}]},
+        {"action": "create", "tags": [{"key": "stage", "value": "live"}, {"key": "owner", "value": ""}]},
+    ]
+    assert server.run("instance", "tag", "cache").exit_code == 2
+
+
+def test_instances_are_listed_by_tag() -> None:
+    """Each tag is a parameter of its own."""
+    server = FakeServer({f"GET {OWN}/instances": {"instances": []}})
+    assert "No instance has these tags" in server.run("instance", "list", "--tag", "stage=live", "--tag", "team").stdout
+    assert server.requests[0].url.params.get_list("tag") == ["stage=live", "team"]
+
+
+def test_the_recycle_bin_names_what_is_left() -> None:
+    """Until when it is listed, and the newest backup."""
+    one = {
+        "id": CACHE["id"], "name": "cache", "data_store": {"type": "redis", "version": "7.0"}, "backup_id": BACKUP,
+        "deleted_at": "2026-11-27T10:00:00+0000", "retained_until": "2026-12-04T10:00:00+0000",
+    }  # fmt: skip
+    result = FakeServer({f"GET /v3/{PROJECT}/recycle-instances": {"instances": [one]}}).run("instance", "recycled")
+    assert BACKUP in result.stdout
+    assert "2026-12-04 10:00:00" in result.stdout

@@ -49,6 +49,31 @@ _signature_scheme = APIKeyHeader(
 )
 
 
+class _Asking(Request):
+    """A request whose JSON holds text alone: half a character or a NUL can be kept by no database, and is nobody's name."""
+
+    async def json(self) -> Any:
+        value = await super().json()
+        if b"\\u" in await self.body():  # raw they are no JSON
+            _require_text(value)
+        return value
+
+
+def _require_text(value: Any) -> None:
+    """Raises ValueError for a text, at any depth, that is none."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            one.encode()
+            if "\x00" in one:
+                raise ValueError("a NUL in a text")
+        elif isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            left += one
+
+
 class PublicRoute(APIRoute):
     """A route whose path parameters reach the handler decoded."""
 
@@ -57,7 +82,7 @@ class PublicRoute(APIRoute):
 
         async def decoded(request: Request) -> Response:
             _decode(request)
-            return await handle(request)
+            return await handle(_Asking(request.scope, request.receive))
 
         return decoded
 
@@ -82,14 +107,14 @@ class AuthenticatedRoute(APIRoute):
             _decode(request)
             services: Services = request.app.state.services
             arrival = arrival_of(request.scope)
-            asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source)
+            asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source, arrival.secure)
             arrival.principal = await run_in_threadpool(
                 identify, services.catalog, services.ambient, services.sealer, arrival.received, asked
             )
             users: Limiter = request.app.state.users
             if wait := users.take(arrival.principal.user):
                 raise errors.TooManyRequests("user", wait)
-            return await handle(request)
+            return await handle(_Asking(request.scope, request.receive))
 
         return authenticated
 

@@ -78,9 +78,20 @@ def _form(pattern: str) -> StringConstraints:
 ProjectId = Annotated[str, _form("[0-9a-f]{32}"), coded("DBS.280408", "Invalid project id.")]
 BackupId = Annotated[str, _form("[0-9a-f]{32}br[0-9]{2}"), coded("DBS.201212", "Backup ID is illegal.")]
 InstanceId = Annotated[str, _form("[0-9a-f]{32}in[0-9]{2}"), coded("DBS.280404", "Invalid DB instance ID.")]
+InstanceIdOrPart = Annotated[
+    str, _form(r"([0-9a-f]{32}in[0-9]{2}|\*[^\x00]{0,255})"), coded("DBS.280404", "Invalid DB instance ID.")
+]
+"""A filter: an id, or `*` and what stands anywhere in it."""
 JobId = Annotated[
     str, _form("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), coded("DBS.200001", "Parameter error: invalid job ID.")
 ]
+
+
+def _plain_path(name: str) -> str:
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError("not a plain path")
+    return name
+
 
 # --- names and words ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +110,29 @@ Description = Annotated[
     StringConstraints(max_length=256, pattern=r"""^[^>!<"&'=\x00]*$"""),
     coded("DBS.280127", """Invalid backup description: at most 256 characters, none of > ! < " & ' =."""),
 ]
+BucketName = Annotated[
+    str, _form("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"), coded("DBS.200001", "Parameter error: invalid bucket name.")
+]
+FileName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\\]*$"),
+    AfterValidator(_plain_path),
+    coded("DBS.200001", "Parameter error: invalid file name."),
+]
+"""A file in a bucket: folders with slashes, none of them empty, `.` or `..`."""
+TagKey = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True),
+    _form("[0-9A-Za-z_\u4e00-\u9fff-]{1,36}"),
+    coded("DBS.280441", "Invalid key: 1 to 36 letters, digits, _ or -."),
+]
+TagValue = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True),
+    _form("[0-9A-Za-z_.\u4e00-\u9fff-]{0,43}"),
+    coded("DBS.280444", "Invalid value: at most 43 letters, digits, _, . or -."),
+]
+"""Tags. Letters are ASCII's and Chinese ones."""
 Text = Annotated[
     str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$"), coded("DBS.200001", "Parameter error: invalid text.")
 ]
@@ -111,6 +145,9 @@ OlderBackupType = Annotated[
 ]
 BackupScope = Annotated[Literal["Instance", "DatabaseTable"], coded("DBS.280124", "Invalid type: Instance or DatabaseTable.")]
 """The query's `type`: whole instances or tables. In answers `type` is Auto or Manual."""
+TaskStatus = Annotated[
+    Literal["Pending", "Running", "Completed", "Failed", "Canceled"], coded("DBS.200001", "Parameter error: invalid job status.")
+]
 JobStatus = Annotated[Literal["Running", "Completed", "Failed"], coded("DBS.200001", "Parameter error: invalid job status.")]
 
 # --- pages -------------------------------------------------------------------------------------------------------------
@@ -120,6 +157,7 @@ _OFFSET_MESSAGE = "Invalid offset."
 Offset = Annotated[int, Field(ge=0, le=MOST_ROWS), coded("DBS.280440", _OFFSET_MESSAGE)]
 PageNumber = Annotated[int, Field(ge=1, le=MOST_ROWS // 100), coded("DBS.280440", _OFFSET_MESSAGE)]
 Limit100 = Annotated[int, Field(ge=1, le=100), coded("DBS.280439", _LIMIT_MESSAGE)]
+Limit300 = Annotated[int, Field(ge=1, le=300), coded("DBS.280439", _LIMIT_MESSAGE)]
 Limit1000 = Annotated[int, Field(ge=0, le=1000), coded("DBS.280439", _LIMIT_MESSAGE)]
 
 
@@ -129,6 +167,18 @@ def _one_of_limits(value: int) -> int:
     return value
 
 
+def _digits(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+_DIGITS = WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,10}$"}]})
+BodyOffset = Annotated[int, Field(ge=0, le=MOST_ROWS), BeforeValidator(_digits), _DIGITS, coded("DBS.280440", _OFFSET_MESSAGE)]
+BodyLimit100 = Annotated[int, Field(ge=1, le=100), BeforeValidator(_digits), _DIGITS, coded("DBS.280439", _LIMIT_MESSAGE)]
+"""Paging in a body: a number, or its digits as text, as the SDK sends them."""
 LimitOfJobs = Annotated[int, AfterValidator(_one_of_limits), coded("DBS.280439", _LIMIT_MESSAGE)]
 
 
@@ -175,7 +225,18 @@ class PeriodPage(Filter):
     """Paging of restorable periods: up to 1000 at a time."""
 
     offset: Offset = 0
-    limit: Limit1000 = 100
+    limit: Limit1000 = 1000
+
+    @property
+    def first_row(self) -> int:
+        return self.offset
+
+
+class MomentPage(Filter):
+    """Paging of the moments that a Redis can be restored to: up to 300 at a time."""
+
+    offset: Offset = 0
+    limit: Limit300 = 300
 
     @property
     def first_row(self) -> int:
@@ -237,6 +298,17 @@ class Between(Filter):
         """Raises ParameterError where only one is given or they are the wrong way round."""
         check_span(self.begin_time, self.end_time)
         return self
+
+
+def filled_span(begin: float | None, end: float | None, now: float) -> tuple[float | None, float | None]:
+    """The span of jobs that were created between two times, 30 days at most: a begin alone goes up to now, an end alone begins 30
+    days before. Raises ParameterError."""
+    if begin is not None and end is None:
+        end = max(begin, now)
+    elif begin is None and end is not None:
+        begin = end - LONGEST_JOB_SPAN
+    check_span(begin, end, LONGEST_JOB_SPAN)
+    return begin, end
 
 
 def check_span(begin: float | None, end: float | None, longest: float | None = None) -> None:

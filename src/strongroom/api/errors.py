@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from strongroom.identity import errors as identity
 from strongroom.identity.accounts import NameInvalid
@@ -27,6 +28,7 @@ TOO_LARGE = "APIGW.0201"
 NOT_AUTHENTICATED = "APIGW.0301"
 TOO_MANY = "DBS.280443"
 NOT_FOUND = "IAM.0004"
+NOT_ALLOWED_NOW = "DBS.200019"
 _LONGEST_MESSAGE = 2000
 
 
@@ -68,7 +70,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     identity.Forbidden: Answer(403, "DBS.280032"),
     identity.NotKnown: Answer(404, NOT_FOUND),
     identity.NameTaken: Answer(400, PARAMETER_ERROR),
+    identity.LastAdministrator: Answer(403, NOT_ALLOWED_NOW),
     identity.PolicyInvalid: Answer(400, PARAMETER_ERROR),
+    identity.CodeRefused: Answer(400, PARAMETER_ERROR),
     identity.WeakPassword: Answer(400, PARAMETER_ERROR),
     NameInvalid: Answer(400, PARAMETER_ERROR),
 }
@@ -108,16 +112,23 @@ async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
     return answer(row.status, row.code, row.message.replace("{}", str(error)))
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     headers = error.headers
     if error.status_code == 404:
         return answer(404, UNKNOWN_API, "The API does not exist.", headers)
     if error.status_code == 405:
-        return answer(405, UNKNOWN_API, "The API does not take this method.", headers)
+        return answer(405, UNKNOWN_API, "The API does not take this method.", {"Allow": ", ".join(_methods(request))})
     if error.status_code == 400:
         return answer(400, PARAMETER_ERROR, "Parameter error: the body cannot be read.", headers)
     return answer(error.status_code, PARAMETER_ERROR, str(error.detail), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path takes. Each route knows its own method alone."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    fits = [(method, {**scope, "method": method}) for method in ("GET", "POST", "PUT", "DELETE")]
+    return [method for method, asked in fits if any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)]
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:

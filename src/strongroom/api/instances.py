@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -12,11 +12,23 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
-from strongroom.api.contract import BackupId, DatastoreType, InstanceId, InstanceName, RowPage, Text, time_text
+from strongroom.api.contract import (
+    BackupId,
+    DatastoreType,
+    InstanceId,
+    InstanceIdOrPart,
+    InstanceName,
+    JobAccepted,
+    RowPage,
+    TagKey,
+    TagValue,
+    Text,
+    time_text,
+)
 from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import anew, instances, listing, policies
+from strongroom.backups import anew, instances, listing, policies, tagging
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
@@ -27,12 +39,20 @@ Here = Annotated[Context, given(Context)]
 
 
 class InstanceFilters(RowPage):
-    """Filters of the contract's list."""
+    """Filters of the contract's list. An id or a name that begins with `*` is looked for anywhere in it."""
 
-    id: InstanceId | None = None
+    id: InstanceIdOrPart | None = None
     name: Text | None = None
     datastore_type: DatastoreType | None = None
     mode: Text | None = None
+    vpc_id: Text | None = None
+    subnet_id: Text | None = None
+
+
+class OwnFilters(RowPage):
+    """Filters of our own list: `tag` is KEY or KEY=VALUE and may be given again."""
+
+    tag: Annotated[list[Text], Field(max_length=tagging.MOST)] = Field(default_factory=list)
 
 
 class RegisterRequest(BaseModel):
@@ -42,7 +62,7 @@ class RegisterRequest(BaseModel):
     engine: DatastoreType
     address: Annotated[str, Field(min_length=1, max_length=1000)]
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Annotated[dict[TagKey, TagValue], Field(max_length=tagging.MOST)] = Field(default_factory=dict)
 
 
 class Datastore(BaseModel):
@@ -56,7 +76,7 @@ class RestoreInfo(BaseModel):
 
     backup_id: BackupId | None = None
     source_instance_id: InstanceId | None = None
-    restore_time: int | None = None
+    restore_time: Annotated[int | None, Field(strict=True)] = None
 
 
 class CreateInstanceRequest(BaseModel):
@@ -129,15 +149,26 @@ def list_instances(
     ctx: Here,
     caller: Annotated[Principal, may("gaussdbfornosql:instance:list")],
 ) -> dict[str, Any]:
-    """Registered instances in the contract's fields; what has no meaning here is empty."""
+    """Registered instances, newest first, in the contract's fields; what has no meaning here is empty."""
+    if filters.vpc_id or filters.subnet_id:  # no instance is in any
+        return {"instances": [], "total_count": 0}
     with ctx.catalog.read() as conn:
         page = listing.list_instances(
-            conn, caller.required_project(), filters.first_row, filters.limit,
-            key=filters.id, name=filters.name, engine=filters.datastore_type,
+            conn, caller.required_project(), filters.first_row, filters.limit, newest_first=True,
+            key=filters.id, name=filters.name, engine=filters.datastore_type, mode=filters.mode,
         )  # fmt: skip
         known = policies.of(conn, [row.id for row in page.rows])
     shown = [_contract_fields(row, known.get(row.id, policies.OFF)) for row in page.rows]
     return {"instances": shown, "total_count": page.total}
+
+
+@router.delete("/v3/{project_id}/instances/{instance_id}", status_code=202)
+def delete_instance(
+    instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:instance:delete")]
+) -> JobAccepted:
+    """Takes an instance off the register; the database itself is left alone. Its automated backups are deleted, its manual ones
+    stay."""
+    return _unregister(instance_id, ctx, caller, "NoSQLDeleteInstance")
 
 
 @router.post("/strongroom/v1/{project_id}/instances", status_code=201)
@@ -156,11 +187,13 @@ def register_instance(
 
 @router.get("/strongroom/v1/{project_id}/instances")
 def list_own_instances(
-    page: Annotated[RowPage, Query()], ctx: Here, caller: Annotated[Principal, may("strongroom:instance:list")]
+    filters: Annotated[OwnFilters, Query()], ctx: Here, caller: Annotated[Principal, may("strongroom:instance:list")]
 ) -> dict[str, Any]:
-    """Registered instances with what is stored of them."""
+    """Registered instances by name, with what is stored of them."""
+    project, tags = caller.required_project(), _tags(filters.tag)
     with ctx.catalog.read() as conn:
-        found = listing.list_instances(conn, caller.required_project(), page.first_row, page.limit)
+        among = None if not tags else [one.id for one in tagging.find(conn, project, tagging.Wanted(tags))]
+        found = listing.list_instances(conn, project, filters.first_row, filters.limit, among=among)
         rows = [_own_fields(conn, row) for row in found.rows]
     return {"instances": rows, "total_count": found.total}
 
@@ -177,15 +210,16 @@ def show_instance(
 @router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")
 def unregister_instance(
     instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:delete")]
-) -> dict[str, Any]:
-    """Takes an instance off the register. Its manual backups stay and can be restored elsewhere, its automated ones are deleted
-    by the job that is told, if there are any."""
+) -> JobAccepted:
+    """Takes an instance off the register. Its automated backups are deleted; its manual ones stay, to be restored elsewhere."""
+    return _unregister(instance_id, ctx, caller, "StrongroomRemoveInstance")
 
+
+def _unregister(instance: str, ctx: Context, caller: Principal, event: str) -> JobAccepted:
     def note(conn: Connection) -> None:
-        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRemoveInstance", "instance", instance_id))
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", instance))
 
-    job = instances.unregister(ctx, caller.required_project(), instance_id, note)
-    return {} if job is None else {"job_id": job}
+    return JobAccepted(job_id=instances.unregister(ctx, caller.required_project(), instance, note))
 
 
 def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -213,6 +247,17 @@ def _contract_fields(row: Row[Any], policy: policies.Policy) -> dict[str, Any]:
         "actions": [], "disk_encryption_id": "", "ssl": "1" if place.scheme in ("rediss", "influxdbs") else "0",
         "lb_ip_address": host, "lb_port": port,
     }  # fmt: skip
+
+
+def _tags(words: Sequence[str]) -> dict[str, set[str]]:
+    """What KEY and KEY=VALUE ask for: a key alone is met by any value, a key with several values by each of them."""
+    wanted: dict[str, set[str]] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        values = wanted.setdefault(key, set())
+        if equals:
+            values.add(value)
+    return wanted
 
 
 def _host_and_port(netloc: str) -> tuple[str, str]:

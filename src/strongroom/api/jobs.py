@@ -8,7 +8,20 @@ from fastapi import Query
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
-from strongroom.api.contract import LONGEST_JOB_SPAN, JobId, JobPage, JobStatus, Text, Time, check_span, time_text
+from strongroom.api.contract import (
+    InstanceId,
+    JobId,
+    JobPage,
+    JobStatus,
+    Limit100,
+    RowPage,
+    TaskStatus,
+    Text,
+    Time,
+    check_span,
+    filled_span,
+    time_text,
+)
 from strongroom.api.services import given
 from strongroom.api.times import iso
 from strongroom.backups import errors, listing
@@ -23,6 +36,7 @@ Here = Annotated[Context, given(Context)]
 NAMES = {
     "backup": "BackupInstance",
     "restore": "RestoreInstance",
+    "import": "ImportFiles",
     "delete": "DeleteBackup",
     "remove": "StopBackup",
     "verify": "VerifyBackups",
@@ -32,6 +46,10 @@ NAMES = {
 }
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}
+_TASK_STATUS = {
+    "QUEUED": "Pending", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Canceled",
+}  # fmt: skip
+_TASK_DAYS = 7 * 86_400
 _STATES = {"Running": ("QUEUED", "RUNNING"), "Completed": ("DONE",), "Failed": ("FAILED", "CANCELLED")}
 
 
@@ -45,21 +63,69 @@ class JobFilters(JobPage):
     end_time: Time | None = None
 
 
+class ScheduleFilters(RowPage):
+    """Filters of the contract's list of scheduled tasks."""
+
+    limit: Limit100 = 10
+    job_name: Text | None = None
+    job_status: TaskStatus | None = None
+    instance_id: InstanceId | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
 @router.get("/v3/{project_id}/jobs")
 def list_jobs(
     filters: Annotated[JobFilters, Query()], ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:list")]
 ) -> dict[str, Any]:
     """Jobs of the project, newest first. A job stays findable by its id."""
-    check_span(filters.start_time, filters.end_time, LONGEST_JOB_SPAN)
+    begin, end = filled_span(filters.start_time, filters.end_time, ctx.ambient.now())
     kinds = [kind for kind, name in NAMES.items() if name == filters.name] if filters.name is not None else None
     with ctx.catalog.read() as conn:
         total, jobs = ctx.jobs.list(
             conn, caller.required_project(), id=filters.id, kinds=kinds,
-            states=_STATES[filters.status] if filters.status else None, created_from=filters.start_time,
-            created_to=filters.end_time, limit=filters.limit, offset=filters.first_row,
+            states=_STATES[filters.status] if filters.status else None, created_from=begin, created_to=end,
+            limit=filters.limit, offset=filters.first_row,
         )  # fmt: skip
         shown = [_contract_fields(conn, job) for job in jobs]
     return {"jobs": shown, "total_count": total}
+
+
+@router.get("/v3/{project_id}/scheduled-jobs")
+def list_scheduled_jobs(
+    filters: Annotated[ScheduleFilters, Query()],
+    ctx: Here,
+    caller: Annotated[Principal, may("gaussdbfornosql:task:list")],
+) -> dict[str, Any]:
+    """The same jobs as tasks: one that nothing has begun yet is Pending. Of the last seven days unless a time is given."""
+    end = filters.end_time
+    begin = filters.start_time
+    if begin is None:
+        begin = (ctx.ambient.now() if end is None else end) - _TASK_DAYS
+    if end is not None:
+        check_span(begin, end)
+    kinds = [kind for kind, name in NAMES.items() if name == filters.job_name] if filters.job_name else None
+    with ctx.catalog.read() as conn:
+        total, jobs = ctx.jobs.list(
+            conn, caller.required_project(), instance=filters.instance_id, kinds=kinds,
+            states=[state for state, word in _TASK_STATUS.items() if filters.job_status in (None, word)],
+            created_from=begin, created_to=end, limit=filters.limit, offset=filters.first_row,
+        )  # fmt: skip
+        shown = [_task_fields(conn, job) for job in jobs]
+    return {"schedules": shown, "total_count": str(total)}
+
+
+@router.delete("/v3/{project_id}/scheduled-jobs/{job_id}", status_code=202)
+def cancel_scheduled_job(
+    job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]
+) -> dict[str, Any]:
+    """Cancels a task that is Pending. A deletion is decided and cannot be called back."""
+    with ctx.catalog.write() as conn:
+        job = _find(ctx, conn, caller, job_id)
+        if job.state != "QUEUED":
+            raise errors.NotPending(f"job {job.id} is not pending: it is {_TASK_STATUS[job.state]}")
+        _cancel(ctx, conn, caller, job)
+    return {}
 
 
 @router.get("/strongroom/v1/{project_id}/jobs/{job_id}")
@@ -71,14 +137,17 @@ def show_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdb
 
 @router.post("/strongroom/v1/{project_id}/jobs/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]) -> dict[str, Any]:
-    """Asks a backup or restore to end. A deletion is decided and cannot be called back."""
+    """Asks a backup, restore or import to end. A deletion is decided and cannot be called back."""
     with ctx.catalog.write() as conn:
-        job = _find(ctx, conn, caller, job_id)
-        if job.kind not in ("backup", "restore", "verify", "rehearse", "reconcile"):
-            raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
-        ctx.jobs.cancel(conn, job.id)
-        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))
+        _cancel(ctx, conn, caller, _find(ctx, conn, caller, job_id))
     return {}
+
+
+def _cancel(ctx: Context, conn: Connection, caller: Principal, job: JobView) -> None:
+    if job.kind not in ("backup", "restore", "import", "verify", "rehearse", "reconcile"):
+        raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
+    ctx.jobs.cancel(conn, job.id)
+    audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))
 
 
 def _find(ctx: Context, conn: Connection, caller: Principal, job_id: str) -> JobView:
@@ -95,6 +164,17 @@ def _contract_fields(conn: Connection, job: JobView) -> dict[str, Any]:
         "end_time": "" if job.finished_at is None else time_text(job.finished_at), "progress": _percent(job),
         "instance": {"id": job.instance or "", "name": listing.instance_name(conn, job.instance)},
         "fail_reason": _reason(job),
+    }  # fmt: skip
+
+
+def _task_fields(conn: Connection, job: JobView) -> dict[str, Any]:
+    ended = "" if job.finished_at is None else time_text(job.finished_at)
+    engine = listing.instance_engine(conn, job.instance)
+    return {
+        "job_id": job.id, "instance_id": job.instance or "", "instance_name": listing.instance_name(conn, job.instance),
+        "instance_status": "normal", "datastore_type": engine, "job_name": NAMES.get(job.kind, job.kind),
+        "job_status": _TASK_STATUS[job.state], "create_time": time_text(job.created_at),
+        "start_time": "" if job.started_at is None else time_text(job.started_at), "end_time": ended,
     }  # fmt: skip
 
 

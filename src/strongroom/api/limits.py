@@ -24,7 +24,7 @@ from strongroom.settings import LEAST_SOURCE_RATE
 
 router = authenticated_router("Limits")
 Here = Annotated[Context, given(Context)]
-Rate = Annotated[int | None, Field(ge=LEAST_SOURCE_RATE, le=1 << 40)]
+Rate = Annotated[int | None, Field(ge=LEAST_SOURCE_RATE, le=1 << 40, strict=True)]
 
 _WORKERS = "strongroom:worker:limit"
 
@@ -39,7 +39,7 @@ class WorkerLimits(BaseModel):
     """Of each worker process: bytes a second that its captures take together, backups and restores at once; null: no limit."""
 
     bytes_per_second: Rate = None
-    jobs: Annotated[int | None, Field(ge=0, le=256)] = None
+    jobs: Annotated[int | None, Field(ge=0, le=256, strict=True)] = None
 
 
 @router.get("/strongroom/v1/{project_id}/instances/{instance_id}/limits")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
@@ -36,7 +36,7 @@ class VerificationRequest(BaseModel):
 
     backup_id: BackupId | None = None
     instance_id: InstanceId | None = None
-    sample: Annotated[float | None, Field(gt=0, le=100)] = None
+    sample: Annotated[float | None, Field(gt=0, le=100, strict=True)] = None
 
 
 class RehearsalRequest(BaseModel):
@@ -49,14 +49,16 @@ class RehearsalRequest(BaseModel):
 class ReconciliationRequest(BaseModel):
     """`close_late`: the writers whose puts may have landed late are known to be gone, so their rows may go."""
 
-    close_late: bool = False
+    close_late: Annotated[bool, Field(strict=True)] = False
 
 
 class QuarantineRequest(BaseModel):
     """Unknown objects, by the names that a reconciliation told."""
 
     names: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=900)]], Field(min_length=1, max_length=reconciling.MOST_AT_ONCE)
+        list[Annotated[str, Field(min_length=1, max_length=900)]],
+        Field(min_length=1, max_length=reconciling.MOST_AT_ONCE),
+        FailFast(),
     ]
 
 

@@ -7,6 +7,7 @@ query, body or credentials.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strongroom.api import errors
-from strongroom.api.limiter import Limiter
+from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.services import Services
 from strongroom.identity.principal import Principal
 from strongroom.identity.signatures import Received
@@ -40,6 +41,7 @@ class Arrival:
     request_id: str
     source: str
     received: Received
+    secure: bool = False  # over TLS to this process
     principal: Principal | None = None
 
 
@@ -57,7 +59,7 @@ class Border:
             await self._app(scope, receive, send)
             return
         client = scope.get("client")
-        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope))
+        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope), scope["scheme"] == "https")
         scope.setdefault("state", {})["arrival"] = arrival
         begun = self._services.ambient.monotonic()
         answering = _Answering(send, arrival.request_id)
@@ -77,7 +79,7 @@ class Border:
             self._report(scope, arrival, answering.status, self._services.ambient.monotonic() - begun)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
-        if wait := self._addresses.take(arrival.source):
+        if wait := self._addresses.take(site_of(arrival.source)):
             raise errors.TooManyRequests("address", wait)
         self._check_head(scope)
         body = await self._read(scope, receive)
@@ -90,6 +92,9 @@ class Border:
         limits, headers = self._services.limits, scope["headers"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > limits.path_bytes:
             raise errors.ApiError(414, errors.TOO_LARGE, "The request's address is too long.")
+        named = [name for name, _ in headers]
+        if b"transfer-encoding" in named and b"content-length" in named:  # a proxy in front may read it otherwise than we do
+            raise errors.ParameterError("Parameter error: the body's length is said in two ways.")
         size = sum(len(name) + len(value) + 4 for name, value in headers)
         if len(headers) > limits.headers or size > limits.header_bytes:
             raise errors.ApiError(431, errors.TOO_LARGE, "The request's headers are too large.")
@@ -101,15 +106,19 @@ class Border:
         if not said.isdigit() or int(said[:20]) > limit:
             raise too_large
         body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise too_large
-            if not message.get("more_body", False):
-                return bytes(body)
+        try:
+            async with asyncio.timeout(self._services.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    body += message.get("body", b"")
+                    if len(body) > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise errors.ApiError(408, errors.TOO_LARGE, "The request's body does not arrive.") from None
 
     def _report(self, scope: Scope, arrival: Arrival, status: int, seconds: float) -> None:
         if self._observe is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
@@ -24,7 +24,7 @@ class SetPolicyRequest(BaseModel):
     """The policy. Ours beside the contract: with keep_days 0, `delete_auto_backups` has the automated backups deleted."""
 
     backup_policy: BackupPolicy
-    delete_auto_backups: bool = False
+    delete_auto_backups: Annotated[bool, Field(strict=True)] = False
 
 
 @router.put("/v3/{project_id}/instances/{instance_id}/backups/policy", status_code=204)

@@ -35,6 +35,7 @@ class Limits:
     """How much the border takes. A Rate of None is no limit."""
 
     body_bytes: int = 1024 * 1024
+    body_seconds: float = 60.0  # until it is whole
     header_bytes: int = 32 * 1024
     headers: int = 100
     path_bytes: int = 8 * 1024  # with its query

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection, Row
 
 from strongroom.api import errors as border
@@ -27,7 +27,7 @@ Here = Annotated[Context, given(Context)]
 class PreviewRequest(BaseModel):
     """Backups whose deletion is previewed as a set, in this order."""
 
-    backup_ids: Annotated[list[BackupId], Field(min_length=1, max_length=100)]
+    backup_ids: Annotated[list[BackupId], Field(min_length=1, max_length=100), FailFast()]
 
 
 class HoldRequest(BaseModel):

@@ -30,6 +30,7 @@ HOURLY = Schedule("expired backups", policies.EXPIRE, 3600.0, {}, serial="expire
 
 _DAY = 86400.0
 _BUSY = 60.0  # seconds until it is tried again while another backup of the instance is taken
+_RESTORING = 5.0  # seconds until it is tried again while a restore reads a backup
 _MOST = 200  # backups that are looked up at once, and that a result tells of
 
 
@@ -94,7 +95,8 @@ class _Done(Exception):
 
 
 class ExpireJob:
-    """The job `expire`. With an instance: all automated backups of it go, since its policy is off or it is unregistered."""
+    """The job `expire`. With an instance: all automated backups of it go, since its policy is off or it is unregistered; nobody
+    comes by later, so one that a restore reads is waited for."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -103,6 +105,7 @@ class ExpireJob:
         ctx, instance = self._ctx, job.args.get("instance")
         deleted: list[str] = []
         kept: dict[str, str] = {}
+        passing = ""  # why something has to wait
         with ctx.catalog.read() as conn:
             query = sa.select(t.backup_policy.c.instance, t.backup_policy.c.keep_days).order_by(t.backup_policy.c.instance)
             kept_days = {row.instance: row.keep_days for row in conn.execute(query)} if instance is None else {instance: None}
@@ -119,6 +122,9 @@ class ExpireJob:
                         continue
                     except errors.Refused as error:
                         kept[row.id] = str(error)
+                        passing = passing if isinstance(error, errors.BackupHeld) else str(error)
+        if instance is not None and passing:
+            raise TryAgain(passing, _RESTORING)
         told = [{"backup": key, "why": why} for key, why in list(kept.items())[:_MOST]]
         return {"deleted": len(deleted), "kept": told}
 

@@ -6,12 +6,18 @@ Refused
 ├── InstanceNameTaken
 ├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
 ├── NotRestorable       the backup or the target does not fit
+├── NoSuchFile          a file that was to be imported is not where an operator has to put it
 ├── BackupBuilding      stop it first
 ├── BackupRestoring     a restore reads it
 ├── BackupHeld          a hold names its reason
 ├── BackupAutomated     its instance's policy is on
 ├── BackupNotBuilding   only a backup that is being built can be stopped
 ├── PreviewMoved        what the caller previewed is not what would happen now
+├── BadScope            tables cannot be chosen so, or not of this engine
+├── QuotaReached        the project may not use more
+├── TooManyTags
+├── NotPending          a job that has begun is no scheduled task any more
+├── NotOffered          this server does not do that; the text says what it does instead
 └── BadBatch            a batch is 1 to 10 different ids
 """
 
@@ -50,6 +56,10 @@ class NotRestorable(Refused):
     """The backup cannot be restored there."""
 
 
+class NoSuchFile(Refused):
+    """There is no such bucket or file for the project."""
+
+
 class BackupBuilding(Refused):
     """The backup is being built."""
 
@@ -72,6 +82,26 @@ class BackupAutomated(Refused):
 
 class PreviewMoved(Refused):
     """The lineage moved since the preview."""
+
+
+class BadScope(Refused):
+    """Tables cannot be chosen so, or not of this engine."""
+
+
+class QuotaReached(Refused):
+    """The project's quota of instances, backups or stored bytes is used up."""
+
+
+class TooManyTags(Refused):
+    """The instance would have more tags than it may."""
+
+
+class NotPending(Refused):
+    """The job has begun or ended."""
+
+
+class NotOffered(Refused):
+    """Strongroom, or this engine, does not do that."""
 
 
 class BadBatch(Refused):

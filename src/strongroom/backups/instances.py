@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors, policies
+from strongroom.backups import errors, policies, quotas
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Target
@@ -30,7 +30,8 @@ class NewInstance:
 
 
 def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
-    """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken."""
+    """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken,
+    errors.QuotaReached."""
     engine = ctx.engines.get(new.engine)
     if engine is None:
         raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
@@ -43,6 +44,7 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     secret = None if new.password is None else ctx.sealer.seal(new.password.encode(), "instance", key)
     try:
         with ctx.catalog.write() as conn:
+            quotas.require(conn, project, "instance")
             conn.execute(
                 t.instance.insert().values(
                     id=key, project=project, name=new.name, engine=new.engine, address=new.address, secret=secret,
@@ -57,9 +59,9 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     return key
 
 
-def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> str | None:
+def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> str:
     """Takes an instance off the register; its manual backups stay restorable elsewhere, its automated ones are deleted: by the
-    job that is returned, None if there are none. InstanceBusy while a job uses it."""
+    job that is returned. InstanceBusy while a job uses it."""
     with ctx.catalog.write() as conn:
         found = conn.execute(
             sa.update(t.instance)
@@ -71,7 +73,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         busy = conn.execute(
             sa.select(t.job.c.id).where(
                 t.job.c.instance == instance,
-                t.job.c.kind.in_(("backup", "restore")),
+                t.job.c.kind.in_(("backup", "restore", "import")),
                 t.job.c.state.in_(("QUEUED", "RUNNING")),
             )
         ).first()

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors
 from strongroom.backups.deletion import receipt
 from strongroom.backups.restoration import version_key
+from strongroom.backups.scope import WHOLE
 from strongroom.catalog import tables as t
 
 VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
@@ -30,6 +31,7 @@ class BackupFilter:
     origin: str | None = None
     begin: float | None = None
     end: float | None = None
+    tables: bool = False  # backups of tables; else of whole instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class Page:
 
 
 def list_backups(conn: Connection, project: str, wanted: BackupFilter, first: int, limit: int) -> Page:
-    """Backups of whole instances, newest first."""
+    """Backups of whole instances, or of tables, newest first."""
     b = t.backup.c
-    clauses = [b.project == project, b.state.in_(VISIBLE)]
+    clauses = [b.project == project, b.state.in_(VISIBLE), b.scope != WHOLE if wanted.tables else b.scope == WHOLE]
     if wanted.instance is not None:
         clauses.append(b.instance == wanted.instance)
     if wanted.engine is not None:
@@ -79,18 +81,23 @@ def parts_of(conn: Connection, backup: str) -> Sequence[Row[Any]]:
 
 def list_instances(
     conn: Connection, project: str, first: int, limit: int, *, key: str | None = None, name: str | None = None,
-    engine: str | None = None,
+    engine: str | None = None, mode: str | None = None, among: Sequence[str] | None = None,
+    newest_first: bool = False,
 ) -> Page:  # fmt: skip
-    """Registered instances by name. A name that begins with `*` is looked for anywhere in the instance's name."""
+    """Registered instances, by name unless newest first. An id or a name that begins with `*` is looked for anywhere in it."""
     i = t.instance.c
     clauses = [i.project == project, i.state == "REGISTERED"]
-    if key is not None:
-        clauses.append(i.id == key)
-    if name is not None:
-        clauses.append(i.name.contains(name[1:], autoescape=True) if name.startswith("*") else i.name == name)
+    for column, wanted in ((i.id, key), (i.name, name)):
+        if wanted is not None:
+            anywhere = wanted.startswith("*")
+            clauses.append(column.contains(wanted[1:], autoescape=True) if anywhere else column == wanted)
     if engine is not None:
         clauses.append(i.engine == engine)
-    return _page(conn, t.instance, clauses, (i.name, i.id), first, limit)
+    if mode is not None:
+        clauses.append(i.mode == mode)
+    if among is not None:
+        clauses.append(i.id.in_(among))
+    return _page(conn, t.instance, clauses, (i.created_at.desc(), i.id) if newest_first else (i.name, i.id), first, limit)
 
 
 def stored_bytes(conn: Connection, instance: str) -> int:
@@ -162,3 +169,8 @@ def _page(
 def instance_name(conn: Connection, instance: str | None) -> str:
     """The name an instance has or had; empty if there is none."""
     return conn.execute(sa.select(t.instance.c.name).where(t.instance.c.id == instance)).scalar() or ""
+
+
+def instance_engine(conn: Connection, instance: str | None) -> str:
+    """The engine an instance has or had; empty if there is none."""
+    return conn.execute(sa.select(t.instance.c.engine).where(t.instance.c.id == instance)).scalar() or ""

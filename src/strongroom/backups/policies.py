@@ -117,13 +117,8 @@ def forget(conn: Connection, instance: str) -> None:
     remove_schedule(conn, _schedule(instance))
 
 
-def delete_all(ctx: Context, conn: Connection, project: str, instance: str) -> str | None:
-    """Has every automated backup of the instance deleted: returns the job, None if there is none."""
-    automated = sa.and_(
-        t.backup.c.instance == instance, t.backup.c.origin == "Auto", t.backup.c.state.in_(("COMPLETED", "FAILED"))
-    )
-    if conn.execute(sa.select(t.backup.c.id).where(automated).limit(1)).first() is None:
-        return None
+def delete_all(ctx: Context, conn: Connection, project: str, instance: str) -> str:
+    """Has every automated backup of the instance deleted, if there are any, by the job that is returned."""
     return ctx.jobs.submit(conn, EXPIRE, {"instance": instance}, project=project, instance=instance, serial=f"expire:{instance}")
 
 

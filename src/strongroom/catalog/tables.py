@@ -47,9 +47,9 @@ instance = Table(
     Column("mode", Text, nullable=False),
     Column("version", Text, nullable=False),  # the engine's, as last probed
     Column("state", Text, nullable=False),
-    Column("labels", Text, nullable=False),  # JSON object
+    Column("labels", Text, nullable=False),  # JSON object; the API's tags
     Column("created_at", Double, nullable=False),
-    Column("updated_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),  # of a removed one: when it was removed
     one_of("state", "REGISTERED", "REMOVED"),
 )
 Index(
@@ -59,6 +59,25 @@ Index(
     unique=True,
     sqlite_where=sa.text("state = 'REGISTERED'"),
     postgresql_where=sa.text("state = 'REGISTERED'"),
+)
+
+# What a project may use at most; no row is no limit. Its row is the lock under which the use is counted: the first that a
+# transaction takes.
+quota = Table(
+    "quota",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("allowed", BigInteger, nullable=False),
+    one_of("kind", "instance", "backup", "stored_bytes"),
+)
+
+# For how many days a project's unregistered instances stay in its recycle bin; no row is the default.
+recycle_policy = Table(
+    "recycle_policy",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("days", Integer, nullable=False),
 )
 
 # Automated backups of an instance. No row: they are off.

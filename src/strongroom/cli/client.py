@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ssl
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -14,7 +15,7 @@ import httpx
 
 from strongroom import __version__
 from strongroom.cli.connection import Connection
-from strongroom.cli.errors import OutOfStep, Refused, Unreachable
+from strongroom.cli.errors import NotConnected, OutOfStep, Refused, Unreachable
 
 _ALGORITHM = "SDK-HMAC-SHA256"
 _SECONDS = 60.0  # a preview of many backups reads much
@@ -77,6 +78,7 @@ class Client:
             headers={"User-Agent": f"strongroom-cli/{__version__}", "X-Project-Id": connection.project_id},
             timeout=httpx.Timeout(_SECONDS, connect=_CONNECT_SECONDS),
             transport=transport,
+            verify=_trust(connection),
             trust_env=False,  # a proxy of the environment must not see signed requests to a server of one's own
         )
 
@@ -91,6 +93,10 @@ class Client:
     def own(self, method: str, path: str, **options: Any) -> Answer:
         """A call of Strongroom's own API below /strongroom/v1/{project_id}/."""
         return self._ask(method, f"/strongroom/v1/{quote(self._connection.project_id, safe='')}/{path}", **options)
+
+    def identity(self, method: str, *path: str, **options: Any) -> Answer:
+        """A call about the account's users, groups, keys and policies; `path` is the segments after …/identity/."""
+        return self._ask(method, "/strongroom/v1/identity/" + "/".join(segment(one) for one in path), **options)
 
     def _ask(
         self,
@@ -128,9 +134,13 @@ class Client:
         """All backups that match, newest first."""
         return self.pages(self.contract, "v4/backups", "backups", query, None)
 
-    def instances(self) -> list[Answer]:
-        """All registered instances."""
-        return self.pages(self.own, "instances", "instances", {}, None)
+    def instances(self, tags: Sequence[str] = ()) -> list[Answer]:
+        """All registered instances that have these tags, each KEY or KEY=VALUE."""
+        return self.pages(self.own, "instances", "instances", {"tag": list(tags)} if tags else {}, None)
+
+    def recycled(self) -> list[Answer]:
+        """Instances in the recycle bin."""
+        return self.pages(self.contract, "v3/recycle-instances", "instances", {}, None)
 
     def deletions(self, state: str | None, most: int) -> list[Answer]:
         """The newest deletions."""
@@ -155,6 +165,16 @@ class Client:
     def preview(self, backup_ids: list[str]) -> Answer:
         """What deleting these backups, together, would free."""
         return self.own("POST", "backups/preview", body={"backup_ids": backup_ids})
+
+
+def _trust(connection: Connection) -> ssl.SSLContext | bool:
+    """Whose certificates count. Raises NotConnected if the file that names them cannot be used."""
+    if connection.ca_file is None or not connection.endpoint.startswith("https://"):
+        return True
+    try:
+        return ssl.create_default_context(cafile=connection.ca_file)
+    except OSError as error:
+        raise NotConnected(f"the certificates in {connection.ca_file} cannot be used: {error.strerror or error}") from error
 
 
 def segment(value: str) -> str:

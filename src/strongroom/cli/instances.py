@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
-from strongroom.cli.context import client, confirm, say, say_line, shared
+from strongroom.cli.context import client, confirm, say, say_line, secret, shared
 from strongroom.cli.display import facts, moment, size, table, word
 from strongroom.cli.errors import CommandError
 
@@ -24,12 +23,18 @@ def instance() -> None:
 
 @instance.command("add")
 @click.argument("name")
-@click.option("--engine", required=True, type=click.Choice(["redis", "mongodb", "influxdb"]), help="What kind of database it is.")
+@click.option(
+    "--engine",
+    required=True,
+    type=click.Choice(["redis", "mongodb", "influxdb", "cassandra"]),
+    help="What kind of database it is.",
+)
 @click.option(
     "--address",
     required=True,
     metavar="URL",
-    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/ or influxdb://[USER@]HOST[:PORT]/[DB], no password in it.",
+    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/, influxdb://[USER@]HOST[:PORT]/[DB] or "
+    "cassandra://[USER@]HOST[:PORT][,…], no password in it.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
 @shared
@@ -37,18 +42,19 @@ def add(name: str, engine: str, address: str, password_stdin: bool) -> None:
     """Register the database NAME; the server tries to enter it first."""
     body = {"name": name, "engine": engine, "address": _without_password(address)}
     if password_stdin:
-        body["password"] = _password()
+        body["password"] = secret("Password")
     with client() as api:
         added = api.own("POST", "instances", body=body)
     say_line(added, f"Added {name} as {added.get('id')}.")
 
 
 @instance.command("list")
+@click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only those with this tag; may be given again.")
 @shared
-def list_() -> None:
+def list_(tags: tuple[str, ...]) -> None:
     """List the registered databases."""
     with client() as api:
-        found = api.instances()
+        found = api.instances(tags)
     rows = [
         (
             word(one.get("id")), word(one.get("name")), _engine(one), word(one.get("mode")), word(one.get("state")),
@@ -58,6 +64,8 @@ def list_() -> None:
     ]  # fmt: skip
     columns = ("ID", "NAME", "ENGINE", "MODE", "STATE", ">BACKUPS", ">STORED", "LAST BACKUP")
     nothing = "No instance is registered; `strongroom instance add` registers one."
+    if tags:
+        nothing = "No instance has these tags."
     say({"total_count": len(found), "instances": found}, lambda console: table(console, columns, rows, nothing))
 
 
@@ -75,7 +83,7 @@ def show(instance: str) -> None:
         "address": word(one.get("address")),
         "mode": word(one.get("mode")),
         "state": word(one.get("state")),
-        "labels": word(", ".join(f"{key}={value}" for key, value in (one.get("labels") or {}).items())),
+        "tags": word(", ".join(f"{key}={value}" for key, value in (one.get("labels") or {}).items())),
         "registered": moment(one.get("created_at")),
         "backups": word(one.get("backups")),
         "stored": size(one.get("stored_bytes")),
@@ -97,6 +105,47 @@ def remove(instance: str, yes: bool) -> None:
     say_line({"id": key, **answer}, f"Unregistered {instance} ({key}).")
 
 
+@instance.command("tag")
+@click.argument("instance", metavar="INSTANCE")
+@click.argument("tags", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--remove", multiple=True, metavar="KEY", help="Take this tag off; may be given again.")
+@shared
+def tag(instance: str, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Put tags on a database, or take some off."""
+    if not tags and not remove:
+        raise click.UsageError("say which tags: KEY=VALUE…, or --remove KEY", click.get_current_context())
+    pairs = [word.partition("=") for word in tags]
+    with client() as api:
+        key = resolve(api, instance)
+        for action, changes in (
+            ("delete", [{"key": name} for name in remove]),
+            ("create", [{"key": name, "value": value} for name, _, value in pairs]),
+        ):
+            if changes:
+                api.contract("POST", f"v3/instances/{key}/tags/action", body={"action": action, "tags": changes})
+        found = api.contract("GET", f"v3/instances/{key}/tags")["tags"]
+    said = ", ".join(f"{one['key']}={one['value']}" for one in found) or "none"
+    say_line({"id": key, "tags": found}, f"Tags of {instance} ({key}): {said}.")
+
+
+@instance.command("recycled")
+@shared
+def recycled() -> None:
+    """List databases that were unregistered lately, and the newest backup that is left of each."""
+    with client() as api:
+        found = api.recycled()
+    rows = [
+        (
+            word(one.get("id")), word(one.get("name")), word((one.get("data_store") or {}).get("type")),
+            moment(one.get("deleted_at")), moment(one.get("retained_until")), word(one.get("backup_id")),
+        )
+        for one in found
+    ]  # fmt: skip
+    columns = ("ID", "NAME", "ENGINE", "UNREGISTERED", "LISTED UNTIL", "NEWEST BACKUP")
+    nothing = "No instance was unregistered lately."
+    say({"total_count": len(found), "instances": found}, lambda console: table(console, columns, rows, nothing))
+
+
 def resolve(api: Client, instance: str) -> str:
     """The id of the instance that has this id or name; an id goes first."""
     known = api.instances()
@@ -116,16 +165,6 @@ def _without_password(address: str) -> str:
     if has_password:
         raise click.BadParameter("holds a password: take it out and give it with --password-stdin", param_hint="--address")
     return address
-
-
-def _password() -> str:
-    if sys.stdin.isatty():
-        typed: str = click.prompt("Password", hide_input=True, err=True)
-        return typed
-    text = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
-    if not text:
-        raise click.UsageError("standard input holds no password", click.get_current_context())
-    return text
 
 
 def _engine(one: Answer) -> str:

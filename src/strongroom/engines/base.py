@@ -81,6 +81,24 @@ class Target:
     address: str
     password: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    node: str = ""  # id of the node whose share is meant, of an instance with nodes (ClusterEngine)
+    tables: tuple[Tables, ...] = ()  # what a capture is of; () is the whole instance (others: ClusterEngine alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Some tables of a database; `names` None: all that it has."""
+
+    database: str
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host of an instance whose files must be read there."""
+
+    id: str  # stays the same for as long as the node keeps its data
+    address: str  # of its host, as the instance's other nodes know it: where its jobs are queued
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +145,42 @@ class CaptureSink(Protocol):
     def entry(self, name: str) -> AbstractContextManager[EntryWriter]:
         """Opens the next entry; leaving the block without `finish` discards the capture as broken."""
 
+    @property
+    def history(self) -> str:
+        """The same word for every capture that shares with this one, for no other: names what captures leave on the source."""
+
+    @property
+    def parent_facts(self) -> Mapping[str, Any] | None:
+        """`Summary.facts` of the capture that this one shares with; None if there is none."""
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """That capture's entry of this name, with the facts that it was finished with; None if there is none."""
+
+    def adopt_entry(self, name: str) -> bool:
+        """Takes the parent's entry of this name over, unread, facts and all; False, and nothing is changed, if it must be read.
+
+        Only for what is *proven* to be the same immutable thing that was read for the parent's entry; neither name nor size nor
+        time prove that. What the parent holds cannot be freed while this capture is under way, whatever is deleted meanwhile:
+        an adopted entry comes from the parent alone, never from another backup, and the end of the part proves it again.
+        """
+
+
+class NothingShared:
+    """A base of sinks that keep nothing of earlier captures."""
+
+    history = ""
+    parent_facts: Mapping[str, Any] | None = None
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """See CaptureSink: none."""
+        del name
+        return None
+
+    def adopt_entry(self, name: str) -> bool:
+        """See CaptureSink: it must be read."""
+        del name
+        return False
+
 
 class RestoreSource(Protocol):
     """What a restore reads. Every byte is verified before it is handed out; damage raises, it never passes."""
@@ -166,6 +220,13 @@ class Summary:
     warnings: Sequence[str] = ()
 
 
+@runtime_checkable
+class Versioned(Protocol):
+    """An engine that says which releases of its server it is tested with, oldest first: "6.2"."""
+
+    versions: Sequence[str]
+
+
 class Engine(Protocol):
     """One kind of database. Methods may be called from several threads for different targets."""
 
@@ -198,6 +259,37 @@ class Engine(Protocol):
     def recover(self, target: Target) -> None:
         """Idempotent: ends what a restore that died left in the target (e.g. a Redis left as a replica of nobody). Called
         before a restore is tried again and after one failed for good."""
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """What an engine can do besides, where files of its own kind can be put into an instance without a backup of ours."""
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """Makes the target hold what the files (name for people → path) hold together; `scratch` as for a capture.
+
+        The files may change or vanish at any time: they are copied first. As in a restore everything that can be checked is
+        checked before the point of no return. Raises RestoreBroken after that point, other EngineErrors before it.
+        """
+
+
+@runtime_checkable
+class ClusterEngine(Engine, Protocol):
+    """An engine whose instances have nodes. A backup has one part a node, captured by a worker on that node's host.
+
+    `capture` is then called for one node, `Target.node`, and every entry's name begins with a word of that node's own, so that
+    `restore` finds the entries of all parts in one source; its `facts` are those of the first part by node. A restore runs on
+    the host of the first of `nodes`.
+    """
+
+    def nodes(self, target: Target) -> Sequence[Node]:
+        """The nodes that together hold the instance, by id. Raises EngineUnreachable if one of them is down: a backup without
+        it would not be whole."""
+
+    def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Removes from `Target.node` what captures of these histories have left there, crashed ones too, but for what the capture
+        with the facts that a history is given with needs to be adopted from. Idempotent. Called on the node's host after every
+        end of a capture, with histories that have ended too."""
 
 
 @runtime_checkable

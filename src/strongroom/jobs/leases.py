@@ -112,6 +112,7 @@ class LeasedJobs:
         project: str,
         *,
         id: str | None = None,
+        instance: str | None = None,
         kinds: Iterable[str] | None = None,
         states: Iterable[str] | None = None,
         created_from: float | None = None,
@@ -123,6 +124,8 @@ class LeasedJobs:
         where = [t.c.project == project]
         if id is not None:
             where.append(t.c.id == id)
+        if instance is not None:
+            where.append(t.c.instance == instance)
         if kinds is not None:
             where.append(t.c.kind.in_([*kinds]))
         if states is not None:

@@ -24,6 +24,7 @@ class MongoEngine:
 
     name = "mongodb"
     id_suffix = "02"
+    versions = ("6.0",)
 
     def __init__(self, ambient: Ambient | None = None) -> None:
         self._ambient = ambient or Machine()

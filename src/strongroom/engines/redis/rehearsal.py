@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from strongroom.ambient import Ambient
 from strongroom.engines import sandboxing
-from strongroom.engines.base import Comparison, Control, RestoreSource, Target
+from strongroom.engines.base import Comparison, Control, NothingShared, RestoreSource, Target
 from strongroom.engines.exporting import new_file, write_file
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY, capture
@@ -83,7 +83,7 @@ def compare(
     return Comparison(counts[0], counts[1], compared, differences)
 
 
-class _ToFile:
+class _ToFile(NothingShared):
     """A sink whose one entry is a file."""
 
     def __init__(self, path: Path) -> None:
