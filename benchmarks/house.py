@@ -164,7 +164,7 @@ def opened(
         ctx = Context(catalog, store, jobs, {one.name: one for one in (engine, *engines)}, root, sealer, ambient, scratch, chosen)
         take_possession(ctx)
         with _running(jobs, handlers(ctx), threads) as run_jobs:
-            yield House(ctx, engine, _project(ctx), run_jobs)
+            yield House(ctx, engine, project_of(ctx), run_jobs)
     finally:
         store.close()
         catalog.close()
@@ -191,7 +191,8 @@ def _running(jobs: LeasedJobs, kinds: dict[str, Handler], threads: int) -> Itera
         worker.shutdown(10.0)
 
 
-def _project(ctx: Context) -> str:
+def project_of(ctx: Context) -> str:
+    """The one project of a catalog, founded if need be."""
     with ctx.catalog.write() as conn:
         known = conn.execute(sa.text("SELECT id FROM project")).scalar()
         return str(known or accounts.found(conn, ctx.ambient, "benchmark", "default", "admin", None).project)

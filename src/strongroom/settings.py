@@ -2,21 +2,22 @@
 
     SettingsError       a setting cannot be used; the text names it and what it takes (permanent)
 
-Secrets come by environment or file, never as an option, and no setting shows one: the catalog's and the store's URL lose
-their passwords in `repr`, the root key is not in it.
+Secrets come by environment, file or command, never as an option, and no setting shows one: the catalog's and the store's URL
+lose their passwords in `repr`, the root key is not in it.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
 import math
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT_KEY_BYTES = 32
+from strongroom.root_key import KeySource, RootKeyError, take_over
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8480
 SOURCE_RATE = 64 << 20
@@ -25,7 +26,6 @@ LEAST_SOURCE_RATE = 64 << 10
 CREDENTIALS_FILE = "credentials.json"
 """In the data folder: how this machine's clients enter (project, access key, secret key, endpoint)."""
 
-_ROOT_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([0-9]+)")
 _PASSWORD_IN_URL = re.compile(r"(//[^/@:]*):[^/@]*@")
 _SECRET_IN_QUERY = re.compile(r"([?&][^=&]*(?:secret|password|key|token)[^=&]*)=[^&]*", re.IGNORECASE)
@@ -54,35 +54,56 @@ class Settings:
     port: int  # 0: any free one
     catalog_url: str
     store_url: str
-    root_key_hex: str | None = field(repr=False)
-    root_key_file: Path
+    root_key_source: KeySource
+    next_root_key_source: KeySource
+    tls_cert: Path | None  # a chain in PEM; None: clear text
+    tls_key: Path | None
     reclaim_budget: float  # bytes that a delete may rewrite per byte that the deleted backup owned
     verify_after_delete: int  # bytes that a delete reads back of what the deleted backup shared; 0 reads nothing
     source_rate: int | None  # bytes a second that a capture takes from an instance without limits of its own
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    nodes: tuple[str, ...] | None  # addresses of the cluster nodes on this host; None: the host's own addresses
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
+    imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
     @classmethod
     def load(
-        cls, data_dir: Path | str, environ: Mapping[str, str], *, host: str | None = None, port: int | None = None
+        cls,
+        data_dir: Path | str,
+        environ: Mapping[str, str],
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        clear_text: bool = False,
     ) -> Settings:
-        """Reads `environ` (docs/reference/settings.md lists the names); a given `host` or `port` goes before it.
+        """Reads `environ` (docs/reference/settings.md lists the names); what is given beside it goes before it.
 
         Touches no file. Raises SettingsError.
         """
         folder = Path(data_dir).absolute()
+        listen = host or environ.get("STRONGROOM_HOST") or DEFAULT_HOST
+        cert, key = _tls(tls_cert or environ.get("STRONGROOM_TLS_CERT"), tls_key or environ.get("STRONGROOM_TLS_KEY"))
+        if cert is None and not (clear_text or _flag("STRONGROOM_CLEAR_TEXT", environ.get("STRONGROOM_CLEAR_TEXT"))):
+            _require_loopback(listen)
+        with _as_setting():
+            root = KeySource.of("STRONGROOM_ROOT_KEY", environ, folder / "root.key")
+            following = KeySource.of("STRONGROOM_NEXT_ROOT_KEY", environ, root.file.with_name(f"{root.file.name}.next"))
         return cls(
             data_dir=folder,
-            host=host or environ.get("STRONGROOM_HOST") or DEFAULT_HOST,
+            host=listen,
             port=_whole(
                 "STRONGROOM_PORT", str(port) if port is not None else environ.get("STRONGROOM_PORT"), DEFAULT_PORT, 0, 65535
             ),
             catalog_url=environ.get("STRONGROOM_CATALOG_URL") or f"sqlite:///{folder / 'catalog.db'}",
             store_url=environ.get("STRONGROOM_STORE_URL") or str(folder / "store"),
-            root_key_hex=_root_key("STRONGROOM_ROOT_KEY", environ.get("STRONGROOM_ROOT_KEY")),
-            root_key_file=Path(environ.get("STRONGROOM_ROOT_KEY_FILE") or folder / "root.key").absolute(),
+            root_key_source=root,
+            next_root_key_source=following,
+            tls_cert=cert,
+            tls_key=key,
             reclaim_budget=_budget("STRONGROOM_RECLAIM_BUDGET", environ.get("STRONGROOM_RECLAIM_BUDGET")),
             verify_after_delete=_whole(
                 "STRONGROOM_VERIFY_AFTER_DELETE", environ.get("STRONGROOM_VERIFY_AFTER_DELETE"), 64 << 20, 0, 1 << 40
@@ -93,7 +114,9 @@ class Settings:
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            nodes=_words(environ.get("STRONGROOM_NODES")),
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
+            imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
 
     @property
@@ -101,28 +124,51 @@ class Settings:
         """Where a server leaves what the command line enters with; readable by its own user only."""
         return self.data_dir / CREDENTIALS_FILE
 
+    @property
+    def root_key_file(self) -> Path:
+        """The file that holds the root key, where neither the environment nor a command does."""
+        return self.root_key_source.file
+
     def root_key(self, create: Callable[[], bytes] | None = None) -> bytes:
-        """The 32 bytes that every other key hangs on, from the environment or the file.
+        """The 32 bytes that every other key hangs on, from the environment, a command or the file.
 
         Where there is no file, `create` (if given) draws the key, and the file is durable, and readable by its owner
         only, before this returns. Give it only where nothing is sealed under another root key yet. Raises SettingsError.
         """
-        if self.root_key_hex is not None:
-            return bytes.fromhex(self.root_key_hex)
-        try:
-            text = self.root_key_file.read_text("ascii").strip()
-        except FileNotFoundError:
-            if create is None:
-                raise SettingsError(
-                    f"there is no root key in {self.root_key_file}: put it back, or name it by STRONGROOM_ROOT_KEY_FILE"
-                ) from None
-            return _write_key(self.root_key_file, create())
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"the root key in {self.root_key_file} cannot be read: {error}") from error
-        found = _root_key(f"the file {self.root_key_file}", text)
+        with _as_setting():
+            found = self.root_key_source.read()
+            if found is None and create is not None:
+                return self.root_key_source.write(create())
         if found is None:
-            raise SettingsError(f"{self.root_key_file} is empty: put the root key back")
-        return bytes.fromhex(found)
+            raise SettingsError(
+                f"there is no root key in {self.root_key_file}: put it back, or name it by STRONGROOM_ROOT_KEY_FILE"
+            )
+        return found
+
+    def next_root_key(self, create: Callable[[], bytes] | None = None) -> bytes | None:
+        """The root key of a rotation that has begun; None if none has. `create` begins one: it draws the key, which is durable in
+        its file before this returns. Raises SettingsError, also where only the operator can put a key into its place."""
+        with _as_setting():
+            found = self.next_root_key_source.read()
+            if found is None and create is not None:
+                if not self.root_key_source.from_file:
+                    raise SettingsError(
+                        "the root key does not come from a file: give the next one by STRONGROOM_NEXT_ROOT_KEY, "
+                        "STRONGROOM_NEXT_ROOT_KEY_COMMAND or STRONGROOM_NEXT_ROOT_KEY_FILE"
+                    )
+                found = self.next_root_key_source.write(create())
+        return found
+
+    def end_rotation(self) -> Path | None:
+        """Puts the next root key's file into the place of the present one, which stays beside it; returns where.
+
+        None: the keys do not both come from files, and the operator has to name the next one as the root key from now on."""
+        if not (self.root_key_source.from_file and self.next_root_key_source.from_file):
+            return None
+        retired = self.root_key_file.with_name(f"{self.root_key_file.name}.old")
+        with _as_setting():
+            take_over(self.root_key_file, self.next_root_key_source.file, retired)
+        return retired
 
     def __repr__(self) -> str:
         return (
@@ -130,13 +176,18 @@ class Settings:
             f"catalog_url={redacted(self.catalog_url)!r}, store_url={redacted(self.store_url)!r}, "
             f"reclaim_budget={self.reclaim_budget}, verify_after_delete={self.verify_after_delete}, "
             f"source_rate={self.source_rate}, "
-            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers})"
+            f"rate_per_user={self.rate_per_user}, rate_per_address={self.rate_per_address}, workers={self.workers}, "
+            f"imports={str(self.imports)!r})"
         )
 
 
 def redacted(url: str) -> str:
     """The URL without its password and without query values that are named like secrets."""
     return _SECRET_IN_QUERY.sub(r"\1=…", _PASSWORD_IN_URL.sub(r"\1:…@", url))
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if not text else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:
@@ -172,6 +223,17 @@ def _rate(name: str, text: str | None, default: RequestRate) -> RequestRate | No
     return RequestRate(float(found[1]), int(found[2]))
 
 
+def _tls(cert: str | None, key: str | None) -> tuple[Path | None, Path | None]:
+    if not cert and not key:
+        return None, None
+    if not cert or not key:
+        raise SettingsError("TLS needs both: --tls-cert (STRONGROOM_TLS_CERT) and --tls-key (STRONGROOM_TLS_KEY)")
+    for file in (cert, key):
+        if not Path(file).is_file():
+            raise SettingsError(f"there is no file {file}: TLS needs a certificate and its key in PEM")
+    return Path(cert).absolute(), Path(key).absolute()
+
+
 def _token(name: str, text: str | None) -> str | None:
     """A secret of at least 16 characters that a header can carry; the error never repeats it."""
     if not text:
@@ -181,41 +243,27 @@ def _token(name: str, text: str | None) -> str | None:
     return text
 
 
-def _root_key(name: str, text: str | None) -> str | None:
-    """The key's digits; the error never repeats them."""
-    if not text:
-        return None
-    if not _ROOT_KEY.fullmatch(text.strip()):
-        raise SettingsError(f"{name} does not hold a root key: it is {2 * ROOT_KEY_BYTES} hexadecimal digits")
-    return text.strip()
-
-
-def _write_key(path: Path, key: bytes) -> bytes:
-    """Puts a fresh key into place in one step: a crash leaves the whole key or none."""
-    if len(key) != ROOT_KEY_BYTES:
-        raise ValueError(f"a root key has {ROOT_KEY_BYTES} bytes, not {len(key)}")
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+def _require_loopback(host: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-            file.write(key.hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # unlike a rename, never replaces a key that another process has just put there
-        _sync_folder(path.parent)
-    except FileExistsError:
-        raise SettingsError(f"{path} has just been made by another process: start again") from None
-    except OSError as error:
-        raise SettingsError(f"the root key cannot be written to {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-    return key
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise SettingsError(
+            f"STRONGROOM_HOST is {host!r}, which other machines reach, and requests would travel in clear text: give --tls-cert "
+            "and --tls-key, or say --clear-text (STRONGROOM_CLEAR_TEXT=yes) where a proxy in front does TLS"
+        )
 
 
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _flag(name: str, text: str | None) -> bool:
+    if text not in (None, "", "yes", "no"):
+        raise SettingsError(f"{name} is {text!r}: give yes or no")
+    return text == "yes"
+
+
+@contextmanager
+def _as_setting() -> Iterator[None]:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except RootKeyError as error:
+        raise SettingsError(str(error)) from error

@@ -11,13 +11,19 @@ import pytest
 
 from support.server import ServerProcess
 
-PUBLIC = {("/v3/auth/tokens", "post"), ("/", "get"), ("/{version}", "get")}
+PUBLIC = {("/v3/auth/tokens", "post"), ("/v3.0/OS-CREDENTIAL/securitytokens", "post"), ("/", "get"), ("/{version}", "get")}
 EXAMPLES = {
     "backup_id": f"{'0' * 32}br14",
     "instance_id": f"{'0' * 32}in14",
     "job_id": "00000000-0000-0000-0000-000000000000",
     "version": "v3",
     "datastore_name": "redis",
+    "user": "nobody",
+    "group": "nothing",
+    "policy": "nothing",
+    "key": "SRNOTHING",
+    "kind": "users",
+    "holder": "nobody",
 }
 
 

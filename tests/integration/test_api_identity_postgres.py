@@ -22,10 +22,11 @@ from strongroom.identity import accounts, signatures, tokens
 from strongroom.identity import tables as t
 from strongroom.identity.audit import Entry, append, check_chain
 from strongroom.identity.callers import Asked, identify
-from strongroom.identity.errors import Unauthenticated
+from strongroom.identity.errors import LastAdministrator, Unauthenticated
 from strongroom.identity.secrets import Sealer
 from strongroom.identity.signatures import Received
-from support.border import ROOT_KEY, Clock
+from strongroom.identity.signing_in import Door, Wanted
+from support.border import PASSWORD, ROOT_KEY, Clock, quick_passwords
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL's server is not installed")
@@ -145,3 +146,46 @@ def test_tokens_grants_and_callers(catalog: Catalog) -> None:
         identify(catalog, CLOCK, SEALER, request, asked)
     with catalog.write() as conn:
         assert tokens.forget_expired(conn, CLOCK.now() + tokens.LIFETIME) == 1
+
+
+def test_two_administrators_who_disable_each_other_at_once_leave_one(catalog: Catalog) -> None:
+    """Each sees the other still enabled when it begins; one of them is refused."""
+    first = accounts.first_start(catalog, CLOCK, SEALER, password_hash=None)
+    assert first is not None
+    with catalog.write() as conn:
+        second = accounts.create_user(conn, CLOCK, first.founded.account, "second", None, administrator=True)
+
+    def disable(user: str) -> bool:
+        try:
+            with catalog.write() as conn:
+                accounts.set_enabled(conn, CLOCK, user, False)
+        except LastAdministrator:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(disable, (first.founded.user, second))) == [False, True]
+    with catalog.read() as conn:
+        assert conn.scalar(sa.select(sa.func.count()).select_from(t.user).where(t.user.c.enabled)) == 1
+
+
+def test_guesses_by_many_processes_at_once_are_five(catalog: Catalog) -> None:
+    """Each wrong password is counted under the user's row lock, and then the right one rests."""
+    passwords = quick_passwords()
+    first = accounts.first_start(catalog, CLOCK, SEALER, password_hash=passwords.hash(PASSWORD))
+    assert first is not None
+    door = Door(catalog, CLOCK, SEALER, passwords)
+
+    def enter(password: str) -> bool:
+        try:
+            door.by_password(Wanted(name="admin"), password, None, Asked(None, "", ""))
+        except Unauthenticated:
+            return False
+        return True
+
+    assert enter(PASSWORD)
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(enter, ["guess"] * 12))
+    assert not enter(PASSWORD)
+    with catalog.read() as conn:
+        assert conn.execute(sa.select(t.user.c.wrong, t.user.c.locked_until)).one() == (0, CLOCK.now() + signatures.LOCKED_FOR)

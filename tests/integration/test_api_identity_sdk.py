@@ -178,6 +178,7 @@ def test_the_sdk_reads_our_refusals(server: Server) -> None:
     assert message.startswith("Incorrect IAM authentication information: ")
     assert refusal(server, project="0" * 32)[:2] == (400, "DBS.200010")
     with server.catalog.write() as conn:
+        accounts.create_user(conn, server.clock, server.first.founded.account, "second", None, administrator=True)
         accounts.set_administrator(conn, server.clock, server.first.founded.user, False)
         accounts.grant(conn, server.clock, server.first.founded.user, "reader")
     status, code, message = refusal(server)

@@ -25,6 +25,7 @@ from strongroom.engines.base import (
 from strongroom.engines.mongodb import MongoEngine, capture
 from strongroom.engines.mongodb.connection import snapshot_time
 from support.mongodb_fakes import Cancelled, Kept, QuietControl, captured, once, restored
+from support.mongodb_router import router
 from support.mongodb_samples import description, fill, without_standing_users
 from support.mongodb_server import ROLES, MongoServer, needs_mongod, running, shared, wiped
 
@@ -186,6 +187,29 @@ def test_a_stand_alone_server_is_refused_with_the_way_out() -> None:
         restored(server.target("filler"), captured(shared(0).target("keeper")))
         with server.client() as client:
             assert client["some"]["data"].count_documents({}) == 1
+
+
+def test_a_router_of_a_sharded_cluster_is_refused_before_anything_is_asked_of_it() -> None:
+    """By what mongos says of itself; a probe, a capture and a restore go no further than that."""
+    with router() as (address, asked):
+        with pytest.raises(EngineUnsupported, match="mongos router: sharded clusters are not supported"):
+            MongoEngine().probe(Target(address))
+        with pytest.raises(EngineUnsupported, match="mongos router"):
+            captured(Target(address))
+        kept = Kept()
+        with pytest.raises(EngineUnsupported, match="mongos router"):
+            restored(Target(address), kept)
+        assert set(asked) <= {"hello", "ismaster", "isMaster"}
+
+
+def test_a_config_server_and_a_shard_are_refused() -> None:
+    """Real servers of a sharded cluster: each alone would give a part of the data, at a time of its own."""
+    with running(config_server=True) as server, pytest.raises(EngineUnsupported, match="config server"):
+        captured(server.target("keeper"))
+    with running() as server, server.client() as client:
+        client.admin["system.version"].insert_one({"_id": "shardIdentity", "shardName": "first"})
+        with pytest.raises(EngineUnsupported, match="shard of a sharded cluster"):
+            captured(server.target("keeper"))
 
 
 def test_an_oplog_that_rolled_over_breaks_the_capture_with_advice() -> None:

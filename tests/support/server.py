@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
+from huaweicloudsdkcore.http.http_config import HttpConfig
 from huaweicloudsdkgaussdbfornosql.v3 import GaussDBforNoSQLClient, ListJobsRequest
 
 from strongroom.ambient import Machine
@@ -70,7 +72,8 @@ class ServerProcess:
 
     def _ready(self) -> bool:
         try:
-            return httpx.get(f"{self.credentials['endpoint']}/readyz", timeout=2, trust_env=False).status_code == 200
+            with self.http(signed=False) as client:
+                return client.get("/readyz", timeout=2).status_code == 200
         except (httpx.HTTPError, OSError):
             return False
 
@@ -168,14 +171,22 @@ class ServerProcess:
     def sdk(self, keys: Keys | None = None) -> GaussDBforNoSQLClient:
         """The public SDK's client with the owner's keys, or somebody's."""
         who = keys or self.owner
-        signs = BasicCredentials(who.access_key, who.secret_key, who.project)
-        return GaussDBforNoSQLClient.new_builder().with_credentials(signs).with_endpoint(self.credentials["endpoint"]).build()
+        signs, told = BasicCredentials(who.access_key, who.secret_key, who.project), self.credentials
+        builder = GaussDBforNoSQLClient.new_builder().with_credentials(signs).with_endpoint(told["endpoint"])
+        if "ca_file" in told:
+            config = HttpConfig.get_default_config()
+            config.ssl_ca_cert = told["ca_file"]
+            builder = builder.with_http_config(config)
+        return builder.build()
 
     def http(self, keys: Keys | None = None, *, signed: bool = True) -> httpx.Client:
         """A plain HTTP client that signs as the owner or as somebody, or not at all; the caller closes it."""
-        who = keys or self.owner
-        auth = Signer(who.access_key, who.secret_key, time.time) if signed else None
-        return httpx.Client(base_url=self.credentials["endpoint"], auth=auth, trust_env=False, timeout=60)
+        told, auth = self.credentials, None
+        if signed:
+            who = keys or self.owner
+            auth = Signer(who.access_key, who.secret_key, time.time)
+        trust = ssl.create_default_context(cafile=told["ca_file"]) if "ca_file" in told else True
+        return httpx.Client(base_url=told["endpoint"], auth=auth, trust_env=False, timeout=60, verify=trust)
 
     def token(self, keys: Keys | None = None) -> str:
         """A fresh token of the owner or of somebody, for their project."""

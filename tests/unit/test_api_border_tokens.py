@@ -99,7 +99,7 @@ def test_a_wrong_name_or_password_is_refused_without_saying_which(house: House, 
     """One message for all."""
     answer = ask(house, password(user))
     assert code(answer) == (401, "APIGW.0301")
-    assert answer.json()["error_msg"].endswith("the user name or password is wrong")
+    assert answer.json()["error_msg"].endswith("is wrong, or the user rests after five wrong ones in a row")
 
 
 def test_a_name_that_two_accounts_have_needs_its_domain(house: House) -> None:

@@ -215,7 +215,7 @@ def house(tmp_path: Path) -> House:
 
 
 def ask(house: House, request: Received) -> str:
-    return authenticate(house.services.catalog, house.services.sealer, request, house.clock.now())
+    return authenticate(house.services.catalog, house.services.sealer, request, house.clock.now()).user
 
 
 def wrong(house: House) -> Received:
@@ -259,7 +259,9 @@ def test_an_unknown_or_disabled_key_is_refused(house: House) -> None:
 
 def test_a_disabled_users_key_signs_nothing(house: House) -> None:
     """The key itself is still enabled."""
+    account = house.first.founded.account
     with house.services.catalog.write() as conn:
+        accounts.create_user(conn, house.clock, account, "other", None, administrator=True)
         accounts.set_enabled(conn, house.clock, house.first.founded.user, False)
     with pytest.raises(Unauthenticated):
         ask(house, right(house))

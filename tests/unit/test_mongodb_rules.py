@@ -71,6 +71,8 @@ def test_routers_are_refused_for_good_and_secondaries_for_now() -> None:
     """A secondary may be primary tomorrow."""
     with pytest.raises(EngineUnsupported, match="mongos"):
         require_primary({"msg": "isdbgrid", "isWritablePrimary": True})
+    with pytest.raises(EngineUnsupported, match="config server"):
+        require_primary({"configsvr": 2, "isWritablePrimary": True})
     with pytest.raises(EngineUnreachable):
         require_primary({"isWritablePrimary": False, "secondary": True, "setName": "rs0"})
     require_primary({"isWritablePrimary": True})

@@ -130,7 +130,7 @@ def test_everything_beside_records_is_found(tmp_path: Path) -> None:
         (record(b"k", 22, b"\x00"), "fields expire"),
         (record(b"k", 25, b"\x00"), "fields expire"),
         (b"\xf6\x00", "release candidate"),
-        (b"\xf4\x00\x00\x00", "type 244"),
+        (b"\xf3\x00", "slots are being imported"),
         (record(b"k", 99, b"\x00"), "type 99"),
         (record(b"k", 0, b"\xc4"), "string encoding"),
     ],
@@ -141,17 +141,32 @@ def test_what_is_not_understood_is_refused_and_never_skipped(part: bytes, names:
         walked(dump(select(0), record(b"before"), part))
 
 
-@pytest.mark.parametrize("version", [13, 80])
+@pytest.mark.parametrize("version", [13, 79, 81])
 def test_a_dump_of_a_newer_format_is_refused(version: int, tmp_path: Path) -> None:
     """Nothing is guessed about formats to come."""
     with pytest.raises(EngineUnsupported, match="newer"):
         verified(dump(version=version), tmp_path)
 
 
+def test_how_many_keys_a_slot_has_is_skipped() -> None:
+    """A hint of Redis in cluster mode: three lengths."""
+    parts = walked(dump(select(0), b"\xf4\x4b\xb1\x02\x00", record(b"a"), b"\xf4\x01\x01\x00", record(b"b")))
+    assert len([part for part in parts if isinstance(part, rdb.Record)]) == 2
+
+
+def test_hashes_whose_fields_expire_are_known_of_valkey_and_not_of_redis() -> None:
+    """The two give the same number to two different forms."""
+    value = b"\x02" + b"".join(string(word) + string(b"v") + bytes(8) for word in (b"f", b"g"))
+    parts = walked(dump(select(0), record(b"k", 22, value), record(b"l"), version=80))
+    assert len([part for part in parts if isinstance(part, rdb.Record)]) == 2
+    with pytest.raises(EngineUnsupported, match="fields expire"):
+        walked(dump(select(0), record(b"k", 22, value), record(b"l"), version=12))
+
+
 def test_what_is_no_dump_is_refused(tmp_path: Path) -> None:
     """Neither another file nor a fork's header passes."""
-    for raw in (b"VALKEY080" + bytes(20), b"", b"REDIS", b"hello world, hello world"):
-        with pytest.raises(EngineUnsupported, match="not a Redis dump"):
+    for raw in (b"VALKEY079" + bytes(20), b"VALKEY80\0" + bytes(20), b"", b"REDIS", b"VALKEY", b"hello world, hello world"):
+        with pytest.raises(EngineUnsupported, match="not a dump of Redis or Valkey"):
             verified(raw, tmp_path)
 
 

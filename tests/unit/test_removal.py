@@ -199,12 +199,15 @@ def test_a_late_put_is_kept_in_mind(house: House) -> None:
 
 
 def test_a_lineage_whose_keys_are_gone_forgets_them(house: House) -> None:
-    """In the same transaction; a pack's removal leaves them."""
-    house.condemned("a")
-    house.remove()
+    """With the last of their objects; a pack's removal, or that of a copy among others, leaves them."""
     sealed = sa.select(t.lineage.c.sealed_keys)
-    with house.vault.catalog.read() as conn:
-        assert conn.execute(sealed).scalar_one() is not None
+    for letter, kind in (("a", "pack"), ("c", "key")):
+        house.condemned(letter, kind)
+        house.remove()
+        with house.vault.catalog.read() as conn:
+            assert conn.execute(sealed).scalar_one() is not None
+    with house.vault.catalog.write() as conn:
+        conn.execute(sa.delete(t.object_).where(t.object_.c.kind == "key"))
     house.condemned("b", "key")
     house.remove()
     with house.vault.catalog.read() as conn:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 
 from strongroom import __version__
-from strongroom.api import errors, tokens, versions
+from strongroom.api import errors, identity, tokens, versions
 from strongroom.api.contract import ErrorBody
 from strongroom.api.documents import documents_router
 from strongroom.api.limiter import Limiter
@@ -53,8 +53,9 @@ def build_app(
     provide(app, {Services: services, **(objects or {})})
     errors.install(app)
     app.add_middleware(Border, services=services, observe=observe)
-    for router in (_health(services, ready or {}), documents_router(_TITLE), *tokens.ROUTERS, *routers, versions.router):
-        app.include_router(router)  # versions last: its /{version} matches any single word
+    own = (_health(services, ready or {}), documents_router(_TITLE), *tokens.ROUTERS, identity.router)
+    for router in (*own, *routers, versions.router):  # versions last: its /{version} matches any single word
+        app.include_router(router)
     return app
 
 

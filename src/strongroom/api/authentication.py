@@ -107,7 +107,7 @@ class AuthenticatedRoute(APIRoute):
             _decode(request)
             services: Services = request.app.state.services
             arrival = arrival_of(request.scope)
-            asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source)
+            asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source, arrival.secure)
             arrival.principal = await run_in_threadpool(
                 identify, services.catalog, services.ambient, services.sealer, arrival.received, asked
             )

@@ -86,6 +86,13 @@ JobId = Annotated[
     str, _form("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), coded("DBS.200001", "Parameter error: invalid job ID.")
 ]
 
+
+def _plain_path(name: str) -> str:
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError("not a plain path")
+    return name
+
+
 # --- names and words ---------------------------------------------------------------------------------------------------
 
 BackupName = Annotated[
@@ -103,6 +110,16 @@ Description = Annotated[
     StringConstraints(max_length=256, pattern=r"""^[^>!<"&'=\x00]*$"""),
     coded("DBS.280127", """Invalid backup description: at most 256 characters, none of > ! < " & ' =."""),
 ]
+BucketName = Annotated[
+    str, _form("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"), coded("DBS.200001", "Parameter error: invalid bucket name.")
+]
+FileName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\\]*$"),
+    AfterValidator(_plain_path),
+    coded("DBS.200001", "Parameter error: invalid file name."),
+]
+"""A file in a bucket: folders with slashes, none of them empty, `.` or `..`."""
 TagKey = Annotated[
     str,
     StringConstraints(strip_whitespace=True),

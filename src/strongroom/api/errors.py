@@ -28,6 +28,7 @@ TOO_LARGE = "APIGW.0201"
 NOT_AUTHENTICATED = "APIGW.0301"
 TOO_MANY = "DBS.280443"
 NOT_FOUND = "IAM.0004"
+NOT_ALLOWED_NOW = "DBS.200019"
 _LONGEST_MESSAGE = 2000
 
 
@@ -69,7 +70,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     identity.Forbidden: Answer(403, "DBS.280032"),
     identity.NotKnown: Answer(404, NOT_FOUND),
     identity.NameTaken: Answer(400, PARAMETER_ERROR),
+    identity.LastAdministrator: Answer(403, NOT_ALLOWED_NOW),
     identity.PolicyInvalid: Answer(400, PARAMETER_ERROR),
+    identity.CodeRefused: Answer(400, PARAMETER_ERROR),
     identity.WeakPassword: Answer(400, PARAMETER_ERROR),
     NameInvalid: Answer(400, PARAMETER_ERROR),
 }

@@ -36,9 +36,11 @@ Here = Annotated[Context, given(Context)]
 NAMES = {
     "backup": "BackupInstance",
     "restore": "RestoreInstance",
+    "import": "ImportFiles",
     "delete": "DeleteBackup",
     "remove": "StopBackup",
     "verify": "VerifyBackups",
+    "rehearse": "TestRestore",
     "reconcile": "ReconcileStore",
     "expire": "DeleteAutomatedBackups",
 }
@@ -135,14 +137,14 @@ def show_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdb
 
 @router.post("/strongroom/v1/{project_id}/jobs/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]) -> dict[str, Any]:
-    """Asks a backup or restore to end. A deletion is decided and cannot be called back."""
+    """Asks a backup, restore or import to end. A deletion is decided and cannot be called back."""
     with ctx.catalog.write() as conn:
         _cancel(ctx, conn, caller, _find(ctx, conn, caller, job_id))
     return {}
 
 
 def _cancel(ctx: Context, conn: Connection, caller: Principal, job: JobView) -> None:
-    if job.kind not in ("backup", "restore", "verify", "reconcile"):
+    if job.kind not in ("backup", "restore", "import", "verify", "rehearse", "reconcile"):
         raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
     ctx.jobs.cancel(conn, job.id)
     audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import threading
 from collections import OrderedDict
@@ -10,6 +11,22 @@ from strongroom.ambient import Ambient
 from strongroom.api.services import Rate
 
 _MOST_BUCKETS = 20_000  # the longest unused are forgotten first, and a forgotten one is full
+
+
+_ONE_SITE = 64  # bits of an IPv6 address that one customer of a provider has to themselves, with all that follow
+
+
+def site_of(address: str) -> str:
+    """Who counts as one address: an IPv4 address, or an IPv6 network of 64 bits, whose owner has all its addresses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found.packed, _ONE_SITE), strict=False))
 
 
 class Limiter:

@@ -18,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strongroom.api import errors
-from strongroom.api.limiter import Limiter
+from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.services import Services
 from strongroom.identity.principal import Principal
 from strongroom.identity.signatures import Received
@@ -41,6 +41,7 @@ class Arrival:
     request_id: str
     source: str
     received: Received
+    secure: bool = False  # over TLS to this process
     principal: Principal | None = None
 
 
@@ -58,7 +59,7 @@ class Border:
             await self._app(scope, receive, send)
             return
         client = scope.get("client")
-        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope))
+        arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope), scope["scheme"] == "https")
         scope.setdefault("state", {})["arrival"] = arrival
         begun = self._services.ambient.monotonic()
         answering = _Answering(send, arrival.request_id)
@@ -78,7 +79,7 @@ class Border:
             self._report(scope, arrival, answering.status, self._services.ambient.monotonic() - begun)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
-        if wait := self._addresses.take(arrival.source):
+        if wait := self._addresses.take(site_of(arrival.source)):
             raise errors.TooManyRequests("address", wait)
         self._check_head(scope)
         body = await self._read(scope, receive)

@@ -13,6 +13,7 @@ REFUSALS: dict[type[Exception], Answer] = {
     errors.InstanceNameTaken: Answer(400, "DBS.200022"),
     errors.InstanceUnusable: Answer(400, "DBS.200047"),
     errors.NotRestorable: Answer(400, "DBS.301024"),
+    errors.NoSuchFile: Answer(400, "DBS.200001"),
     errors.BackupBuilding: Answer(403, "DBS.200019"),
     errors.BackupNotBuilding: Answer(400, "DBS.201202"),
     errors.BackupRestoring: Answer(400, "DBS.201319"),
@@ -24,6 +25,7 @@ REFUSALS: dict[type[Exception], Answer] = {
     errors.NotPending: Answer(400, "DBS.212003"),
     errors.NotOffered: Answer(400, "DBS.212003"),
     errors.BadBatch: Answer(400, "DBS.200001"),
+    errors.BadScope: Answer(400, "DBS.200001", "Parameter error: {}."),
 }
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import Header, Request, Response
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import Caller, authenticated_router, public_router
 from strongroom.api.contract import Text
 from strongroom.api.errors import NOT_FOUND, ApiError, ParameterError, TooManyRequests
-from strongroom.api.limiter import Limiter
-from strongroom.api.middleware import Arrival, arrival_of
+from strongroom.api.limiter import Limiter, site_of
+from strongroom.api.middleware import arrival_of
 from strongroom.api.services import Services, given
-from strongroom.identity import audit
+from strongroom.identity import audit, temporary
 from strongroom.identity import tables as t
 from strongroom.identity import tokens as kept
-from strongroom.identity.callers import ProjectView, usable_projects
+from strongroom.identity.callers import Asked, ProjectView, usable_projects
 from strongroom.identity.errors import Unauthenticated
 from strongroom.identity.principal import Principal
+from strongroom.identity.signing_in import Door, User, Wanted, token_event, users
 
 _public = public_router("identity")
 _router = authenticated_router("identity")
@@ -54,9 +54,18 @@ class TokenProof(BaseModel):
     id: SecretStr = Field(min_length=1, max_length=4096)
 
 
+class CodeUser(Named):
+    passcode: SecretStr = Field(min_length=1, max_length=16)
+
+
+class CodeProof(BaseModel):
+    user: CodeUser
+
+
 class IdentityProof(BaseModel):
-    methods: list[Literal["password", "token"]] = Field(min_length=1, max_length=1)
+    methods: list[Literal["password", "totp", "token"]] = Field(min_length=1, max_length=2)
     password: PasswordProof | None = None
+    totp: CodeProof | None = None
     token: TokenProof | None = None
 
 
@@ -74,17 +83,28 @@ class TokenRequest(BaseModel):
     auth: Auth
 
 
-@dataclass(frozen=True, slots=True)
-class _User:
-    """Who proved who they are."""
+class LentProof(BaseModel):
+    id: SecretStr | None = Field(default=None, min_length=1, max_length=4096)
+    duration_seconds: int = Field(
+        temporary.SHORTEST,
+        ge=temporary.SHORTEST,
+        le=temporary.LONGEST,
+        validation_alias=AliasChoices("duration_seconds", "duration-seconds"),
+    )
 
-    id: str
-    name: str
-    account: str
-    account_name: str
-    administrator: bool
-    epoch: int
-    ends_at: float | None = None  # of the token that proved it
+
+class LentIdentity(BaseModel):
+    methods: list[Literal["token"]] = Field(min_length=1, max_length=1)
+    token: LentProof = Field(default_factory=lambda: LentProof.model_validate({}))
+    policy: Any = None
+
+
+class LentAuth(BaseModel):
+    identity: LentIdentity
+
+
+class SecurityTokenRequest(BaseModel):
+    auth: LentAuth
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------------
@@ -96,22 +116,26 @@ def create_token(
 ) -> dict[str, Any]:
     """Makes a token for 24 hours; its text is in the answer's header X-Subject-Token."""
     arrival = arrival_of(request.scope)
+    asked = Asked(None, arrival.request_id, arrival.source)
     proof = body.auth.identity
-    if proof.methods == ["password"]:
+    methods = sorted(set(proof.methods))
+    if methods in (["password"], ["password", "totp"]):
         logins: Limiter = request.app.state.logins
-        if wait := logins.take(arrival.source):
+        if wait := logins.take(site_of(arrival.source)):
             raise TooManyRequests("address", wait)
-        user = _by_password(services, arrival, proof.password)
-    else:
+        user = _by_password(services, asked, proof, second="totp" in methods)
+    elif methods == ["token"]:
         user = _by_token(services, proof.token)
+    else:
+        raise ParameterError("Parameter error: identity.methods is password, password and totp, or token.")
+    method: Literal["password", "token"] = "token" if methods == ["token"] else "password"
     with services.catalog.write() as conn:
         project = _scope(conn, user, body.auth.scope)
-        method = proof.methods[0]
         scoped = project.id if project else None
-        issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at)
-        audit.append(conn, services.ambient, _event(user, arrival, scoped, {"method": method}))
+        issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at, user.mfa_at)
+        audit.append(conn, services.ambient, token_event(user, asked, scoped, methods))
     response.headers["X-Subject-Token"] = issued.text
-    made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at)
+    made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at, user.mfa_at)
     return _token_body(request, user, project, made, catalog=nocatalog is None)
 
 
@@ -136,46 +160,58 @@ def revoke_token(subject: SubjectToken, caller: Caller, services: Given) -> None
         audit.append(conn, services.ambient, audit.Entry.by(caller, "deleteToken", "token", user.id, user.name))
 
 
-def _by_password(services: Services, arrival: Arrival, proof: PasswordProof | None) -> _User:
-    if proof is None or not (proof.user.id or proof.user.name):
+@_public.post("/v3.0/OS-CREDENTIAL/securitytokens", status_code=201)
+def create_security_token(
+    body: SecurityTokenRequest,
+    request: Request,
+    services: Given,
+    token: Annotated[str | None, Header(alias="X-Auth-Token", max_length=4096)] = None,
+) -> dict[str, Any]:
+    """Makes a temporary access key with its security token, by a token in the header or the body."""
+    arrival = arrival_of(request.scope)
+    lent = body.auth.identity
+    if lent.policy is not None:
+        raise ParameterError("Parameter error: identity.policy is not supported; the credentials may do what their user may.")
+    text = token or (lent.token.id.get_secret_value() if lent.token.id else None)
+    if text is None:
+        raise Unauthenticated("temporary credentials need a token in X-Auth-Token or in identity.token.id")
+    user = _by_token(services, TokenProof(id=SecretStr(text)))
+    with services.catalog.write() as conn:
+        made = temporary.create(conn, services.ambient, services.sealer, user, lent.token.duration_seconds)
+        entry = audit.Entry(
+            "createSecurityToken", "credential", made.key.id, account=user.account, user=user.id, user_name=user.name,
+            request_id=arrival.request_id, source=arrival.source,
+        )  # fmt: skip
+        audit.append(conn, services.ambient, entry)
+    return {
+        "credential": {
+            "access": made.key.id,
+            "secret": made.key.secret,
+            "securitytoken": made.token,
+            "expires_at": _keystone_time(made.expires_at),
+        }
+    }
+
+
+def _by_password(services: Services, asked: Asked, proof: IdentityProof, *, second: bool) -> User:
+    named = proof.password.user if proof.password is not None else None
+    if named is None or not (named.id or named.name):
         raise ParameterError("Parameter error: identity.password.user needs a password and an id or a name.")
-    password = proof.user.password.get_secret_value()
-    with services.catalog.read() as conn:
-        row = _named_user(conn, proof.user)
-    holds = services.passwords.holds(row.password if row else None, password)
-    if row is None:
-        raise Unauthenticated("the user name or password is wrong")
-    user = _User(row.id, row.name, row.account, row.account_name, row.administrator, row.epoch)
-    if not (holds and row.enabled):
-        with services.catalog.write() as conn:
-            refused = _event(user, arrival, None, {"method": "password"}, "REFUSED")
-            audit.append(conn, services.ambient, refused)
-        raise Unauthenticated("the user name or password is wrong")
-    return user
+    code = None
+    if second:
+        if proof.totp is None:
+            raise ParameterError("Parameter error: identity.totp.user needs a passcode.")
+        other = proof.totp.user
+        if (other.id not in (None, named.id) and named.id) or (other.name not in (None, named.name) and named.name):
+            raise ParameterError("Parameter error: identity.password and identity.totp name different users.")
+        code = other.passcode.get_secret_value()
+    domain = named.domain or Named()
+    wanted = Wanted(named.id, named.name, domain.id, domain.name)
+    door = Door(services.catalog, services.ambient, services.sealer, services.passwords)
+    return door.by_password(wanted, named.password.get_secret_value(), code, asked)
 
 
-def _named_user(conn: Connection, asked: UserProof) -> sa.Row[Any] | None:
-    """The user meant. A name alone may be in several accounts: then it is nobody's."""
-    u, a = t.user.c, t.account.c
-    where = [u.id == asked.id] if asked.id else [u.name == asked.name]
-    if asked.domain is not None and asked.domain.id:
-        where.append(a.id == asked.domain.id)
-    if asked.domain is not None and asked.domain.name:
-        where.append(a.name == asked.domain.name)
-    rows = conn.execute(_users().add_columns(u.password, u.enabled).where(*where).limit(2)).all()
-    return rows[0] if len(rows) == 1 else None
-
-
-def _event(
-    user: _User, arrival: Arrival, project: str | None, detail: dict[str, str], outcome: audit.Outcome = "OK"
-) -> audit.Entry:
-    return audit.Entry(
-        "createToken", "token", user.id, user.name, outcome, account=user.account, project=project, user=user.id,
-        user_name=user.name, request_id=arrival.request_id, source=arrival.source, detail=detail,
-    )  # fmt: skip
-
-
-def _by_token(services: Services, proof: TokenProof | None) -> _User:
+def _by_token(services: Services, proof: TokenProof | None) -> User:
     if proof is None:
         raise ParameterError("Parameter error: identity.token needs an id.")
     with services.catalog.read() as conn:
@@ -183,7 +219,7 @@ def _by_token(services: Services, proof: TokenProof | None) -> _User:
         return _user(conn, token)
 
 
-def _scope(conn: Connection, user: _User, scope: Scope | None) -> ProjectView | None:
+def _scope(conn: Connection, user: User, scope: Scope | None) -> ProjectView | None:
     """The project that a token is for; None: the account."""
     if scope is None or scope.project is None:
         domain = scope.domain if scope is not None else None
@@ -202,7 +238,7 @@ def _scope(conn: Connection, user: _User, scope: Scope | None) -> ProjectView | 
     raise Unauthenticated("the user has no part in the project of the scope")
 
 
-def _subject(conn: Connection, services: Services, caller: Principal, text: str) -> tuple[kept.Valid, _User]:
+def _subject(conn: Connection, services: Services, caller: Principal, text: str) -> tuple[kept.Valid, User]:
     """The token that a call is about, if it is the caller's business."""
     unknown = ApiError(404, NOT_FOUND, "Could not find the token.")
     try:
@@ -215,15 +251,10 @@ def _subject(conn: Connection, services: Services, caller: Principal, text: str)
     return token, user
 
 
-def _user(conn: Connection, token: kept.Valid) -> _User:
-    row = conn.execute(_users().where(t.user.c.id == token.user)).one()
-    return _User(row.id, row.name, row.account, row.account_name, row.administrator, token.epoch, token.expires_at)
-
-
-def _users() -> sa.Select[Any]:
-    u = t.user.c
-    columns = sa.select(u.id, u.name, u.account, u.administrator, u.epoch, t.account.c.name.label("account_name"))
-    return columns.join(t.account, t.account.c.id == u.account)
+def _user(conn: Connection, token: kept.Valid) -> User:
+    row = conn.execute(users().where(t.user.c.id == token.user)).one()
+    who = (row.id, row.name, row.account, row.account_name, row.administrator)
+    return User(*who, token.epoch, token.mfa_at, token.expires_at)
 
 
 # --- lists -------------------------------------------------------------------------------------------------------------
@@ -275,7 +306,7 @@ def list_users(request: Request, caller: Caller, services: Given, name: Text | N
     with services.catalog.read() as conn:
         rows = conn.execute(wanted).all()
     base = _base(request)
-    users = [
+    found = [
         {
             "id": row.id,
             "name": row.name,
@@ -287,19 +318,18 @@ def list_users(request: Request, caller: Caller, services: Given, name: Text | N
         }
         for row in rows
     ]
-    return {"users": users, "links": _links(f"{base}/v3/users")}
+    return {"users": found, "links": _links(f"{base}/v3/users")}
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _token_body(
-    request: Request, user: _User, project: ProjectView | None, token: kept.Valid, *, catalog: bool
-) -> dict[str, Any]:
+def _token_body(request: Request, user: User, project: ProjectView | None, token: kept.Valid, *, catalog: bool) -> dict[str, Any]:
     domain = {"id": user.account, "name": user.account_name}
     role = "administrator" if user.administrator else "member"
+    by_code = token.mfa_at is not None and token.method == "password"
     body: dict[str, Any] = {
-        "methods": [token.method],
+        "methods": [token.method, "totp"] if by_code else [token.method],
         "issued_at": _keystone_time(token.issued_at),
         "expires_at": _keystone_time(token.expires_at),
         "user": {"id": user.id, "name": user.name, "domain": domain, "password_expires_at": ""},

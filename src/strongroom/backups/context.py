@@ -46,6 +46,7 @@ class Context:
     scratch: Path  # a private folder for spills
     options: Options = field(default_factory=Options)
     allowance: Allowance = field(default_factory=Allowance)  # what this process's captures together took from their sources
+    imports: Path | None = None  # where operators put files that are to be imported; None: nowhere
     checked: dict[str, int] = field(default_factory=dict)  # lineages compared with the store, by the catalog's `moves` then
 
     def keys(self, lineage: str) -> LineageKeys:

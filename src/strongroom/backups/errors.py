@@ -6,12 +6,14 @@ Refused
 ├── InstanceNameTaken
 ├── InstanceUnusable    it cannot be entered or is of a kind that cannot be backed up
 ├── NotRestorable       the backup or the target does not fit
+├── NoSuchFile          a file that was to be imported is not where an operator has to put it
 ├── BackupBuilding      stop it first
 ├── BackupRestoring     a restore reads it
 ├── BackupHeld          a hold names its reason
 ├── BackupAutomated     its instance's policy is on
 ├── BackupNotBuilding   only a backup that is being built can be stopped
 ├── PreviewMoved        what the caller previewed is not what would happen now
+├── BadScope            tables cannot be chosen so, or not of this engine
 ├── QuotaReached        the project may not use more
 ├── TooManyTags
 ├── NotPending          a job that has begun is no scheduled task any more
@@ -54,6 +56,10 @@ class NotRestorable(Refused):
     """The backup cannot be restored there."""
 
 
+class NoSuchFile(Refused):
+    """There is no such bucket or file for the project."""
+
+
 class BackupBuilding(Refused):
     """The backup is being built."""
 
@@ -76,6 +82,10 @@ class BackupAutomated(Refused):
 
 class PreviewMoved(Refused):
     """The lineage moved since the preview."""
+
+
+class BadScope(Refused):
+    """Tables cannot be chosen so, or not of this engine."""
 
 
 class QuotaReached(Refused):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +90,7 @@ def _require_root_key(ctx: Context) -> None:
         k = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
     if sealed is not None:
         open_lineage_keys(ctx.root_key, sealed.id, sealed.sealed_keys)
-        return
-    try:
+    try:  # the first thing that a rotation of the root key seals anew
         open_owner(ctx.root_key, k, ctx.store.get(names.owner(k)))
     except (Damaged, ObjectMissing) as error:
         log.warning("the owner's mark in the store cannot be read: %s", error)
@@ -107,11 +105,13 @@ def put_owner(ctx: Context) -> None:
         ).scalar()
     if planned is None:
         return
-    data = seal_owner(ctx.root_key, k)
-    with suppress(ObjectExists):  # put by a start that ended before it could say so
-        ctx.store.put_new(names.owner(k), data)
+    before = open_owner(ctx.root_key, k - 1, ctx.store.get(names.owner(k - 1))) if k > 1 else None
+    try:
+        size = ctx.store.put_new(names.owner(k), seal_owner(ctx.root_key, k, before))
+    except ObjectExists:  # put by a start that ended before it could say so
+        size = len(ctx.store.get(names.owner(k)))
     with ctx.catalog.write() as conn:
-        stored(conn, planned, len(data))
+        stored(conn, planned, size)
 
 
 def recognise(ctx: Context, file: Path) -> bool:
@@ -134,19 +134,22 @@ def recognise(ctx: Context, file: Path) -> bool:
 
 
 def _fail_builds(ctx: Context) -> None:
+    building: dict[str, list[tuple[str, int]]] = {}
+    lineages: dict[str, list[str]] = {}
+    of_building = sa.select(t.part.c.backup).where(t.part.c.state == "BUILDING")
     with ctx.catalog.read() as conn:
-        rows = conn.execute(
-            sa.select(t.part.c.backup, t.part.c.lineage, t.part.c.seq)
-            .where(t.part.c.state == "BUILDING")
-            .order_by(t.part.c.backup)
-        ).all()
-    for row in rows:
+        for row in conn.execute(sa.select(t.part).where(t.part.c.backup.in_(of_building)).order_by(t.part.c.backup)):
+            lineages.setdefault(row.backup, []).append(row.lineage)
+            if row.state == "BUILDING":
+                building.setdefault(row.backup, []).append((row.lineage, row.seq))
+    for backup, parts in building.items():
         try:
-            require_unended(ctx, row.lineage, row.seq)
+            for lineage, seq in parts:
+                require_unended(ctx, lineage, seq)
         except CatalogOutdated:
-            continue  # the lineage is stopped: a rebuild will tell whether the part was completed
-        with sweeping.decide_swept(ctx.catalog, backups=[row.backup], lineages=[row.lineage]) as conn:
-            fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")
+            continue  # a lineage is stopped: a rebuild will tell whether the part was completed
+        with sweeping.decide_swept(ctx.catalog, backups=[backup], lineages=lineages[backup]) as conn:
+            fail(ctx, conn, backup, "the catalog's database was restored or promoted while the backup was being taken")
 
 
 def keep_watch(ctx: Context, file: Path) -> None:

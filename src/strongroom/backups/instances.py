@@ -73,7 +73,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         busy = conn.execute(
             sa.select(t.job.c.id).where(
                 t.job.c.instance == instance,
-                t.job.c.kind.in_(("backup", "restore")),
+                t.job.c.kind.in_(("backup", "restore", "import")),
                 t.job.c.state.in_(("QUEUED", "RUNNING")),
             )
         ).first()

@@ -30,7 +30,7 @@ WORKER = "worker"
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the limits
 _LONGEST_PAUSE = 0.25  # seconds between two looks at the job
-_AT_SOURCES = ("backup", "restore")  # kinds of jobs that enter a database
+_AT_SOURCES = ("backup", "restore", "import")  # kinds of jobs that enter a database
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from strongroom.identity import tables as identity
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.keys import open_closed, open_lineage_keys
+from strongroom.repository.keys import open_closed, open_lineage_keys, open_owner
 from strongroom.storage.base import InvalidName, ObjectMissing, StoreError, StoreUnavailable, check_name
 
 ATTEMPTS = 3
@@ -429,7 +429,10 @@ def _require_foreign(ctx: Context, lineage: str) -> None:
 
 def _is_closed(ctx: Context, lineage: str) -> bool:
     try:
-        open_closed(ctx.root_key, lineage, ctx.store.get(names.closed(lineage)))
+        data = ctx.store.get(names.closed(lineage))
+        with ctx.catalog.read() as conn:
+            k = conn.execute(sa.select(t.installation.c.owner)).scalar_one()
+        open_closed(ctx.root_key, lineage, data, open_owner(ctx.root_key, k, ctx.store.get(names.owner(k))))
     except (RepositoryError, ObjectMissing):
         return False
     return True

@@ -146,7 +146,9 @@ def _forget(ctx: Context, conn: Connection, batch: list[Row[Any]], removal: str)
     conn.execute(sa.delete(t.object_).where(here, t.object_.c.late.is_(False)))
     lineages = {row.lineage for row in batch if row.kind == "key"}
     if lineages:
-        conn.execute(sa.update(t.lineage).where(t.lineage.c.id.in_(lineages)).values(sealed_keys=None))
+        keys = sa.and_(t.object_.c.kind == "key", t.object_.c.state != "LATE", t.object_.c.lineage == t.lineage.c.id)
+        last = ~sa.exists().where(keys)  # a rotation of the root key removes those of before, and others are there
+        conn.execute(sa.update(t.lineage).where(t.lineage.c.id.in_(lineages), last).values(sealed_keys=None))
     _book(ctx, conn, removal, objects=gone[0], size=gone[1])
 
 

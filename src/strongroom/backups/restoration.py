@@ -25,14 +25,24 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.creation import node_queue
 from strongroom.backups.damage import damage_in, note_damage
-from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
-from strongroom.engines.base import Engine, EngineError, Ground, Summary, Surveyor, Target, target_state
+from strongroom.engines.base import (
+    ClusterEngine,
+    Engine,
+    EngineError,
+    Ground,
+    Summary,
+    Surveyor,
+    Target,
+    target_state,
+)
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain
+from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.reader import BackupReader
 from strongroom.storage.base import StoreError
 
 log = logging.getLogger("strongroom.backups")
@@ -59,6 +69,8 @@ def restore(
     with ctx.catalog.read() as conn:
         if conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup, t.backup.c.project == project)).first() is None:
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        found = find_instance(conn, project, instance)
+    queue = _queue(ctx, found)
     guard = partial(lock_instance, project=project, instance=instance)
     with ctx.catalog.decide(guard, backups=[backup]) as conn:
         target = find_instance(conn, project, instance)
@@ -70,10 +82,21 @@ def restore(
         args = {"backup": backup, "instance": instance, "overwrite": may}
         job = ctx.jobs.submit(
             conn, "restore", args, project=project, instance=instance, backup=backup,
-            serial=f"instance:{instance}", max_attempts=ATTEMPTS,
+            queue=queue, serial=f"instance:{instance}", max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn)
     return job
+
+
+def _queue(ctx: Context, target: Row[Any]) -> str:
+    """Where the restore must run: a cluster's, on the host of one of its nodes."""
+    engine = ctx.engines.get(target.engine)
+    if not isinstance(engine, ClusterEngine):
+        return "default"
+    try:
+        return node_queue(engine.nodes(ctx.target(target))[0])
+    except EngineError as error:
+        raise errors.NotRestorable(str(error)) from error
 
 
 def refuse_misfit(backup: Row[Any], target: Row[Any]) -> None:
@@ -102,7 +125,7 @@ class RestoreJob:
 
     def run(self, job: Running) -> Mapping[str, Any]:
         ctx = self._ctx
-        backup, instance, part = self._rows(job)
+        backup, instance, parts = self._rows(job)
         engine, target = ctx.engines[instance.engine], ctx.target(instance)
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
@@ -110,22 +133,22 @@ class RestoreJob:
         try:
             if job.epoch > 1:
                 engine.recover(target)
-            summary, warnings = self._restore(job, instance, part, str(scratch))
+            summary, warnings = self._restore(job, instance, parts, str(scratch))
         except Draining:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             raise
         except Cancelled as error:
-            _end_leftovers(engine, target)
-            raise Cancelled(_told(error), self._state(job, error)) from error
+            end_leftovers(engine, target)
+            raise Cancelled(told(error), failed_state(job, error)) from error
         except StoreError as error:
-            _end_leftovers(engine, target)
+            end_leftovers(engine, target)
             if not error.permanent and job.attempts < ATTEMPTS:
                 raise TryAgain(str(error)) from error
-            raise JobFailed(f"the store failed: {_told(error)}", self._state(job, error)) from error
+            raise JobFailed(f"the store failed: {told(error)}", failed_state(job, error)) from error
         except (EngineError, RepositoryError, OSError) as error:
-            _end_leftovers(engine, target)
-            self._note_damage(part.lineage, error)
-            raise JobFailed(_told(error), self._state(job, error)) from error
+            end_leftovers(engine, target)
+            self._note_damage(error)
+            raise JobFailed(told(error), failed_state(job, error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {
@@ -133,48 +156,37 @@ class RestoreJob:
             "seconds": round(ctx.ambient.monotonic() - since, 3), "warnings": [*warnings, *summary.warnings],
         }  # fmt: skip
 
-    def _restore(self, job: Running, instance: Row[Any], part: Row[Any], scratch: str) -> tuple[Summary, Sequence[str]]:
+    def _restore(
+        self, job: Running, instance: Row[Any], parts: Sequence[Row[Any]], scratch: str
+    ) -> tuple[Summary, Sequence[str]]:
         """What the engine says of its restore, and what was warned of before. Raises NotEmpty."""
         ctx, engine, target = self._ctx, self._ctx.engines[instance.engine], self._ctx.target(instance)
-        keys = ctx.keys(part.lineage)
-        manifest = read_manifest(ctx, keys, part.lineage, part.seq)
-        ground = Ground(None)
-        if not job.args.get("begun"):
-            job.progress("looking at the target", 0)
-            ground = survey(engine, target, manifest.engine_facts, part.plain_bytes)
-            if ground.holds is not None and not job.args.get("overwrite", True):
-                raise NotEmpty(
-                    f"instance {instance.name} holds {ground.holds}, which a restore would replace: empty it, or restore "
-                    "with overwrite (the command line's --overwrite)"
-                )
-            _begin(ctx, job)
-        with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
-            return engine.restore(target, reader, manifest.engine_facts, job, scratch), ground.warnings
+        with reading(ctx, parts) as (source, facts):
+            ground = Ground(None)
+            if not job.args.get("begun"):
+                job.progress("looking at the target", 0)
+                ground = survey(engine, target, facts, sum(part.plain_bytes for part in parts))
+                if ground.holds is not None and not job.args.get("overwrite", True):
+                    raise NotEmpty(instance.name, ground.holds)
+                begin(ctx, job)
+            return engine.restore(target, source, facts, job, scratch), ground.warnings
 
-    def _state(self, job: Running, error: BaseException) -> Mapping[str, Any]:
-        """What programs are told of a restore that did not succeed."""
-        told = target_state(error)
-        if told is None:
-            told = UNCHANGED
-            if job.args.get("begun"):
-                told = "not changed by this try; an earlier one of this job, which was interrupted, may have changed it"
-        return {"target_state": told}
-
-    def _note_damage(self, lineage: str, error: Exception) -> None:
+    def _note_damage(self, error: Exception) -> None:
         """What the restore found damaged is suspect from now on, so that the next backup stores it anew."""
         name = damage_in(error)
-        if name is not None:
+        parsed = None if name is None else names.parse(name)
+        if name is not None and parsed is not None and parsed.lineage is not None:
             with suppress(StoreError):
-                note_damage(self._ctx, lineage, name)
+                note_damage(self._ctx, parsed.lineage, name)
 
-    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Row[Any]]:
+    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Sequence[Row[Any]]]:
         with self._ctx.catalog.read() as conn:
             backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
             instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup.id)).one()
+            parts = parts_to_read(conn, backup.id)
         if instance.state != "REGISTERED":
             raise JobFailed(f"instance {instance.name} is not registered any more")
-        return backup, instance, part
+        return backup, instance, parts
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the restore left in the target; nothing in the catalog hangs on it."""
@@ -182,13 +194,19 @@ class RestoreJob:
         if job.attempts == 0 and job.epoch == 1:
             return  # cancelled before it ran
         _, instance, _ = self._rows(job)
-        _end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+        end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
 
 
 class NotEmpty(EngineError):
     """The target holds data, and nobody has said that it may be replaced. Nothing was changed."""
 
     permanent = True
+
+    def __init__(self, name: str, holds: str) -> None:
+        super().__init__(
+            f"instance {name} holds {holds}, which a restore would replace: empty it, or restore "
+            "with overwrite (the command line's --overwrite)"
+        )
 
 
 def survey(engine: Engine, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
@@ -199,14 +217,24 @@ def survey(engine: Engine, target: Target, facts: Mapping[str, Any], size: int) 
     return Ground(f"some {probe.size} bytes" if probe.size else None, probe.warnings)
 
 
-def _begin(ctx: Context, job: Running) -> None:
+def begin(ctx: Context, job: Running) -> None:
     """Durable before the first change, so that the run after a crash does not take this one's data for somebody's."""
     with ctx.catalog.write(job.guard) as conn:
         args = json.dumps({**job.args, "begun": True})
         conn.execute(sa.update(t.job).where(t.job.c.id == job.id).values(args=args))
 
 
-def _end_leftovers(engine: Engine, target: Target) -> None:
+def failed_state(job: Running, error: BaseException) -> Mapping[str, Any]:
+    """What programs are told of a restore that did not succeed."""
+    told = target_state(error)
+    if told is None:
+        told = UNCHANGED
+        if job.args.get("begun"):
+            told = "not changed by this try; an earlier one of this job, which was interrupted, may have changed it"
+    return {"target_state": told}
+
+
+def end_leftovers(engine: Engine, target: Target) -> None:
     """Ends what the restore left in the target. That this fails must not hide why the restore did."""
     try:
         engine.recover(target)
@@ -214,6 +242,6 @@ def _end_leftovers(engine: Engine, target: Target) -> None:
         log.warning("what a restore left in %s could not be ended: %s", target.address, error)
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """The error with what the adapter noted on it: what state the target is in."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ssl
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import httpx
 
 from strongroom import __version__
 from strongroom.cli.connection import Connection
-from strongroom.cli.errors import OutOfStep, Refused, Unreachable
+from strongroom.cli.errors import NotConnected, OutOfStep, Refused, Unreachable
 
 _ALGORITHM = "SDK-HMAC-SHA256"
 _SECONDS = 60.0  # a preview of many backups reads much
@@ -77,6 +78,7 @@ class Client:
             headers={"User-Agent": f"strongroom-cli/{__version__}", "X-Project-Id": connection.project_id},
             timeout=httpx.Timeout(_SECONDS, connect=_CONNECT_SECONDS),
             transport=transport,
+            verify=_trust(connection),
             trust_env=False,  # a proxy of the environment must not see signed requests to a server of one's own
         )
 
@@ -91,6 +93,10 @@ class Client:
     def own(self, method: str, path: str, **options: Any) -> Answer:
         """A call of Strongroom's own API below /strongroom/v1/{project_id}/."""
         return self._ask(method, f"/strongroom/v1/{quote(self._connection.project_id, safe='')}/{path}", **options)
+
+    def identity(self, method: str, *path: str, **options: Any) -> Answer:
+        """A call about the account's users, groups, keys and policies; `path` is the segments after …/identity/."""
+        return self._ask(method, "/strongroom/v1/identity/" + "/".join(segment(one) for one in path), **options)
 
     def _ask(
         self,
@@ -159,6 +165,16 @@ class Client:
     def preview(self, backup_ids: list[str]) -> Answer:
         """What deleting these backups, together, would free."""
         return self.own("POST", "backups/preview", body={"backup_ids": backup_ids})
+
+
+def _trust(connection: Connection) -> ssl.SSLContext | bool:
+    """Whose certificates count. Raises NotConnected if the file that names them cannot be used."""
+    if connection.ca_file is None or not connection.endpoint.startswith("https://"):
+        return True
+    try:
+        return ssl.create_default_context(cafile=connection.ca_file)
+    except OSError as error:
+        raise NotConnected(f"the certificates in {connection.ca_file} cannot be used: {error.strerror or error}") from error
 
 
 def segment(value: str) -> str:

@@ -16,6 +16,7 @@ _ENVIRONMENT = {
     "access_key": "STRONGROOM_ACCESS_KEY",
     "secret_key": "STRONGROOM_SECRET_KEY",
 }
+_CA_FILE = "STRONGROOM_CA_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,13 @@ class Connection:
     project_id: str
     access_key: str
     secret_key: str = field(repr=False)
+    ca_file: str | None = None  # whom to trust for TLS, and nobody else; None: whom the machine trusts
 
 
 def find(data_dir: str | None, endpoint: str | None, project_id: str | None, environ: Mapping[str, str]) -> Connection:
     """The connection that the options name; without a data folder the environment's. Raises NotConnected."""
     found = _of_folder(Path(data_dir)) if data_dir else {key: environ.get(name, "") for key, name in _ENVIRONMENT.items()}
+    ca_file = environ.get(_CA_FILE) or found.pop("ca_file", None) or None
     found |= {key: value for key, value in (("endpoint", endpoint), ("project_id", project_id)) if value}
     missing = [_ENVIRONMENT[key] for key in _ENVIRONMENT if not found.get(key)]
     if missing:
@@ -38,7 +41,8 @@ def find(data_dir: str | None, endpoint: str | None, project_id: str | None, env
         raise NotConnected(f"{where} {', '.join(missing)} would say.\nGive --data DIR of a server on this machine, or set these.")
     if not found["endpoint"].startswith(("http://", "https://")):
         raise NotConnected(f"the endpoint {found['endpoint']!r} is no URL: give http://HOST:PORT or https://HOST:PORT")
-    return Connection(found["endpoint"].rstrip("/"), found["project_id"], found["access_key"], found["secret_key"])
+    keys = (found["project_id"], found["access_key"], found["secret_key"])
+    return Connection(found["endpoint"].rstrip("/"), *keys, ca_file)
 
 
 def _of_folder(folder: Path) -> dict[str, str]:
@@ -57,4 +61,4 @@ def _of_folder(folder: Path) -> dict[str, str]:
         raise NotConnected(f"{path} is damaged: put back what it held, or set STRONGROOM_… instead") from None
     if not isinstance(read, dict):
         raise NotConnected(f"{path} is damaged: put back what it held, or set STRONGROOM_… instead")
-    return {key: str(read.get(key) or "") for key in _ENVIRONMENT}
+    return {key: str(read.get(key) or "") for key in (*_ENVIRONMENT, "ca_file")}

@@ -136,3 +136,14 @@ def confirm(question: str, yes: bool) -> None:
         raise click.UsageError("nobody can be asked here: give --yes to go on", click.get_current_context())
     if not click.confirm(question, err=True):
         raise click.Abort
+
+
+def secret(what: str, *, new: bool = False) -> str:
+    """A secret from the first line of standard input, or asked for on a terminal (twice, where it is a new one)."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt(what, hide_input=True, err=True, confirmation_prompt=new)
+        return typed
+    text = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise click.UsageError(f"standard input holds no {what.lower()}", click.get_current_context())
+    return text

@@ -25,7 +25,7 @@ def export(backup_id: str, folder: Path) -> None:
     Works on the repository itself, beside a running server or without one. The folder is new or empty, and is there only once the
     export is whole; one that ended early is called DIR.partial, and the same command begins it anew.
     """
-    settings = settings_of(None, None)
+    settings = settings_of()
     from strongroom.backups.exporting import SUMMARY
     from strongroom.backups.exporting import export as write
     from strongroom.cli.waiting import display

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
-from strongroom.cli.context import client, confirm, say, say_line, shared
+from strongroom.cli.context import client, confirm, say, say_line, secret, shared
 from strongroom.cli.display import facts, moment, size, table, word
 from strongroom.cli.errors import CommandError
 
@@ -24,12 +23,18 @@ def instance() -> None:
 
 @instance.command("add")
 @click.argument("name")
-@click.option("--engine", required=True, type=click.Choice(["redis", "mongodb", "influxdb"]), help="What kind of database it is.")
+@click.option(
+    "--engine",
+    required=True,
+    type=click.Choice(["redis", "mongodb", "influxdb", "cassandra"]),
+    help="What kind of database it is.",
+)
 @click.option(
     "--address",
     required=True,
     metavar="URL",
-    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/ or influxdb://[USER@]HOST[:PORT]/[DB], no password in it.",
+    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/, influxdb://[USER@]HOST[:PORT]/[DB] or "
+    "cassandra://[USER@]HOST[:PORT][,…], no password in it.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
 @shared
@@ -37,7 +42,7 @@ def add(name: str, engine: str, address: str, password_stdin: bool) -> None:
     """Register the database NAME; the server tries to enter it first."""
     body = {"name": name, "engine": engine, "address": _without_password(address)}
     if password_stdin:
-        body["password"] = _password()
+        body["password"] = secret("Password")
     with client() as api:
         added = api.own("POST", "instances", body=body)
     say_line(added, f"Added {name} as {added.get('id')}.")
@@ -160,16 +165,6 @@ def _without_password(address: str) -> str:
     if has_password:
         raise click.BadParameter("holds a password: take it out and give it with --password-stdin", param_hint="--address")
     return address
-
-
-def _password() -> str:
-    if sys.stdin.isatty():
-        typed: str = click.prompt("Password", hide_input=True, err=True)
-        return typed
-    text = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
-    if not text:
-        raise click.UsageError("standard input holds no password", click.get_current_context())
-    return text
 
 
 def _engine(one: Answer) -> str:

@@ -12,13 +12,18 @@ from strongroom.cli.backups import backup
 from strongroom.cli.context import Outside, shared
 from strongroom.cli.deletions import deletion
 from strongroom.cli.exporting import export
+from strongroom.cli.groups import group
 from strongroom.cli.instances import instance
 from strongroom.cli.jobs import job
+from strongroom.cli.keys import key
 from strongroom.cli.limits import limit, limits
 from strongroom.cli.maintenance import quarantine, reconcile, verify
+from strongroom.cli.policies import policy
+from strongroom.cli.projects import project
 from strongroom.cli.quotas import quota
 from strongroom.cli.schedules import schedule
 from strongroom.cli.server import catalog, serve
+from strongroom.cli.users import user
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,9 +39,11 @@ def strongroom() -> None:
     """
 
 
-for command in (
-    serve, instance, schedule, backup, deletion, job, quota, limits, verify, reconcile, quarantine, audit, catalog,
-):  # fmt: skip
+COMMANDS = (
+    serve, instance, schedule, backup, deletion, job, quota, limits, verify, reconcile, quarantine, user, group, key, policy,
+    project, audit, catalog,
+)  # fmt: skip
+for command in COMMANDS:
     strongroom.add_command(command)
 backup.add_command(export)
 instance.add_command(limit)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -16,10 +18,13 @@ from strongroom.settings import DEFAULT_HOST, DEFAULT_PORT, Settings, SettingsEr
 @click.command("serve")
 @click.option("--host", help=f"The address to listen on; else STRONGROOM_HOST, else {DEFAULT_HOST}.")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"Else STRONGROOM_PORT, else {DEFAULT_PORT}; 0 takes a free one.")
+@click.option("--tls-cert", metavar="FILE", help="Serve TLS: the certificate with its chain, PEM; else STRONGROOM_TLS_CERT.")
+@click.option("--tls-key", metavar="FILE", help="Its private key, PEM, without a password; else STRONGROOM_TLS_KEY.")
+@click.option("--clear-text", is_flag=True, help="Listen for other machines without TLS, as behind a proxy that does it.")
 @shared
-def serve(host: str | None, port: int | None) -> None:
-    """Run the server on the folder --data DIR."""
-    settings = settings_of(host, port)
+def serve(host: str | None, port: int | None, tls_cert: str | None, tls_key: str | None, clear_text: bool) -> None:
+    """Run the server on the folder --data DIR. Other machines are answered over TLS only, unless told otherwise."""
+    settings = settings_of(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, clear_text=clear_text)
     from strongroom.server import serve as run
 
     with sentences():
@@ -39,7 +44,7 @@ def rebuild() -> None:
 
     Every backup comes back held, until someone has looked at it and releases it.
     """
-    settings = settings_of(None, None)
+    settings = settings_of()
     from strongroom.server import rebuild_catalog
 
     lines: list[str] = []
@@ -54,10 +59,27 @@ def rebuild() -> None:
     say_line({"report": lines}, "The catalog is rebuilt.")
 
 
-def settings_of(host: str | None, port: int | None) -> Settings:
-    """What the server of --data DIR runs with."""
+def rotate_root_key() -> None:
+    """For `strongroom key rotate`."""
+    settings = settings_of()
+    from strongroom.server import rotate_root_key as run
+
+    lines: list[str] = []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if not wants_json():
+            click.echo(line)
+
+    with sentences():
+        run(settings, report)
+    say_line({"report": lines}, "The root key is rotated.")
+
+
+def settings_of(**options: Any) -> Settings:
+    """What the server of --data DIR runs with; `options` as Settings.load takes them."""
     with _usable():
-        return Settings.load(data_folder(), outside().environ, host=host, port=port)
+        return Settings.load(data_folder(), outside().environ, **options)
 
 
 @contextmanager
@@ -76,8 +98,10 @@ def sentences() -> Iterator[None]:
 
     from strongroom.backups.errors import Refused
     from strongroom.backups.exporting import ExportError
+    from strongroom.backups.rekeying import RotationRefused
     from strongroom.backups.staleness import CatalogOutdated
     from strongroom.catalog.database import CatalogError
+    from strongroom.identity.errors import SecretUnreadable
     from strongroom.jobs.embedded import DataFolderInUse
     from strongroom.repository.errors import RepositoryError
     from strongroom.server import RebuildRefused
@@ -88,10 +112,13 @@ def sentences() -> Iterator[None]:
             yield
     except OperationalError as error:
         raise CommandError(f"the catalog cannot be used: {error.orig}") from error
+    except ssl.SSLError as error:
+        raise CommandError(f"the certificate or its key cannot be used: {error.reason or error}") from error
     except OSError as error:
         raise CommandError(_told(error)) from error
     except (
-        CatalogOutdated, CatalogError, DataFolderInUse, ExportError, Refused, RepositoryError, RebuildRefused, StoreError
+        CatalogOutdated, CatalogError, DataFolderInUse, ExportError, Refused, RepositoryError, RebuildRefused, RotationRefused,
+        SecretUnreadable, StoreError,
     ) as error:  # fmt: skip
         raise CommandError(str(error)) from error
 

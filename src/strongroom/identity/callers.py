@@ -26,6 +26,18 @@ class Asked:
     project: str | None  # the path's; None where the path names none
     request_id: str
     source: str
+    secure: bool = False  # over TLS
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """How a user was proven."""
+
+    user: str
+    via: Literal["token", "signature", "both"]
+    issued_at: float | None = None  # of the token
+    mfa_at: float | None = None
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +58,53 @@ def identify(catalog: Catalog, ambient: Ambient, sealer: Sealer, request: Receiv
     text, signed = request.header("x-auth-token"), request.header("authorization") is not None
     if text is None and not signed:
         raise Unauthenticated("the request has neither a token nor a signature")
-    signer = signatures.authenticate(catalog, sealer, request, ambient.now()) if signed else None
+    now = ambient.now()
+    signer = signatures.authenticate(catalog, sealer, request, now) if signed else None
     with catalog.read() as conn:
         if text is None:
-            return _principal(conn, str(signer), asked.project, "signature", asked)
-        token = tokens.validate(conn, text, ambient.now())
-        if signer not in (None, token.user):
+            assert signer is not None
+            proof = _Proof(signer.user, "signature", mfa_at=signer.mfa_at, temporary=signer.temporary)
+            return _principal(conn, proof, asked.project, asked, now)
+        token = tokens.validate(conn, text, now)
+        if signer is not None and signer.user != token.user:
             raise Unauthenticated("the token and the signature belong to different users")
         if asked.project is not None and asked.project != token.project:
             raise WrongProject
-        return _principal(conn, token.user, token.project, "both" if signed else "token", asked)
+        temporary = signer is not None and signer.temporary
+        proof = _Proof(token.user, "both" if signed else "token", token.issued_at, token.mfa_at, temporary)
+        return _principal(conn, proof, token.project, asked, now)
+
+
+def holders_of(user: str) -> sa.CompoundSelect[str]:
+    """Whose grants count for a user: their own and their groups'."""
+    m = t.membership.c
+    return sa.select(sa.literal(user)).union_all(sa.select(m.group).where(m.user == user))
 
 
 def usable_projects(conn: Connection, user: str) -> list[ProjectView]:
     """The projects that a user may use, by name: the administrator all of the account's, others those they have a policy in."""
-    p, g = t.project.c, t.user_grant.c
+    p, g = t.project.c, t.policy_grant.c
     row = conn.execute(sa.select(t.user.c.account, t.user.c.administrator).where(t.user.c.id == user)).one()
     wanted = sa.select(p.id, p.name, p.account).where(p.account == row.account).order_by(p.name)
     if not row.administrator:
-        granted = sa.select(g.user).where(g.user == user, g.project.in_((p.id, ""))).exists()
+        granted = sa.select(g.holder).where(g.holder.in_(holders_of(user)), g.project.in_((p.id, ""))).exists()
         wanted = wanted.where(granted)
     return [ProjectView(project.id, project.name, project.account) for project in conn.execute(wanted)]
 
 
-def _principal(
-    conn: Connection, user: str, project: str | None, via: Literal["token", "signature", "both"], asked: Asked
-) -> Principal:
+def _principal(conn: Connection, proof: _Proof, project: str | None, asked: Asked, now: float) -> Principal:
+    user = proof.user
     who = conn.execute(
-        sa.select(t.user, t.account.c.name.label("account_name"))
+        sa.select(t.user.c.account, t.user.c.name, t.user.c.administrator, t.account.c.name.label("account_name"))
         .join(t.account, t.account.c.id == t.user.c.account)
         .where(t.user.c.id == user)
     ).one()
     name = None
+    policies = tuple(found.policy for found in policies_of(conn, user, project or ""))
     if project is not None:
         name = conn.scalar(sa.select(t.project.c.name).where(t.project.c.id == project, t.project.c.account == who.account))
-        policies = _policies(conn, user, project)
         if name is None or not (who.administrator or policies):
             raise WrongProject
-    else:
-        policies = _policies(conn, user, "")
     return Principal(
         account=who.account,
         account_name=who.account_name,
@@ -93,20 +113,48 @@ def _principal(
         administrator=who.administrator,
         project=project,
         project_name=name,
-        via=via,
+        via=proof.via,
         request_id=asked.request_id,
         source=asked.source,
         policies=policies,
+        at=now,
+        secure=asked.secure,
+        issued_at=proof.issued_at,
+        mfa_at=proof.mfa_at,
+        groups=groups_of(conn, user),
+        temporary=proof.temporary,
     )
 
 
-def _policies(conn: Connection, user: str, project: str) -> tuple[Policy, ...]:
-    """What the user was given in the project and in all projects."""
-    g = t.user_grant.c
+def groups_of(conn: Connection, user: str) -> tuple[str, ...]:
+    """Names of a user's groups."""
+    mine = sa.select(t.group.c.name).join(t.membership, t.membership.c.group == t.group.c.id)
+    return tuple(conn.scalars(mine.where(t.membership.c.user == user).order_by(t.group.c.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A policy that counts for a user, and by whose grant."""
+
+    name: str
+    policy: Policy
+    group: str | None  # name of the group that has it; None: the user has
+
+
+def policies_of(conn: Connection, user: str, project: str) -> list[Granted]:
+    """What counts for a user in a project ("": for calls about the account): granted to them or their groups, there or in all."""
+    g = t.policy_grant.c
     rows = conn.execute(
-        sa.select(g.policy, t.policy.c.document)
+        sa.select(g.policy, t.policy.c.name, t.policy.c.document, t.group.c.name.label("group"))
         .outerjoin(t.policy, t.policy.c.id == g.policy)
-        .where(g.user == user, g.project.in_(("", project)))
+        .outerjoin(t.group, t.group.c.id == g.holder)
+        .where(g.holder.in_(holders_of(user)), g.project.in_(("", project)))
         .distinct()
+        .order_by(g.policy, t.group.c.name)
     )
-    return tuple(parse(row.document if row.document is not None else BUILT_IN[row.policy]) for row in rows)
+    return [
+        Granted(row.policy, parse(BUILT_IN[row.policy]), row.group)
+        if row.document is None
+        else Granted(row.name, parse(row.document), row.group)
+        for row in rows
+    ]

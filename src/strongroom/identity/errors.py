@@ -8,6 +8,8 @@ IdentityError
 ├── PolicyInvalid       a policy document that cannot be understood
 ├── NotKnown            no such account, project, user, policy or key
 ├── NameTaken           the name is in use
+├── LastAdministrator   an account keeps one enabled administrator
+├── CodeRefused         a second factor cannot be enrolled or confirmed so
 ├── WeakPassword        the password is too easy
 └── SecretUnreadable    a sealed secret does not open: another root key, or another place
 """
@@ -66,6 +68,17 @@ class NameTaken(IdentityError):
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"There is a {kind} named {name} already.")
         self.kind, self.name = kind, name
+
+
+class LastAdministrator(IdentityError):
+    """The account would be left without an enabled administrator."""
+
+    def __init__(self) -> None:
+        super().__init__("An account keeps at least one enabled administrator: make another user one first.")
+
+
+class CodeRefused(IdentityError):
+    """The second factor's code is wrong, or there is none to confirm."""
 
 
 class WeakPassword(IdentityError):

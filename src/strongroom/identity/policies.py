@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from strongroom.identity import conditions
+from strongroom.identity.conditions import Context
 from strongroom.identity.errors import PolicyInvalid
 
 _LARGEST = 64 * 1024  # characters of a document
@@ -78,6 +80,8 @@ _TABLE = (
     Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:quota:set", Level.WRITE),  # and the account's administrator alone
     Action("strongroom:audit:list", Level.LIST),
+    Action("strongroom:identity:list", Level.LIST),  # and the account's administrator alone, as all of identity's
+    Action("strongroom:identity:manage", Level.WRITE),
     Action("strongroom:audit:verify", Level.READ),  # and the account's administrator alone
     Action("strongroom:store:verify", Level.WRITE),
     Action("strongroom:store:reconcile", Level.WRITE),  # and the account's administrator alone
@@ -95,15 +99,13 @@ class Statement:
     patterns: tuple[str, ...]
     inverted: bool  # NotAction: means every action that no pattern names
     everywhere: bool  # Resource is "*" or absent
-    conditions: tuple[tuple[str, frozenset[str]], ...]  # Bool: key, values
+    conditions: tuple[conditions.Test, ...]
+    sid: str = ""  # its name in the document, for people
 
-    def applies(self, action: Action, context: Mapping[str, bool]) -> bool:
+    def applies(self, action: Action, context: Context) -> bool:
         """Whether this statement says anything about the action in this request."""
         named = any(_pattern(pattern).fullmatch(name) for pattern in self.patterns for name in action.names)
-        return self.everywhere and named is not self.inverted and self._holds(context)
-
-    def _holds(self, context: Mapping[str, bool]) -> bool:
-        return all(key in context and str(context[key]).lower() in values for key, values in self.conditions)
+        return self.everywhere and named is not self.inverted and all(test.holds(context) for test in self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,36 @@ class Policy:
     statements: tuple[Statement, ...]
 
 
-def allowed(policies: Iterable[Policy], action: str, context: Mapping[str, bool]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether an action is allowed, and by which statement: places in what was asked, from 0. None: no statement says
+    anything, which denies."""
+
+    allowed: bool
+    policy: int | None = None
+    statement: int | None = None
+
+
+def decide(policies: Sequence[Policy], action: str, context: Context) -> Decision:
+    """What the policies together say of the action (by its identity name): the first Deny that applies, else the first Allow.
+
+    Raises KeyError for an action not in ACTIONS.
+    """
+    meant, found = ACTIONS[action], Decision(False)
+    for place, policy in enumerate(policies):
+        for number, statement in enumerate(policy.statements):
+            if not statement.applies(meant, context):
+                continue
+            if not statement.allow:
+                return Decision(False, place, number)
+            if not found.allowed:
+                found = Decision(True, place, number)
+    return found
+
+
+def allowed(policies: Iterable[Policy], action: str, context: Context) -> bool:
     """Whether the policies together allow the action (by its identity name). Raises KeyError for an action not in ACTIONS."""
-    meant = ACTIONS[action]
-    applying = [s for policy in policies for s in policy.statements if s.applies(meant, context)]
-    return bool(applying) and all(statement.allow for statement in applying)
+    return decide(tuple(policies), action, context).allowed
 
 
 @lru_cache(maxsize=1024)
@@ -128,9 +155,9 @@ def parse(document: str) -> Policy:
     if len(document) > _LARGEST:
         raise PolicyInvalid(f"A policy has at most {_LARGEST} characters.")
     try:
-        body = json.loads(document)
+        body = json.loads(document, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise PolicyInvalid("A policy is a JSON object.") from None
+        raise PolicyInvalid("A policy is a JSON object, each of whose names stands there once.") from None
     fields = _only(body, "policy", {"Version", "Statement"})
     version = fields.get("Version")
     if version not in _VERSIONS:
@@ -156,22 +183,23 @@ def _statement(version: str, body: Any) -> Statement:
         patterns=_words(fields["NotAction" if inverted else "Action"], "Action"),
         inverted=inverted,
         everywhere="*" in resources,
-        conditions=_conditions(fields.get("Condition", {})),
+        conditions=conditions.understand(fields.get("Condition", {})),
+        sid=_sid(fields.get("Sid", "")),
     )
 
 
-def _conditions(body: Any) -> tuple[tuple[str, frozenset[str]], ...]:
-    operators = _only(body, "condition", {"Bool"})
-    tests = operators.get("Bool", {})
-    if not isinstance(tests, dict):
-        raise PolicyInvalid("A Bool condition maps keys to values.")
-    understood = []
-    for key, values in tests.items():
-        words = frozenset(word.lower() for word in _words(values, "a Bool condition"))
-        if not words <= {"true", "false"}:
-            raise PolicyInvalid('A Bool condition has the values "true" or "false".')
-        understood.append((key, words))
-    return tuple(understood)
+def _sid(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 128:
+        raise PolicyInvalid("A statement's Sid is a text of at most 128 characters.")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that is there twice one would be skipped."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _only(body: Any, what: str, known: set[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from strongroom.catalog.database import Catalog
 from strongroom.identity import tables as t
 from strongroom.identity.errors import KeyLocked, Unauthenticated
 from strongroom.identity.secrets import Sealer
+from strongroom.identity.tokens import digest
 
 ALGORITHM = "SDK-HMAC-SHA256"
 SKEW = 15 * 60.0
@@ -149,17 +151,27 @@ def _query(raw: bytes) -> str:
     return "&".join(f"{quote(key, safe='~')}={quote(value, safe='~')}" for key, value in sorted(pairs))
 
 
-def authenticate(catalog: Catalog, sealer: Sealer, request: Received, now: float) -> str:
-    """The id of the user whose key signed the request. Raises Unauthenticated or KeyLocked.
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose key signed a request."""
+
+    user: str
+    temporary: bool = False
+    mfa_at: float | None = None  # when a second factor was shown for a temporary key
+
+
+def authenticate(catalog: Catalog, sealer: Sealer, request: Received, now: float) -> Signer:
+    """Whose key signed the request. Raises Unauthenticated or KeyLocked.
 
     A wrong signature is counted in a transaction of its own; five in a row lock the key for five minutes, for right ones too.
+    A temporary key needs its security token in X-Security-Token beside the signature, which does not cover that header.
     """
     signature = parse(request.header("authorization") or "")
     if abs(signed_at(request) - now) > SKEW:
         raise Unauthenticated("X-Sdk-Date differs from the server's clock by more than 15 minutes")
     with catalog.read() as conn:
         key = conn.execute(
-            sa.select(t.access_key, t.user.c.enabled.label("user_enabled"))
+            sa.select(t.access_key, t.user.c.enabled.label("user_enabled"), t.user.c.epoch.label("user_epoch"))
             .join(t.user, t.user.c.id == t.access_key.c.user)
             .where(t.access_key.c.id == signature.access)
         ).one_or_none()
@@ -173,7 +185,23 @@ def authenticate(catalog: Catalog, sealer: Sealer, request: Received, now: float
             _count(conn, key.id, right, now)
     if not right:
         raise Unauthenticated("verify aksk signature fail")
-    return str(key.user)
+    _check_session(request, key, now)
+    return Signer(str(key.user), key.session is not None, key.mfa_at)
+
+
+def _check_session(request: Received, key: sa.Row[Any], now: float) -> None:
+    """A security token goes with the temporary key that it was made for, and with no other."""
+    text = request.header("x-security-token")
+    if key.session is None:
+        if text:
+            raise Unauthenticated("X-Security-Token goes with a temporary access key, and this is none")
+        return
+    if not text or not hmac.compare_digest(digest(text), key.session):
+        raise Unauthenticated("X-Security-Token is missing or not this temporary access key's")
+    if key.epoch != key.user_epoch:
+        raise Unauthenticated("the temporary access key is revoked")
+    if key.expires_at <= now:
+        raise Unauthenticated("the temporary access key has expired")
 
 
 def _count(conn: Connection, key: str, right: bool, now: float) -> None:

@@ -39,6 +39,11 @@ user = Table(
     Column("administrator", Boolean, nullable=False),  # stands for the account itself: may everything in it
     Column("enabled", Boolean, nullable=False),
     Column("epoch", BigInteger, nullable=False),  # raised by what ends tokens at once: password, permission, disabling
+    Column("wrong", Integer, nullable=False),  # wrong passwords and codes in a row
+    Column("locked_until", Double, nullable=True),
+    Column("totp", LargeBinary, nullable=True),  # the second factor's secret, sealed; NULL: none
+    Column("totp_confirmed", Boolean, nullable=False),  # a code was shown: from then on it is asked for
+    Column("totp_last", BigInteger, nullable=False),  # the step of the last code taken: none is taken twice
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
 )
@@ -57,16 +62,34 @@ policy = Table(
 )
 Index("uq_policy_name", policy.c.account, policy.c.name, unique=True)
 
-# A user's policies, each in one project or ("") in all of the account's.
-user_grant = Table(
-    "user_grant",
+group = Table(
+    "user_group",
     metadata,
-    Column("user", Text, ForeignKey("user.id"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("account", Text, ForeignKey("account.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+Index("uq_user_group_name", group.c.account, group.c.name, unique=True)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("group", Text, ForeignKey("user_group.id"), primary_key=True),
+    Column("user", Text, ForeignKey("user.id"), primary_key=True, index=True),
+)
+
+# The policies of a user or a group, each in one project or ("") in all of the account's.
+policy_grant = Table(
+    "policy_grant",
+    metadata,
+    Column("holder", Text, primary_key=True),  # id of a user or of a group
     Column("policy", Text, primary_key=True),  # id of a row in policy, or the name of a built-in one
     Column("project", Text, primary_key=True),
     Column("created_at", Double, nullable=False),
 )
 
+# Keys that sign. A temporary one also needs its security token, ends at a time, and dies with its user's epoch.
 access_key = Table(
     "access_key",
     metadata,
@@ -77,6 +100,10 @@ access_key = Table(
     Column("wrong", Integer, nullable=False),  # wrong signatures in a row
     Column("locked_until", Double, nullable=True),
     Column("created_at", Double, nullable=False),
+    Column("session", Text, nullable=True),  # SHA-256 of the security token in hex; NULL: not a temporary one
+    Column("epoch", BigInteger, nullable=True),  # the user's when a temporary one was made
+    Column("expires_at", Double, nullable=True, index=True),
+    Column("mfa_at", Double, nullable=True),  # as token.mfa_at
 )
 
 token = Table(
@@ -90,6 +117,7 @@ token = Table(
     Column("issued_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
     Column("revoked_at", Double, nullable=True),
+    Column("mfa_at", Double, nullable=True),  # when a second factor was shown for it; NULL: none was
     one_of("method", "password", "token"),
 )
 

@@ -1,6 +1,6 @@
 """Tokens: random words of which only a digest is kept; 24 hours; many at a time.
 
-A token ends when it expires, is revoked, or its user's epoch moves (a changed password, permission or key, disabling). The
+A token ends when it expires, is revoked, or its user's epoch moves (a changed password, permission, group or key, disabling). The
 epoch is compared at every use, so that the end is at once and costs no sweep.
 """
 
@@ -42,6 +42,7 @@ class Valid:
     method: str
     issued_at: float
     expires_at: float
+    mfa_at: float | None = None  # when a second factor was shown for it
 
 
 def issue(
@@ -52,21 +53,34 @@ def issue(
     project: str | None,
     method: Literal["password", "token"],
     expires_at: float | None = None,
+    mfa_at: float | None = None,
 ) -> Issued:
     """Makes a token for a user who proved who they are at `epoch`; Unauthenticated if the epoch has moved since, as when the
     password was changed meanwhile. `expires_at` only shortens: a token made from a token ends with it."""
-    current = sa.select(t.user.c.epoch).where(t.user.c.id == user, t.user.c.enabled, t.user.c.epoch == epoch)
-    if conn.scalar(current) is None:
-        raise Unauthenticated("the user was changed or disabled")
+    require_epoch(conn, user, epoch)
     text = base64.urlsafe_b64encode(ambient.key()).rstrip(b"=").decode()
     now = ambient.now()
     end = now + LIFETIME if expires_at is None else min(expires_at, now + LIFETIME)
     conn.execute(
         sa.insert(t.token).values(
-            digest=digest(text), user=user, project=project, method=method, epoch=epoch, issued_at=now, expires_at=end
+            digest=digest(text),
+            user=user,
+            project=project,
+            method=method,
+            epoch=epoch,
+            issued_at=now,
+            expires_at=end,
+            mfa_at=mfa_at,
         )
     )
     return Issued(text, now, end)
+
+
+def require_epoch(conn: Connection, user: str, epoch: int) -> None:
+    """Raises Unauthenticated if the user was changed or disabled since they proved who they are."""
+    current = sa.select(t.user.c.epoch).where(t.user.c.id == user, t.user.c.enabled, t.user.c.epoch == epoch)
+    if conn.scalar(current) is None:
+        raise Unauthenticated("the user was changed or disabled")
 
 
 def validate(conn: Connection, text: str, now: float) -> Valid:
@@ -82,7 +96,7 @@ def validate(conn: Connection, text: str, now: float) -> Valid:
         raise Unauthenticated("the token is revoked")
     if row.expires_at <= now:
         raise Unauthenticated("the token has expired")
-    return Valid(row.user, row.epoch, row.project, row.method, row.issued_at, row.expires_at)
+    return Valid(row.user, row.epoch, row.project, row.method, row.issued_at, row.expires_at, row.mfa_at)
 
 
 def revoke(conn: Connection, text: str, now: float) -> None:

@@ -9,6 +9,7 @@ pack key      random per pack, in the pack's index only
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,21 @@ from strongroom.repository._document import open_document, read_header, seal_doc
 from strongroom.repository.errors import Damaged, Misuse, WrongKey
 
 _KEYS, _CLOSED, _OWNER, _GRAVE = b"SRKY", b"SRCL", b"SROW", b"SRGV"
+_CLOSING = "closed"
+
+Former = Mapping[str, bytes]
+"""The closing keys of root keys that were rotated away, by the root key's id."""
 
 
 @dataclass(frozen=True)
 class RootKey:
-    """32 bytes that open everything. Never stored beside what they seal."""
+    """32 bytes that open everything. Never stored beside what they seal.
+
+    It alone seals; what one of `accepted` sealed opens too: while a rotation is under way there are two.
+    """
 
     secret: bytes = field(repr=False)
+    accepted: tuple[RootKey, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.secret) != KEY:
@@ -65,6 +74,12 @@ class RootKey:
     def id(self) -> str:
         """16 hex digits that tell one root key from another and nothing else of it."""
         return derive(self.secret, "root key id")[:8].hex()
+
+    @property
+    def closing(self) -> bytes:
+        """What seals closing marks and nothing else. The owner's mark keeps it when the key is rotated away, since closing marks
+        stay for ever as they were put."""
+        return derive(self.secret, _CLOSING)
 
     def _box(self, purpose: str) -> Box:
         return Box(derive(self.secret, purpose))
@@ -117,32 +132,49 @@ def seal_lineage_keys(root: RootKey, lineage: str, keys: LineageKeys) -> bytes:
 def open_lineage_keys(root: RootKey, lineage: str, data: bytes) -> LineageKeys:
     """Raises WrongKey if another root key sealed them, Damaged, UnknownFormat."""
     what = f"the keys of lineage {lineage}"
-    _own_header(_KEYS, root, data, what, {"lineage": lineage})
-    return LineageKeys.from_bytes(open_document(_KEYS, root._box("lineage keys"), data, what))
+    ours = _sealed_by(root, _own_header(_KEYS, data, what, {"lineage": lineage}), what)
+    return LineageKeys.from_bytes(open_document(_KEYS, ours._box("lineage keys"), data, what))
+
+
+def root_of_keys(data: bytes) -> str:
+    """Id of the root key that says it sealed these keys of a lineage; unproven. Raises Damaged, UnknownFormat."""
+    return str(read_header(_KEYS, data, "keys of a lineage").get("root"))
 
 
 def seal_closed(root: RootKey, lineage: str) -> bytes:
     """The content of `<lineage>/closed`: under the root key, since it outlives the lineage's own."""
-    return seal_document(_CLOSED, root._box("closed"), {"lineage": lineage, "root": root.id}, b"")
+    return seal_document(_CLOSED, root._box(_CLOSING), {"lineage": lineage, "root": root.id}, b"")
 
 
-def open_closed(root: RootKey, lineage: str, data: bytes) -> None:
-    """Returns if the mark is ours and of this lineage. Raises WrongKey, Damaged, UnknownFormat."""
+def open_closed(root: RootKey, lineage: str, data: bytes, former: Former | None = None) -> None:
+    """Returns if the mark is ours and of this lineage; `former` is what the owner's mark says. Raises WrongKey, Damaged,
+    UnknownFormat."""
     what = f"the closing mark of lineage {lineage}"
-    _own_header(_CLOSED, root, data, what, {"lineage": lineage})
-    open_document(_CLOSED, root._box("closed"), data, what)
+    header = _own_header(_CLOSED, data, what, {"lineage": lineage})
+    kept = (former or {}).get(str(header.get("root")))
+    box = Box(kept) if kept is not None else _sealed_by(root, header, what)._box(_CLOSING)
+    open_document(_CLOSED, box, data, what)
 
 
-def seal_owner(root: RootKey, k: int) -> bytes:
+def seal_owner(root: RootKey, k: int, former: Former | None = None) -> bytes:
     """The content of `owner/<k>`."""
-    return seal_document(_OWNER, root._box("owner"), {"owner": k, "root": root.id}, b"")
+    content = cbor2.dumps({"former": dict(former)}, canonical=True) if former else b""
+    return seal_document(_OWNER, root._box("owner"), {"owner": k, "root": root.id}, content)
 
 
-def open_owner(root: RootKey, k: int, data: bytes) -> None:
-    """Returns if the mark is ours and the k-th. Raises WrongKey, Damaged, UnknownFormat."""
+def open_owner(root: RootKey, k: int, data: bytes) -> Former:
+    """What the k-th mark says of former root keys; with the closing key of the one that sealed it, where that is not `root`
+    itself. Raises WrongKey, Damaged, UnknownFormat."""
     what = f"owner mark {k}"
-    _own_header(_OWNER, root, data, what, {"owner": k})
-    open_document(_OWNER, root._box("owner"), data, what)
+    ours = _sealed_by(root, _own_header(_OWNER, data, what, {"owner": k}), what)
+    content = open_document(_OWNER, ours._box("owner"), data, what)
+    former = dict(cbor2.loads(content)["former"]) if content else {}
+    return former if ours is root else former | {ours.id: ours.closing}
+
+
+def root_of_owner(data: bytes) -> str:
+    """Id of the root key that says it sealed this owner's mark; unproven. Raises Damaged, UnknownFormat."""
+    return str(read_header(_OWNER, data, "an owner's mark").get("root"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +201,20 @@ def open_grave(keys: LineageKeys, data: bytes) -> GraveFacts:
     return GraveFacts(**header)
 
 
-def _own_header(magic: bytes, root: RootKey, data: bytes, what: str, expected: dict[str, Any]) -> dict[str, Any]:
+def _own_header(magic: bytes, data: bytes, what: str, expected: dict[str, Any]) -> dict[str, Any]:
     header = read_header(magic, data, what)
-    if header.get("root") != root.id:
-        raise WrongKey(
-            f"{what} is sealed under root key {header.get('root')}; the one given is {root.id}: start with the root key "
-            "that this store was made with"
-        )
     for name, value in expected.items():
-        if header.get(name) != value:
+        if header.get(name) != value and "root" in header:
             raise Damaged(f"{what} says {name} {header.get(name)!r}: it was put under another's name", object_name=what)
     return header
+
+
+def _sealed_by(root: RootKey, header: dict[str, Any], what: str) -> RootKey:
+    """Which of the keys at hand sealed it. Raises WrongKey."""
+    for one in (root, *root.accepted):
+        if header.get("root") == one.id:
+            return one
+    raise WrongKey(
+        f"{what} is sealed under root key {header.get('root')}; the one given is {root.id}: start with the root key "
+        "that this store was made with"
+    )

@@ -99,7 +99,6 @@ class _Capture:
     def run(self, server: Server) -> Summary:
         self._catalogue.begin(self._start, self._control)
         documents = self._dump_all()
-        self._patches.loosen(self._start)
         time, collections, patches, accounts = self._settle()
         for patch in patches:
             self._write_patch(patch)
@@ -149,9 +148,12 @@ class _Capture:
         return documents
 
     def _settle(self) -> tuple[int, list[Collection], list[Patch], Mapping[str, Patch]]:
-        """Chooses T1 and reads the patch at it; where something was dropped too early, at a later one."""
+        """Chooses T1 and reads the patch at it; where something was dropped too early, or there was too much to read, at a
+        later one."""
         reason = ""
-        for _ in range(SETTLING_ATTEMPTS):
+        for attempt in range(SETTLING_ATTEMPTS):
+            time = self._settle_catalogue()
+            self._patches.loosen(self._start, self._to_patch(self._catalogue.collections(), time)[0], attempt)
             time = self._settle_catalogue()
             self._patches.prepare(self._to_patch(self._catalogue.collections(), time)[0])
             time = self._settle_catalogue()
@@ -159,7 +161,7 @@ class _Capture:
             collections = self._catalogue.collections()
             whole, changed = self._to_patch(collections, time)
             try:
-                patches, accounts = self._patches.exact(time, whole, changed)
+                patches, accounts = self._patches.exact(self._start, time, whole, changed)
             except Unsettled as error:
                 reason = str(error)
                 self._touched.thaw()

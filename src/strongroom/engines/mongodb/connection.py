@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ DRIVER_OPTIONS = frozenset(
 
 Client = MongoClient[dict[str, Any]]
 
+_SNAPSHOT_UNAVAILABLE, _SNAPSHOT_TRIES, _SNAPSHOT_PAUSE = 246, 50, 0.2  # the code, and how often and long it is waited for
 _UNAUTHORIZED, _AUTHENTICATION_FAILED, _CURSOR_LOST, _TOO_LONG = 13, 18, 43, 50
 _PRIMARY_CODES = frozenset({10107, 13435, 11602, 189, 91, 11600, 13436})
 _STANDALONE = (
@@ -159,9 +161,11 @@ def inspect(client: Client, rights: Sequence[Right] = (), role: str = "") -> Ser
 
 
 def require_primary(hello: Mapping[str, Any]) -> None:
-    """A router of a sharded cluster is refused for good, a secondary until it is primary again."""
+    """A router or config server of a sharded cluster is refused for good, a secondary until it is primary again."""
     if hello.get("msg") == "isdbgrid":
         raise EngineUnsupported("it is a mongos router: sharded clusters are not supported")
+    if "configsvr" in hello:
+        raise EngineUnsupported("it is a config server of a sharded cluster, which is not supported")
     if not hello.get("isWritablePrimary"):
         raise EngineUnreachable("it is not a primary that can be written to; give the addresses of all members of the set")
 
@@ -293,8 +297,15 @@ def note_time(client: Client) -> int:
 def snapshot_time(client: Client) -> int:
     """The newest time before which nothing can change any more: majority-committed, without gaps."""
     command = {"find": "system.version", "limit": 1, "readConcern": {"level": "snapshot"}, "maxTimeMS": 30_000}
-    reply = client.admin.command(command)
-    time = reply["cursor"].get("atClusterTime") or reply.get("atClusterTime")
-    if time is None:
+    for left in reversed(range(_SNAPSHOT_TRIES)):
+        try:
+            reply = client.admin.command(command)
+            break
+        except OperationFailure as error:  # a server that has just started has no such time yet
+            if error.code != _SNAPSHOT_UNAVAILABLE or not left:
+                raise
+            time.sleep(_SNAPSHOT_PAUSE)
+    found = reply["cursor"].get("atClusterTime") or reply.get("atClusterTime")
+    if found is None:
         raise CaptureBroken("MongoDB did not tell the time of a snapshot read")
-    return as_number(time)
+    return as_number(found)

@@ -144,11 +144,12 @@ class Reshapes:
             if isinstance(change, Reshaped):
                 self._reshaped[change.namespace].append(time)
 
-    def reshaped(self, namespace: str, after: int, upto: int) -> bool:
-        """Whether the collection was reshaped in (after, upto]."""
+    def reshaped(self, namespace: str, after: int, upto: int | None = None) -> bool:
+        """Whether the collection was reshaped in (after, upto], or after `after` at all as far as is noted."""
         database, _ = split_namespace(namespace)
+        last = upto if upto is not None else 1 << 64
         with self._lock:
-            return any(after < time <= upto for name in (namespace, f"{database}.") for time in self._reshaped.get(name, ()))
+            return any(after < time <= last for name in (namespace, f"{database}.") for time in self._reshaped.get(name, ()))
 
     def relisted(self, namespace: str, after: int) -> bool:
         """Whether the collection's options, indexes or existence changed later than `after`."""

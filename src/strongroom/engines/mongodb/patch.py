@@ -1,8 +1,10 @@
 """The patch: what turns a dump that was read while writers went on into the exact state at one time T1.
 
 For each collection either the whole of it at T1, or its changed documents at T1. Documents that changed before a *loose*
-round and not since need no snapshot: their newest state is their state at T1. So only the last few changes have to be read
-within the server's snapshot window (five minutes by default), however long the capture ran.
+round and not since need no snapshot: their newest state is their state at T1. The same holds for a large collection that was
+made or renamed meanwhile: it is copied without a snapshot, and what changed after the copy began comes on top. So only the
+last few changes have to be read within the server's snapshot window (five minutes by default), however long the capture ran
+and however much of it is new. Each attempt that finds the window too short leaves less to the next.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from strongroom.engines.mongodb.oplog import OplogTail
 from strongroom.engines.mongodb.reading import at_time, average_and_size, batch_size, pieces_of, raw_batches
 from strongroom.engines.mongodb.touched import TouchedIds
 
-LOOSE_ROUNDS = 4
-EXACT_AT_MOST = 20_000  # changed documents that are left to the snapshot without another loose round
+LOOSE_ROUNDS = 4  # at most, for each attempt
+EXACT_AT_MOST = 20_000  # changed documents that are left to the snapshot; each attempt halves it
+COPY_AT_LEAST = 16 * 1024 * 1024  # bytes of a collection that is copied first; each attempt halves it
 
 _SNAPSHOT_LOST = frozenset({239, 246})  # SnapshotTooOld, SnapshotUnavailable
 _GONE = frozenset({26, 175})  # NamespaceNotFound, QueryPlanKilled
+_OVERTAKEN = _GONE | {136}  # CappedPositionLost: the collection became another one while it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,15 @@ class _Loose:
     paths: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A collection as it was read without a snapshot after `time`."""
+
+    time: int
+    uuid: bytes
+    path: str
+
+
 class PatchReader:
     """Reads patches into files in `scratch`."""
 
@@ -74,42 +87,98 @@ class PatchReader:
         self._scratch = scratch
         self._control = control
         self._rounds: list[_Loose] = []
+        self._copies: dict[str, _Copy] = {}
         self._files = 0
         self._capped = CappedReader(client, session, tail, control, self._new_file)
 
-    def loosen(self, start: int) -> None:
-        """Reads changed documents without a snapshot, again and again, until few enough are left."""
-        while len(self._rounds) < LOOSE_ROUNDS and self._touched.count(self._since(start)) > EXACT_AT_MOST:
-            time = note_time(self._client)
-            self._tail.wait_for(time, self._control)
-            made = _Loose(time)
-            for namespace in self._touched.namespaces(self._since(start)):
-                made.paths[namespace] = self._new_file()
-                with open(made.paths[namespace], "wb") as file:
-                    self._read_changed(namespace, self._since(start), None, file)
-            self._rounds.append(made)
+    def loosen(self, start: int, whole: Sequence[Collection], attempt: int) -> None:
+        """Reads without a snapshot, until what is left to it is little: large collections of those that are needed `whole`,
+        then what changed after `start` or the round before, again and again. The later the attempt, the less is left."""
+        for item in whole:
+            if not item.capped and self._copy_of(item) is None:
+                _, size = average_and_size(self._client, item.database, item.stored_as)
+                if size >= COPY_AT_LEAST >> attempt:
+                    self._copy(item)
+        for _ in range(LOOSE_ROUNDS):
+            if self._touched.count(self._since(start)) <= EXACT_AT_MOST >> attempt:
+                return
+            self._round(start)
+
+    def _copy(self, item: Collection) -> None:
+        time, path = self._noted(), self._new_file()
+        average, _ = average_and_size(self._client, item.database, item.stored_as)
+        command = {"find": item.stored_as, "noCursorTimeout": True}
+        try:
+            with open(path, "wb") as file:
+                for batch in self._read(item.database, command, batch_size(average)):
+                    file.write(b"".join(batch))
+        except OperationFailure as error:
+            if error.code not in _OVERTAKEN:
+                raise
+            os.unlink(path)
+            return
+        former = self._copies.pop(item.namespace, None)
+        if former is not None:
+            os.unlink(former.path)
+        self._copies[item.namespace] = _Copy(time, item.uuid, path)
+
+    def _copy_of(self, item: Collection) -> _Copy | None:
+        """The copy of this very collection, unless it was reshaped since."""
+        found = self._copies.get(item.namespace)
+        if found is None or found.uuid != item.uuid or self._tail.reshapes.reshaped(item.namespace, found.time):
+            return None
+        return found
+
+    def _round(self, start: int) -> None:
+        made = _Loose(self._noted())
+        for namespace in self._touched.namespaces(self._since(start)):
+            made.paths[namespace] = self._new_file()
+            with open(made.paths[namespace], "wb") as file:
+                self._read_changed(namespace, self._since(start), None, file)
+        self._rounds.append(made)
+
+    def _noted(self) -> int:
+        """A time at or after everything acknowledged before the call, and all up to it is noted."""
+        time = note_time(self._client)
+        self._tail.wait_for(time, self._control)
+        return time
 
     def prepare(self, whole: Sequence[Collection]) -> None:
         """To be called just before the time for `exact` is chosen: capped collections need a copy from before."""
         self._capped.prepare(item for item in whole if item.capped)
 
     def exact(
-        self, time: int, whole: Sequence[Collection], changed: Sequence[Collection]
+        self, start: int, time: int, whole: Sequence[Collection], changed: Sequence[Collection]
     ) -> tuple[list[Patch], dict[str, Patch]]:
-        """The patches at this time, and users and roles by the name of their collection.
+        """The patches at this time, and users and roles by the name of their collection; `changed` were dumped from `start` on.
 
-        The touched ids must be frozen. Raises Unsettled if something was dropped or renamed before it was read."""
+        The touched ids must be frozen. Raises Unsettled, and keeps no file of the attempt, if something was dropped or renamed
+        before it was read, or the server gave up the snapshot."""
+        before = self._files
+        try:
+            return self._exact(start, time, whole, changed)
+        except Unsettled:
+            for number in range(before + 1, self._files + 1):
+                os.unlink(self._file(number))
+            raise
+
+    def _exact(
+        self, start: int, time: int, whole: Sequence[Collection], changed: Sequence[Collection]
+    ) -> tuple[list[Patch], dict[str, Patch]]:
         patches, accounts = [], {}
         for collection in whole:
+            copy = self._copy_of(collection)
             if collection.capped:
                 patches.append(self._spooled(collection, self._capped.documents_at(collection, time)))
-                continue
-            patches.append(self._whole(collection.database, collection.stored_as, time, {}))
+            elif copy is not None:
+                patches.append(self._completed(collection, copy, time))
+            else:
+                patches.append(self._whole(collection.database, collection.stored_as, time, {}))
         for name in ("system.users", "system.roles"):
             accounts[name] = self._whole("admin", name, time, {"sort": {"_id": 1}})
         self._require_settled(time, [*whole])
         for collection in changed:
-            patches.append(self._changed(collection, time))
+            patches.append(self._changed(collection, start, time))
         self._require_settled(time, [*changed])
         return patches, accounts
 
@@ -118,8 +187,7 @@ class PatchReader:
 
     def _require_settled(self, time: int, collections: Sequence[Collection]) -> None:
         """A snapshot read of what was dropped or renamed after its time is empty, without an error: the oplog must tell."""
-        end = note_time(self._client)
-        self._tail.wait_for(end, self._control)
+        end = self._noted()
         for collection in collections:
             if self._tail.reshapes.reshaped(collection.namespace, time, end):
                 raise Unsettled(collection.namespace)
@@ -142,24 +210,38 @@ class PatchReader:
                 documents += len(batch)
         return Patch(collection.database, collection.stored_as, True, documents, path)
 
-    def _changed(self, collection: Collection, time: int) -> Patch:
-        path, documents = self._new_file(), 0
-        since = self._rounds[-1].time if self._rounds else -1
+    def _changed(self, collection: Collection, since: int, time: int) -> Patch:
+        path = self._new_file()
         with open(path, "wb") as file:
-            for made in self._rounds:
-                if collection.namespace in made.paths:
-                    documents += self._keep_valid(collection.namespace, made, file)
-            documents += self._read_changed(collection.namespace, since, time, file)
+            documents = self._write_changed(collection.namespace, since, time, file)
         return Patch(collection.database, collection.stored_as, False, documents, path)
 
-    def _keep_valid(self, namespace: str, made: _Loose, file: BinaryIO) -> int:
-        """Takes from a loose round what did not change after it."""
+    def _completed(self, collection: Collection, copy: _Copy, time: int) -> Patch:
+        """The whole of a collection: its copy less what changed since, and that."""
+        path = self._new_file()
+        with open(path, "wb") as file:
+            documents = self._keep(collection.namespace, copy.path, file, upto=copy.time)
+            documents += self._write_changed(collection.namespace, copy.time, time, file)
+        return Patch(collection.database, collection.stored_as, True, documents, path)
+
+    def _write_changed(self, namespace: str, since: int, time: int, file: BinaryIO) -> int:
+        """What changed later than `since` as it was at `time`: from loose rounds what they hold, the rest by snapshot."""
+        documents = 0
+        for made in self._rounds:
+            if made.time > since and namespace in made.paths:
+                documents += self._keep(namespace, made.paths[namespace], file, upto=made.time, after=since)
+        return documents + self._read_changed(namespace, max(since, self._since(since)), time, file)
+
+    def _keep(self, namespace: str, path: str, file: BinaryIO, *, upto: int, after: int | None = None) -> int:
+        """Takes from a file the documents that did not change later than `upto`, and those only that changed later than
+        `after`, if that is given."""
         kept = 0
-        for documents in frames(pieces_of(made.paths[namespace])):
+        for documents in frames(pieces_of(path)):
             self._control.check()
             keys = [key_of(id_of(document) or b"\0") for document in documents]
-            stale = self._touched.changed_after(namespace, keys, made.time)
-            valid = [document for key, document in zip(keys, documents, strict=True) if key not in stale]
+            stale = self._touched.changed_after(namespace, keys, upto)
+            wanted = set(keys) if after is None else self._touched.changed_after(namespace, keys, after)
+            valid = [document for key, document in zip(keys, documents, strict=True) if key in wanted and key not in stale]
             file.write(b"".join(valid))
             kept += len(valid)
         return kept
@@ -183,10 +265,7 @@ class PatchReader:
 
     def _find(self, database: str, command: Mapping[str, Any], size: int, *, missing: bool = False) -> Iterator[list[bytes]]:
         try:
-            for batch in raw_batches(self._client, self._session, database, command, size=size):
-                self._control.check()
-                self._tail.check()
-                yield batch
+            yield from self._read(database, command, size)
         except OperationFailure as error:
             if error.code in _GONE and missing:
                 return
@@ -194,6 +273,15 @@ class PatchReader:
                 raise Unsettled(f"{database}.{command['find']}") from error
             raise
 
+    def _read(self, database: str, command: Mapping[str, Any], size: int) -> Iterator[list[bytes]]:
+        for batch in raw_batches(self._client, self._session, database, command, size=size):
+            self._control.check()
+            self._tail.check()
+            yield batch
+
     def _new_file(self) -> str:
         self._files += 1
-        return os.path.join(self._scratch, f"patch-{self._files}")
+        return self._file(self._files)
+
+    def _file(self, number: int) -> str:
+        return os.path.join(self._scratch, f"patch-{number}")

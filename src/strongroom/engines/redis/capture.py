@@ -30,6 +30,7 @@ from strongroom.engines.redis.wire import STREAM_SECONDS, Wire, open_wire, scrat
 ENTRY = "rdb"
 _PIECE = 1 << 18
 _MARK_BYTES = 40
+_KNOWN_VALKEY = "9.1.0"  # whose dumps are understood here
 _FORK_SECONDS = 120.0  # a server says nothing at all while it forks; afterwards it sends newlines
 
 
@@ -44,13 +45,13 @@ class Origin:
 def capture(target: Target, sink: CaptureSink, control: CaptureControl, scratch: str, ambient: Ambient) -> Summary:
     """See Engine.capture. One entry, `rdb`: the sorted dump."""
     path = os.path.join(scratch, "original.rdb")
-    origin = _spool(target, control, path, scratch, ambient)
+    origin = spool(target, control, path, scratch, ambient)
     try:
         dump = rdb.verify(path, Pace(control, "check", os.path.getsize(path)).advance)
         with sink.entry(ENTRY) as writer:
             paces = (Pace(control, "sort", dump.size), Pace(control, "save", dump.size))
             contents = sort_dump(path, scratch, writer.write, paces)
-            facts = _facts(contents, origin)
+            facts = facts_of(contents, origin)
             writer.finish(facts)
     finally:
         os.unlink(path)
@@ -58,10 +59,12 @@ def capture(target: Target, sink: CaptureSink, control: CaptureControl, scratch:
     return Summary(entries=1, bytes=contents.size, facts=facts, warnings=warnings)
 
 
-def _facts(contents: Contents, origin: Origin) -> dict[str, Any]:
+def facts_of(contents: Contents, origin: Origin) -> dict[str, Any]:
+    """What a person wants to know of a dump."""
     head = contents.head
     return {
-        "version": head.get("redis-ver", ""),
+        "version": head.get("valkey-ver") or head.get("redis-ver", ""),
+        "product": "Valkey" if "valkey-ver" in head else "Redis",
         "rdb_version": contents.version,
         "keys": {str(db): count for db, count in sorted(contents.keys.items())},
         "functions": contents.functions,
@@ -73,16 +76,22 @@ def _facts(contents: Contents, origin: Origin) -> dict[str, Any]:
 
 
 def announce(wire: Wire) -> None:
-    """Says what kind of replica we are; proves the right to REPLCONF and that the server knows rdb-only (6.2)."""
+    """Says what kind of replica we are; proves the right to REPLCONF and that the server knows rdb-only (6.2).
+
+    `version` comes last, for a server takes what comes before a word that it does not know: only Valkey knows it, which
+    otherwise fails at a dump of what came with 9.0.
+    """
     try:
-        wire.command("REPLCONF", "capa", "eof", "capa", "psync2", "rdb-only", "1")
+        wire.command("REPLCONF", "capa", "eof", "capa", "psync2", "rdb-only", "1", "version", _KNOWN_VALKEY)
     except EngineError as error:
+        if "Unrecognized REPLCONF option: version" in str(error):
+            return
         if "Unrecognized REPLCONF option" in str(error):
             raise EngineUnsupported("this server is older than Redis 6.2, which is needed for a backup") from error
         raise
 
 
-def _spool(target: Target, control: CaptureControl, path: str, scratch: str, ambient: Ambient) -> Origin:
+def spool(target: Target, control: CaptureControl, path: str, scratch: str, ambient: Ambient) -> Origin:
     """Fetches the dump as it comes into a new file."""
     pace = Pace(control, "read")
     with open_wire(target, ambient, pace.beat) as wire:

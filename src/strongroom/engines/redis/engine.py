@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
-from strongroom.engines.redis import marks
+from strongroom.engines.base import (
+    CaptureControl,
+    CaptureSink,
+    Comparison,
+    Control,
+    Ground,
+    Probe,
+    RestoreSource,
+    Summary,
+    Target,
+)
+from strongroom.engines.redis import marks, rehearsal
 from strongroom.engines.redis.capture import capture
+from strongroom.engines.redis.cluster_capture import capture_cluster
 from strongroom.engines.redis.export import export
+from strongroom.engines.redis.importing import import_files
 from strongroom.engines.redis.probe import probe
 from strongroom.engines.redis.restore import restore
 from strongroom.engines.redis.survey import survey
+from strongroom.engines.redis.topology import is_cluster
 
 
 class RedisEngine:
-    """A single Redis server, 6.2 or newer, reached over the network alone. Safe for several threads: it keeps no state."""
+    """A Redis or Valkey server or cluster, reached over the network alone. Safe for several threads: it keeps no state."""
 
     name = "redis"
     id_suffix = "14"
@@ -31,7 +45,10 @@ class RedisEngine:
         return probe(target, self._ambient)
 
     def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
-        """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone."""
+        """One entry, `rdb`: a dump of all databases at one moment, in an order that depends on the data alone. Of a cluster one
+        such entry for each shard, `rdb/<first slot>`, each at a moment of its own."""
+        if is_cluster(target, self._ambient):
+            return capture_cluster(target, sink, control, scratch, self._ambient)
         return capture(target, sink, control, scratch, self._ambient)
 
     def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
@@ -40,8 +57,13 @@ class RedisEngine:
         return survey(target, facts, self._ambient)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
-        """Replaces everything the target holds; a target that cannot be brought to the new data keeps its old."""
+        """Replaces everything the target holds. A single server that cannot be brought to the new data keeps its old; a cluster
+        is emptied first."""
         return restore(target, source, facts, control, scratch, self._ambient)
+
+    def import_files(self, target: Target, files: Mapping[str, str], control: Control, scratch: str) -> Summary:
+        """RDB files instead of a backup; see Importer."""
+        return import_files(target, files, control, scratch, self._ambient)
 
     def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
         """One file, `dump.rdb`: what a server of the backup's version or a newer one starts from."""
@@ -49,4 +71,15 @@ class RedisEngine:
 
     def recover(self, target: Target) -> None:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
-        marks.release(target, self._ambient)
+        if not is_cluster(target, self._ambient):
+            marks.release(target, self._ambient)
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """See Rehearser: `redis-server` on PATH, or in STRONGROOM_REDIS_SERVER."""
+        return rehearsal.sandbox(folder, control, self._ambient)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """See Rehearser: keys by database, and the bytes of every record."""
+        return rehearsal.compare(target, source, facts, control, scratch, self._ambient)

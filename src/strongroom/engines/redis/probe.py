@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from strongroom.ambient import Ambient
 from strongroom.engines.base import EngineDenied, EngineError, EngineUnsupported, Probe, Target
 from strongroom.engines.redis.capture import announce
+from strongroom.engines.redis.topology import AT_ONCE, in_cluster_mode, settled_shards, target_of
+from strongroom.engines.redis.versions import product_of
 from strongroom.engines.redis.wire import RightMissing, Wire, open_wire, packed
 
 ANSWER_SECONDS = 4.0  # with the time to connect: a probe returns within ten seconds
-_UNKNOWN = "unknown"
+PART_SECONDS = 2.0  # of a cluster, which is asked several times
 
 
 def probe(target: Target, ambient: Ambient) -> Probe:
-    """See Engine.probe. Starts no synchronisation and changes nothing."""
-    warnings: list[str] = []
+    """See Engine.probe. Starts no synchronisation and changes nothing. Of a cluster every master is probed."""
     with open_wire(target, ambient, patience=ANSWER_SECONDS) as wire:
-        try:
-            info = wire.info()
-        except RightMissing:
-            info = {}
-            warnings.append("The user may not run INFO: version, size and role are unknown. Grant +info.")
-        announce(wire)
-        _prove_psync(wire)
-    return Probe(
-        version=info.get("redis_version", _UNKNOWN),
-        mode="Cluster" if info.get("cluster_enabled") == "1" else "Single",
-        size=_size(info),
-        warnings=warnings + _warnings(info),
-    )
+        cluster = in_cluster_mode(wire)
+        if not cluster:
+            return _probed(wire, "Single")
+    shards = settled_shards(target, ambient, PART_SECONDS)
+    with ThreadPoolExecutor(AT_ONCE, "redis-probe") as pool:
+        probes = list(pool.map(lambda shard: _probe_node(target_of(target, shard.master), ambient), shards))
+    warnings = list(dict.fromkeys(text for probe in probes for text in probe.warnings))
+    lone = sum(not shard.replicas for shard in shards)
+    if lone:
+        warnings.append(f"{lone} of {len(shards)} shards have no replica: backups are read from their masters.")
+    return Probe(min(probe.version for probe in probes), "Cluster", sum(probe.size for probe in probes), warnings)
+
+
+def _probe_node(target: Target, ambient: Ambient) -> Probe:
+    with open_wire(target, ambient, patience=PART_SECONDS) as wire:
+        return _probed(wire, "Cluster")
+
+
+def _probed(wire: Wire, mode: str) -> Probe:
+    warnings: list[str] = []
+    try:
+        info = wire.info()
+    except RightMissing:
+        info = {}
+        warnings.append("The user may not run INFO: version, size and role are unknown. Grant +info.")
+    announce(wire)
+    _prove_psync(wire)
+    return Probe(product_of(info).version, mode, _size(info), warnings + _warnings(info))
 
 
 def _prove_psync(wire: Wire) -> None:
@@ -53,8 +71,6 @@ def _size(info: dict[str, str]) -> int:
 
 def _warnings(info: dict[str, str]) -> list[str]:
     found = []
-    if info.get("cluster_enabled") == "1":
-        found.append("This is one node of a cluster: only its own slots are saved, and a restore into a cluster is refused.")
     if info.get("role") == "slave":
         found.append("This is a replica: the backup is as old as what it has received from its master.")
     if info.get("maxmemory_policy", "noeviction") != "noeviction":

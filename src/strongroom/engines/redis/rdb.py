@@ -1,9 +1,9 @@
 """The RDB format: finding the parts of a dump without understanding its values, and proving that a dump is whole.
 
-Layout (rdb.c and rdb.h of Redis 6.2 to 7.2): `REDIS` and four digits of version; then opcodes and records; 0xFF; CRC64 of
-all before it, little endian, or zero where the server has `rdbchecksum no`. A record is an optional expiry, optional
-eviction hints, a type byte, the key and the value. Values are skipped, never changed. Whatever is not known here raises
-EngineUnsupported: a dump that is not understood to its end is never called a backup.
+Layout (rdb.c and rdb.h of Redis 6.2 to 7.4 and Valkey 7.2 to 9.1): `REDIS` and four digits of version, or `VALKEY` and
+three; then opcodes and records; 0xFF; CRC64 of all before it, little endian, or zero where the server has `rdbchecksum no`.
+A record is an optional expiry, optional eviction hints, a type byte, the key and the value. Values are skipped, never changed.
+Whatever is not known here raises EngineUnsupported: a dump that is not understood to its end is never called a backup.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from typing import NamedTuple
 
 from strongroom.engines.base import CaptureBroken, EngineUnsupported
 from strongroom.engines.redis.checksum import Crc64
+from strongroom.engines.redis.versions import FIRST_VALKEY_RDB
 
 Buffer = bytes | mmap.mmap
 
 NEWEST_VERSION = 12  # of Redis 7.4 and 8.0; what is new in it (fields with expiry) is refused by its type
+NEWEST_VALKEY = 80  # of Valkey 9.0 and 9.1
 HEADER_BYTES = 9
 FOOTER_BYTES = 9  # the end code and the checksum
 EXPIRY_MS, EXPIRY_S, IDLE, FREQ = 0xFC, 0xFD, 0xF8, 0xF9
 AUX, RESIZE, SELECT, FUNCTION, END = 0xFA, 0xFB, 0xFE, 0xF5, 0xFF
-MODULE_AUX, FUNCTION_PRE_GA = 0xF7, 0xF6
-SET_TABLE, HASH_TABLE = 2, 4  # the encodings whose members come in the order of a hash table
+MODULE_AUX, FUNCTION_PRE_GA, SLOT_INFO, SLOT_IMPORT = 0xF7, 0xF6, 0xF4, 0xF3
+SET_TABLE, HASH_TABLE = 2, 4  # the encodings whose members come in the order of a hash table,
+HASH_EXPIRING = 22  # as they do in this one of Valkey, where each field has a time as well
 TEXT_LIMIT = 512  # bytes of a key that take part in ordering as they are
 _BATCH = 20_000  # members between two looks at the job
 _PIECE = 1 << 20
@@ -97,13 +100,21 @@ def verify(path: str, advance: Callable[[int], None]) -> Dump:
 
 
 def version_of(header: bytes) -> int:
-    """The RDB version that a dump's first nine bytes tell."""
-    if header[:5] != b"REDIS" or not header[5:].isdigit() or len(header) != HEADER_BYTES:
-        raise EngineUnsupported(f"this is not a Redis dump: it begins with {header!r}")
-    version = int(header[5:])
-    if version > NEWEST_VERSION:
-        raise EngineUnsupported(f"RDB version {version} is newer than {NEWEST_VERSION}, the newest that is understood")
-    return version
+    """The RDB version that a dump's first nine bytes tell; from 80 on it is one of Valkey."""
+    for name, first, newest in ((b"REDIS", 1, NEWEST_VERSION), (b"VALKEY", FIRST_VALKEY_RDB, NEWEST_VALKEY)):
+        digits = header.removeprefix(name)
+        if digits == header or not digits.isdigit() or len(header) != HEADER_BYTES:
+            continue
+        if int(digits) > newest:
+            raise EngineUnsupported(f"RDB version {int(digits)} is newer than {newest}, the newest that is understood")
+        if int(digits) >= first:
+            return int(digits)
+    raise EngineUnsupported(f"this is not a dump of Redis or Valkey: it begins with {header!r}")
+
+
+def header_of(version: int) -> bytes:
+    """The nine bytes that a dump of this version begins with."""
+    return b"VALKEY%03d" % version if version >= FIRST_VALKEY_RDB else b"REDIS%04d" % version
 
 
 # Lengths and strings. A position beyond the end shows as IndexError, which walk() turns into CaptureBroken.
@@ -202,6 +213,19 @@ def order_of(data: Buffer, at: int, end: int) -> bytes:
     return head[:TEXT_LIMIT] + digest.digest()
 
 
+def key_of(data: Buffer, record: Record) -> bytes:
+    """A record's whole key."""
+    return text(data, record.start + 1, 1 << 32)
+
+
+def expiry_of(record: Record) -> int | None:
+    """When a record expires, in milliseconds since the epoch; None if never."""
+    if not record.expiry:
+        return None
+    value = int.from_bytes(record.expiry[1:], "little", signed=True)
+    return value if record.expiry[0] == EXPIRY_MS else value * 1000
+
+
 # Values.
 
 _STRINGS = frozenset((0, 9, 10, 11, 12, 13, 16, 17, 20))  # plain ones, and packed collections that are one string
@@ -225,6 +249,8 @@ class _Skipper:
             return self._counted(at, lambda at: skip_string(data, at))
         if kind == HASH_TABLE:
             return self._counted(at, lambda at: skip_string(data, skip_string(data, at)))
+        if kind == HASH_EXPIRING:
+            return self._counted(at, lambda at: skip_string(data, skip_string(data, at)) + 8)
         if kind == 3:
             return self._counted(at, self._score_as_text)
         if kind == 5:
@@ -274,6 +300,8 @@ def _unknown(kind: int) -> str:
         return "the data contains values or settings of a Redis module, which cannot be saved: unload it or remove its keys"
     if kind in (22, 23, 24, 25):
         return "the data contains hashes whose fields expire (Redis 7.4), which cannot be saved"
+    if kind == SLOT_IMPORT:
+        return "slots are being imported into this node: a backup can be taken when that is done"
     if kind == FUNCTION_PRE_GA:
         return "the data contains functions of a release candidate of Redis 7.0, which cannot be saved"
     return f"the data contains something of type {kind}, which is not known and cannot be saved"
@@ -293,11 +321,12 @@ def walk(data: Buffer, beat: Callable[[], None]) -> Iterator[Aux | Function | Re
 def _walk(data: Buffer, beat: Callable[[], None]) -> Iterator[Aux | Function | Record]:
     skipper = _Skipper(data, beat)
     at, end = HEADER_BYTES, len(data) - FOOTER_BYTES
+    values = _VALUES | {HASH_EXPIRING} if version_of(data[:HEADER_BYTES]) >= FIRST_VALKEY_RDB else _VALUES
     db, expiry = 0, b""
     while at < end:
         start, kind = at, data[at]
         at += 1
-        if kind in _VALUES:
+        if kind in values:
             at = skipper.value(kind, skip_string(data, at))
             if at > end:
                 break
@@ -314,6 +343,8 @@ def _walk(data: Buffer, beat: Callable[[], None]) -> Iterator[Aux | Function | R
             db, at = length(data, at)
         elif kind == RESIZE:
             at = length(data, length(data, at)[1])[1]
+        elif kind == SLOT_INFO:
+            at = length(data, length(data, length(data, at)[1])[1])[1]
         elif kind == AUX:
             value = skip_string(data, at)
             aux = Aux(text(data, at, 1 << 10), text(data, value, 1 << 10), start, skip_string(data, value))

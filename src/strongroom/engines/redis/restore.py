@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from strongroom.ambient import Ambient
 from strongroom.engines.base import (
@@ -32,8 +32,13 @@ from strongroom.engines.base import (
 )
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY
+from strongroom.engines.redis.cluster_capture import PREFIX
+from strongroom.engines.redis.filling import check_cluster, fill_cluster, needs_of
 from strongroom.engines.redis.marks import begin, release
+from strongroom.engines.redis.merging import Sorted, merge, survey
 from strongroom.engines.redis.pacing import Pace
+from strongroom.engines.redis.topology import is_cluster, target_of
+from strongroom.engines.redis.versions import product_of, require_readable
 from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed, place_of, scratch_errors
 
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
@@ -43,7 +48,6 @@ OLD_DATA, NEW_DATA = "its old data, as a master", "the data of the backup, as a 
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
 _ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded
-_NEWEST_RDB = ((7, 4, 12), (7, 2, 11), (7, 0, 10), (5, 0, 9))  # what a server of at least this version reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +61,124 @@ class Checked:
 def restore(
     target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str, ambient: Ambient
 ) -> Summary:
-    """See Engine.restore. Order of effects on the target:
+    """See Engine.restore. Whatever the backup is of, it goes into a single server or a cluster: see `put`."""
+    dumps: list[Dumped] = []
+    try:
+        for name in names_of(source, facts):
+            dumps.append(_fetched(source, name, len(dumps), control, scratch))
+        summary = put(target, dumps, control, scratch, ambient)
+    finally:
+        for dump in dumps:
+            os.unlink(dump.path)
+    told = {"captured_version": str(facts.get("version", ""))}
+    return Summary(len(dumps), summary.bytes, {**summary.facts, **told}, summary.warnings)
 
-    1. nothing, until the dump has been fetched and checked and the target's version, rights and topology too;
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A whole, sorted dump in a file of our own."""
+
+    path: str
+    dump: rdb.Dump
+    shown: str  # for people: where it comes from
+
+
+def put(target: Target, dumps: Sequence[Dumped], control: Control, scratch: str, ambient: Ambient) -> Summary:
+    """Makes the target hold what the dumps hold together. Order of effects on a single server:
+
+    1. nothing, until the dumps have been checked, put together, and the target's version, rights and topology checked too;
     2. the mark, then `repl-diskless-load swapdb`, then REPLICAOF us: it is read-only from here, old data still there;
     3. the full synchronisation: the target swaps to the new data once it has loaded all of it;
     4. REPLICAOF NO ONE, its own setting back, the mark away; also after any failure of 2 and 3;
     5. BGSAVE, where the target keeps dumps; and waiting until it has written what it keeps.
+
+    On a cluster see filling.fill_cluster, then 5 on every master.
     """
+    if is_cluster(target, ambient):
+        return _put_into_cluster(target, dumps, control, ambient)
+    if len(dumps) == 1:
+        return _put_into_server(target, dumps[0].path, dumps[0].dump, control, ambient)
     path = os.path.join(scratch, "restore.rdb")
     try:
-        dump = _fetched(source, path, control, scratch)
-        checked = check_target(target, dump.version, control, ambient)
-        keys = _replace(target, path, dump, control, ambient)
-        warnings = _saved(target, checked.dumps, control, ambient)
+        return _put_into_server(target, path, _merged(dumps, path, control, scratch), control, ambient)
     finally:
         if os.path.exists(path):
             os.unlink(path)
-    result = {"version": checked.version, "keys": keys, "captured_version": str(facts.get("version", ""))}
-    return Summary(entries=1, bytes=dump.size, facts=result, warnings=warnings)
 
 
-def _fetched(source: RestoreSource, path: str, control: Control, scratch: str) -> rdb.Dump:
-    """Brings the dump here and proves it whole."""
-    entries = {entry.name: entry for entry in source.entries()}
-    if ENTRY not in entries:
+def _put_into_server(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> Summary:
+    checked = check_target(target, dump.version, control, ambient)
+    keys = _replace(target, path, dump, control, ambient)
+    warnings = _saved(target, checked.dumps, control, ambient)
+    return Summary(1, dump.size, {"version": checked.version, "keys": keys}, warnings)
+
+
+def _put_into_cluster(target: Target, dumps: Sequence[Dumped], control: Control, ambient: Ambient) -> Summary:
+    surveyed = _surveyed(dumps, control)
+    needs = needs_of(surveyed, control)
+    ready = check_cluster(target, needs, control.check, ambient)
+    keys = fill_cluster(target, surveyed, needs, ready, control, ambient)
+    warnings: list[str] = []
+    for shard in ready.shards:
+        node = target_of(target, shard.master)
+        warnings += (f"{shard.master.shown}: {text}" for text in _saved(node, ready.dumps[shard.master.id], control, ambient))
+    facts = {"version": ready.version, "keys": keys, "shards": len(ready.shards)}
+    return Summary(1, sum(dump.dump.size for dump in dumps), facts, warnings)
+
+
+def _surveyed(dumps: Sequence[Dumped], control: Control) -> list[Sorted]:
+    pace = Pace(control, "survey", sum(dump.dump.size for dump in dumps))
+    return [survey(dump.path, dump.shown, pace) for dump in dumps]
+
+
+def _merged(dumps: Sequence[Dumped], path: str, control: Control, scratch: str) -> rdb.Dump:
+    surveyed = _surveyed(dumps, control)
+    with scratch_errors(scratch), open(path, "xb") as file:
+        contents = merge(surveyed, scratch, _writes(file), Pace(control, "merge", sum(dump.dump.size for dump in dumps)))
+    return rdb.Dump(contents.version, contents.size, checked=True)
+
+
+def _writes(file: BinaryIO) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        file.write(data)
+
+    return write
+
+
+def names_of(source: RestoreSource, facts: Mapping[str, Any]) -> list[str]:
+    """The entries of the backup: one of a single server, or one of each shard, none missing. Raises EngineUnsupported."""
+    found = [entry.name for entry in source.entries() if entry.name == ENTRY or entry.name.startswith(PREFIX)]
+    if facts.get("mode") == "Cluster":
+        expected = [f"{PREFIX}{shard['slots'][0][0]:05d}" for shard in facts["shards"]]
+        if sorted(found) != sorted(expected):
+            raise EngineUnsupported("this backup of a cluster does not hold all of its shards; nothing was sent to the target")
+    if not found:
         raise EngineUnsupported("this backup holds no Redis dump; nothing was sent to the target")
-    pace = Pace(control, "fetch", entries[ENTRY].size)
+    return found
+
+
+def _fetched(source: RestoreSource, name: str, number: int, control: Control, scratch: str) -> Dumped:
+    """Brings a dump here and proves it whole."""
+    path = os.path.join(scratch, "restore.rdb" if name == ENTRY else f"restore-{number}.rdb")
+    size = next(entry.size for entry in source.entries(name) if entry.name == name)
+    pace = Pace(control, "fetch", size)
     with scratch_errors(scratch):
         file = open(path, "xb")  # noqa: SIM115 (closed below: only our own writes may be blamed on the folder)
-    with file:
-        for piece in source.read(ENTRY):
-            with scratch_errors(scratch):
-                file.write(piece)
-                file.flush()
-            pace.advance(len(piece))
-    pace.finish()
+    try:
+        with file:
+            for piece in source.read(name):
+                with scratch_errors(scratch):
+                    file.write(piece)
+                    file.flush()
+                pace.advance(len(piece))
+        pace.finish()
+        return Dumped(path, _proved_whole(path, control), name)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _proved_whole(path: str, control: Control) -> rdb.Dump:
     try:
         dump = rdb.verify(path, Pace(control, "check", os.path.getsize(path)).advance)
     except CaptureBroken as error:
@@ -107,20 +193,13 @@ def check_target(target: Target, rdb_version: int, control: Control, ambient: Am
     release(target, ambient, control.check)
     with open_wire(target, ambient, control.check) as wire:
         info = require_target(wire, rdb_version)
-        return Checked(info.get("redis_version", ""), dumps=bool(wire.setting("save")))
+        return Checked(product_of(info).version, dumps=bool(wire.setting("save")))
 
 
 def require_target(wire: Wire, rdb_version: int) -> dict[str, str]:
     """A master that reads this version of RDB, and whose user may do what a restore does; returns its INFO. Changes nothing."""
     info = wire.info()
-    version = info.get("redis_version", "")
-    if rdb_version > newest_rdb(version):
-        what = f"the backup's RDB version {rdb_version} is too new for the target, Redis {version}"
-        raise EngineUnsupported(f"{what}: restore into a newer server")
-    if info.get("cluster_enabled") == "1":
-        raise EngineUnsupported(
-            "the target runs in cluster mode, where a server cannot be given a master: restore into a single server"
-        )
+    require_readable(product_of(info), rdb_version)
     if info.get("role") != "master":
         where = f"{info.get('master_host')}:{info.get('master_port')}"
         raise EngineUnsupported(f"the target is a replica of {where}: restore into its master, or detach it first")
@@ -138,16 +217,6 @@ def _prove_rights(wire: Wire) -> None:
         raise EngineUnsupported("the target is older than Redis 6.2, which is needed for a restore")
     wire.set("repl-diskless-load", mode)
     wire.command("REPLICAOF", "NO", "ONE")
-
-
-def newest_rdb(version: str) -> int:
-    """The newest RDB version that a server of this version reads."""
-    parts = version.split(".")
-    try:
-        have = (int(parts[0]), int(parts[1]))
-    except (ValueError, IndexError):
-        raise EngineUnsupported(f"the target tells no version that is understood: {version[:40]!r}") from None
-    return next((newest for major, minor, newest in _NEWEST_RDB if have >= (major, minor)), 8)
 
 
 def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> dict[str, int]:

@@ -3,7 +3,8 @@
 A server writes its keys in the order of hash tables whose seed changes at every start; a sorted dump is still a valid
 dump and loads to equal data. What is ordered: function libraries and cached scripts by their bytes, records by database
 and key, members of sets and hashes in hash-table encoding. What is left out because it changes from second to second:
-the time, memory and replication fields of the head (returned instead), and the eviction hints of keys.
+the time, memory and replication fields of the head (returned instead), and the eviction hints of keys; and how many keys each
+slot of a cluster has, which would be wrong where a dump is put elsewhere.
 
 Memory: some tens of MiB whatever the size. Sorting spills runs to the scratch folder, at most once the size of the data
 at a time and twice while runs are merged; large values stay in the dump and are copied from there.
@@ -37,7 +38,7 @@ _FRAME = struct.Struct("<HB?QQ")  # length of key and of prefix, body follows?, 
 _OUT = 1 << 18
 _COPY = 1 << 20
 _by_order = attrgetter("order")
-_VARYING = (b"ctime", b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db")
+_VARYING = (b"ctime", b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db", b"slot-info")
 
 
 @dataclass(slots=True)
@@ -61,6 +62,17 @@ class Contents:
     functions: int = 0
     head: dict[str, str] = field(default_factory=dict)  # the fields of the head, the varying ones too
     size: int = 0  # bytes written
+
+    def count(self, part: rdb.Aux | rdb.Function | rdb.Record) -> None:
+        """Takes note of a part of the dump."""
+        if isinstance(part, rdb.Record):
+            self.keys[part.db] = self.keys.get(part.db, 0) + 1
+            if part.expiry:
+                self.expiring[part.db] = self.expiring.get(part.db, 0) + 1
+        elif isinstance(part, rdb.Function):
+            self.functions += 1
+        elif part.name not in (b"lua", b"slot-info"):
+            self.head[part.name.decode("utf-8", "replace")] = part.value.decode("utf-8", "replace")
 
 
 class Sorter:
@@ -194,53 +206,59 @@ def sort_dump(
     write: Callable[[bytes], None],
     paces: tuple[Pace, Pace],
     budget: int = RECORD_BUDGET,
+    seen: Callable[[rdb.Buffer, rdb.Record], None] = lambda _data, _record: None,
 ) -> Contents:
     """Writes the verified dump at `path` in order through `write` and tells what it holds.
 
-    `paces` are told the bytes read and the bytes written. Raises what rdb.walk raises, possibly after some bytes were
-    written: the caller keeps nothing then.
+    `paces` are told the bytes read and the bytes written; `seen` is told each record, and may raise. Raises what rdb.walk
+    raises, possibly after some bytes were written: the caller keeps nothing then.
     """
     reading, writing = paces
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         sorter = Sorter(data, scratch, budget, reading.beat)
         with closing(sorter):
-            contents = _gather(data, sorter, reading)
-            out = _Out(write, writing)
-            out.put(data[: rdb.HEADER_BYTES])
-            _Writer(out, scratch, contents, writing).write(sorter.sorted())
-            out.finish()
-            contents.size = out.size
+            contents = _gather(data, sorter, reading, seen)
+            write_sorted(sorter.sorted(), contents, scratch, write, writing)
     return contents
 
 
-_HEAD, _LIBRARY, _KEY = b"\0", b"\1", b"\2"
+def write_sorted(items: Iterator[Item], contents: Contents, scratch: str, write: Callable[[bytes], None], pace: Pace) -> None:
+    """Writes items that come in order as a dump, of the version and with the counts that `contents` tells; sets its size."""
+    out = _Out(write, pace)
+    out.put(rdb.header_of(contents.version))
+    _Writer(out, scratch, contents, pace).write(items)
+    out.finish()
+    contents.size = out.size
 
 
-def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace) -> Contents:
+HEAD, LIBRARY, KEY = b"\0", b"\1", b"\2"
+
+
+def order_of_part(data: rdb.Buffer, part: rdb.Aux | rdb.Function | rdb.Record) -> tuple[bytes, bytes]:
+    """What a part is ordered by, and the bytes that go before it: its kind first, a key's database, then its text."""
+    if isinstance(part, rdb.Record):
+        key = rdb.order_of(data, part.start + 1, rdb.skip_string(data, part.start + 1))
+        return KEY + part.db.to_bytes(4, "big") + key, part.expiry
+    if isinstance(part, rdb.Function):
+        return LIBRARY + rdb.order_of(data, part.start + 1, part.end), b""
+    value = rdb.skip_string(data, part.start + 1)
+    return HEAD + part.name + b"\0" + rdb.order_of(data, value, part.end), b""
+
+
+def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace, seen: Callable[[rdb.Buffer, rdb.Record], None]) -> Contents:
     contents = Contents(rdb.version_of(data[: rdb.HEADER_BYTES]))
     for part in rdb.walk(data, pace.beat):
+        contents.count(part)
         if isinstance(part, rdb.Record):
-            key = rdb.order_of(data, part.start + 1, rdb.skip_string(data, part.start + 1))
-            sorter.add(_KEY + part.db.to_bytes(4, "big") + key, part.expiry, part.start, part.end)
-            contents.keys[part.db] = contents.keys.get(part.db, 0) + 1
-            if part.expiry:
-                contents.expiring[part.db] = contents.expiring.get(part.db, 0) + 1
-        elif isinstance(part, rdb.Function):
-            sorter.add(_LIBRARY + rdb.order_of(data, part.start + 1, part.end), b"", part.start, part.end)
-            contents.functions += 1
-        else:
-            _gather_head(data, sorter, part, contents)
+            seen(data, part)
+        if not (isinstance(part, rdb.Aux) and part.name in _VARYING):
+            sorter.add(*order_of_part(data, part), part.start, part.end)
         pace.advance_to(part.end)
     pace.finish()
     return contents
 
 
-def _gather_head(data: mmap.mmap, sorter: Sorter, part: rdb.Aux, contents: Contents) -> None:
-    if part.name != b"lua":
-        contents.head[part.name.decode("utf-8", "replace")] = part.value.decode("utf-8", "replace")
-    if part.name not in _VARYING:
-        value = rdb.skip_string(data, part.start + 1)
-        sorter.add(_HEAD + part.name + b"\0" + rdb.order_of(data, value, part.end), b"", part.start, part.end)
+_MEMBERS = {rdb.SET_TABLE: (1, 0), rdb.HASH_TABLE: (2, 0), rdb.HASH_EXPIRING: (2, 8)}
 
 
 class _Writer:
@@ -256,7 +274,7 @@ class _Writer:
         """Writes all items, and before each database's first record which database it is."""
         current = b""
         for item in items:
-            if item.order[:1] == _KEY:
+            if item.order[:1] == KEY:
                 if item.order[1:5] != current:
                     current = item.order[1:5]
                     self._select(int.from_bytes(current, "big"))
@@ -272,13 +290,13 @@ class _Writer:
     def _record(self, item: Item) -> None:
         self._out.put(item.prefix)
         kind = item.data[item.start]
-        if kind in (rdb.SET_TABLE, rdb.HASH_TABLE):
-            self._members(item, strings=1 if kind == rdb.SET_TABLE else 2)
+        if kind in _MEMBERS:
+            self._members(item, *_MEMBERS[kind])
         else:
             self._out.copy(item.data, item.start, item.end)
 
-    def _members(self, item: Item, strings: int) -> None:
-        """Writes a set (one string a member) or hash (two) with its members in order."""
+    def _members(self, item: Item, strings: int, more: int) -> None:
+        """Writes a set or hash with its members in order: each one or two strings, and so many bytes more."""
         data = item.data
         count, at = rdb.length(data, rdb.skip_string(data, item.start + 1))
         self._out.copy(data, item.start, at)
@@ -287,7 +305,7 @@ class _Writer:
             for number in range(count):
                 start, end = at, rdb.skip_string(data, at)
                 order = rdb.order_of(data, start, end)
-                at = end if strings == 1 else rdb.skip_string(data, end)
+                at = (end if strings == 1 else rdb.skip_string(data, end)) + more
                 sorter.add(order, b"", start, at)
                 if number % 20_000 == 19_999:
                     self._pace.beat()

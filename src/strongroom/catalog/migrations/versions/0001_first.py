@@ -419,6 +419,11 @@ def upgrade() -> None:
         sa.Column("administrator", sa.Boolean(), nullable=False),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("wrong", sa.Integer(), nullable=False),
+        sa.Column("locked_until", sa.Double(), nullable=True),
+        sa.Column("totp", sa.LargeBinary(), nullable=True),
+        sa.Column("totp_confirmed", sa.Boolean(), nullable=False),
+        sa.Column("totp_last", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["account"], ["account.id"], name=op.f("fk_user_account_account")),
@@ -434,9 +439,14 @@ def upgrade() -> None:
         sa.Column("wrong", sa.Integer(), nullable=False),
         sa.Column("locked_until", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("session", sa.Text(), nullable=True),
+        sa.Column("epoch", sa.BigInteger(), nullable=True),
+        sa.Column("expires_at", sa.Double(), nullable=True),
+        sa.Column("mfa_at", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["user"], ["user.id"], name=op.f("fk_access_key_user_user")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_access_key")),
     )
+    op.create_index(op.f("ix_access_key_expires_at"), "access_key", ["expires_at"], unique=False)
     op.create_index(op.f("ix_access_key_user"), "access_key", ["user"], unique=False)
     op.create_table(
         "death",
@@ -462,6 +472,7 @@ def upgrade() -> None:
         sa.Column("issued_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("revoked_at", sa.Double(), nullable=True),
+        sa.Column("mfa_at", sa.Double(), nullable=True),
         sa.CheckConstraint("method IN ('password', 'token')", name=op.f("ck_token_method")),
         sa.ForeignKeyConstraint(["project"], ["project.id"], name=op.f("fk_token_project_project")),
         sa.ForeignKeyConstraint(["user"], ["user.id"], name=op.f("fk_token_user_user")),
@@ -470,11 +481,29 @@ def upgrade() -> None:
     op.create_index(op.f("ix_token_expires_at"), "token", ["expires_at"], unique=False)
     op.create_index(op.f("ix_token_user"), "token", ["user"], unique=False)
     op.create_table(
-        "user_grant",
+        "user_group",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["account"], ["account.id"], name=op.f("fk_user_group_account_account")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_user_group")),
+    )
+    op.create_index("uq_user_group_name", "user_group", ["account", "name"], unique=True)
+    op.create_table(
+        "membership",
+        sa.Column("group", sa.Text(), nullable=False),
         sa.Column("user", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["group"], ["user_group.id"], name=op.f("fk_membership_group_user_group")),
+        sa.ForeignKeyConstraint(["user"], ["user.id"], name=op.f("fk_membership_user_user")),
+        sa.PrimaryKeyConstraint("group", "user", name=op.f("pk_membership")),
+    )
+    op.create_index(op.f("ix_membership_user"), "membership", ["user"], unique=False)
+    op.create_table(
+        "policy_grant",
+        sa.Column("holder", sa.Text(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(["user"], ["user.id"], name=op.f("fk_user_grant_user_user")),
-        sa.PrimaryKeyConstraint("user", "policy", "project", name=op.f("pk_user_grant")),
+        sa.PrimaryKeyConstraint("holder", "policy", "project", name=op.f("pk_policy_grant")),
     )
