@@ -18,7 +18,7 @@ from strongroom.backups.scope import WHOLE
 from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
 
-VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
+VISIBLE = t.VISIBLE
 
 
 @dataclass(frozen=True, slots=True)
