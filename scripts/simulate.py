@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 from simulation.world.history import Outcome, simulate
 from simulation.world.met import DOINGS, TROUBLES
@@ -25,7 +25,7 @@ def main() -> int:
     began, histories, steps, failed = time.monotonic(), 0, 0, 0
     met: Counter[str] = Counter()
     with ProcessPoolExecutor(options.jobs) as pool:
-        for outcomes in pool.map(_batch, _batches(options.first, options.seeds, began + options.minutes * 60)):
+        for outcomes in _outcomes(pool, options.jobs, _batches(options.first, options.seeds, began + options.minutes * 60)):
             for outcome in outcomes:
                 histories, steps = histories + 1, steps + outcome.steps
                 met.update(outcome.met.keys())
@@ -39,6 +39,17 @@ def main() -> int:
         print("\n".join(f"{met[situation]:8} {situation}" for situation in DOINGS + TROUBLES))
     print(f"{histories} histories, {failed} failed, {steps} steps, {steps // max(histories, 1)} each, {_rate(steps, began)}")
     return 1 if failed else 0
+
+
+def _outcomes(pool: Executor, jobs: int, work: Iterator[tuple[range, float]]) -> Iterator[list[Outcome]]:
+    """The batches' outcomes in their order; only a few batches wait for a process, however many there are."""
+    waiting: deque[Future[list[Outcome]]] = deque()
+    for batch in work:
+        waiting.append(pool.submit(_batch, batch))
+        if len(waiting) > 3 * jobs:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _rate(steps: int, began: float) -> str:

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +33,12 @@ from strongroom.api import audit, backups, imports, instances, jobs, limits, mai
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
-from strongroom.backups import automation
+from strongroom.backups import automation, rehearsal
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
-from strongroom.backups.creation import BackupJob
+from strongroom.backups.creation import BackupJob, PartJob, node_queue
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.gathering import TidyJob
 from strongroom.backups.importing import ImportJob
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
 from strongroom.backups.pacing import claimable
@@ -49,7 +51,8 @@ from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, CatalogError, open_catalog
 from strongroom.catalog.migrating import migrate, require_current
-from strongroom.engines.base import Engine
+from strongroom.engines.base import Engine, Node
+from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
@@ -83,8 +86,9 @@ class House:
         """Every kind of job."""
         ctx = self.context
         return {
-            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), "import": ImportJob(ctx),
+            "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
+            "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
+            "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
@@ -109,10 +113,12 @@ def serve(settings: Settings) -> None:
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
         endpoint = f"http://{settings.host}:{sock.getsockname()[1]}"
         _begin(house, endpoint)
-        worker = Worker(
-            house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=partial(claimable, house.context)
-        )
+        may = partial(claimable, house.context)
+        worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=may)
+        # Apart from the others, for a cluster's backup waits for its nodes' jobs.
+        nodes = Worker(house.jobs, house.handlers(), node_queues(settings), threads=settings.workers, claimable=may)
         worker.start()
+        nodes.start()
         try:
             config = uvicorn.Config(
                 house.app(), log_config=None, access_log=False, server_header=False, date_header=True,
@@ -125,7 +131,17 @@ def serve(settings: Settings) -> None:
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:
-            worker.shutdown(_GRACE)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda one: one.shutdown(_GRACE), (worker, nodes)))
+
+
+def node_queues(settings: Settings) -> list[str]:
+    """The queues of the cluster nodes on this host: those that the settings name, else its own addresses."""
+    addresses = {"127.0.0.1", "::1"} if settings.nodes is None else set(settings.nodes)
+    if settings.nodes is None:
+        with suppress(OSError):
+            addresses |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    return [node_queue(Node("", address)) for address in sorted(addresses)]
 
 
 @contextmanager
@@ -183,7 +199,7 @@ def opened_for_reading(settings: Settings) -> Iterator[Context]:
 
 def engines() -> Mapping[str, Engine]:
     """The engines of this step, by name."""
-    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine())}
+    return {engine.name: engine for engine in (RedisEngine(), MongoEngine(), InfluxEngine(), CassandraEngine())}
 
 
 def _begin(house: House, endpoint: str) -> None:

@@ -62,6 +62,7 @@ class Settings:
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
     workers: int  # threads that run jobs
+    nodes: tuple[str, ...] | None  # addresses of the cluster nodes on this host; None: the host's own addresses
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
     imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
@@ -94,6 +95,7 @@ class Settings:
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
+            nodes=_words(environ.get("STRONGROOM_NODES")),
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
             imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
@@ -140,6 +142,10 @@ class Settings:
 def redacted(url: str) -> str:
     """The URL without its password and without query values that are named like secrets."""
     return _SECRET_IN_QUERY.sub(r"\1=…", _PASSWORD_IN_URL.sub(r"\1:…@", url))
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if not text else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:

@@ -32,7 +32,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture
 def server(tmp_path: Path, redis: RedisServer) -> Iterator[ServerProcess]:
     """A Strongroom with that Redis registered as `cache`."""
-    with ServerProcess(tmp_path / "data") as running:
+    with ServerProcess(tmp_path / "data", {"STRONGROOM_REDIS_SERVER": redis.binary}) as running:
         running.cli("instance", "add", "cache", "--engine", "redis", "--address", redis.address)
         yield running
 
@@ -220,3 +220,20 @@ def test_what_a_call_does_not_take_is_a_400(server: ServerProcess) -> None:
         answer = ask(server, server.owner, path, body)
         assert answer.status_code == 400, (path, body)
         assert set(answer.json()) == {"error_code", "error_msg"}
+
+
+def test_a_restore_is_tried_out_by_a_command(server: ServerProcess, redis: RedisServer) -> None:
+    """The newest backup of an instance, in a server that is thrown away; wrong use and a wrong id are told."""
+    back_up(server, "first")
+    second = back_up(server, "second")
+    told = server.cli("verify", "--restore", "--instance", "cache", "--wait")["job"]
+    assert (told["name"], told["result"]["backup"], told["result"]["outcome"]) == ("TestRestore", second, "sound")
+    with redis.client() as client:
+        assert told["result"]["found"] == told["result"]["expected"] == {"keys in database 0": client.dbsize()}
+    shown = plain(server, "verify", "--restore", "--backup", second, "--wait")
+    assert shown.returncode == 0
+    assert "sound" in shown.stdout
+    assert "keys in database 0" in shown.stdout
+    assert list((server.folder / "scratch").iterdir()) == []
+    assert plain(server, "verify", "--restore", "--all").returncode == 2
+    assert plain(server, "verify", "--restore", "--backup", "0" * 32 + "br14").returncode == 1

@@ -54,8 +54,8 @@ class Site:
         (one,) = self.sdk.list_instances(ListInstancesRequest(id=self.instance)).instances
         return one.backup_strategy.start_time, one.backup_strategy.keep_days
 
-    def automated(self) -> list[Any]:
-        return list(self.sdk.list_backups(ListBackupsRequest(instance_id=self.instance, backup_type="Auto")).backups)
+    def automated(self, instance: str) -> list[Any]:
+        return list(self.sdk.list_backups(ListBackupsRequest(instance_id=instance, backup_type="Auto")).backups)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,6 @@ def test_a_policy_is_set_shown_and_turned_off(site: Site) -> None:
     site.put(keep_days=0)
     assert site.shown() == (0, "", "")
     assert site.strategy() == ("", 0)
-    assert site.automated() == []
 
 
 @pytest.mark.parametrize(
@@ -120,11 +119,7 @@ def test_an_automated_backup_is_taken_and_goes_by_policy_alone(site: Site) -> No
     window = open_window()
     told = site.server.cli("schedule", "set", "cache", "--keep-days", "2", "--window", window)
     assert told["start_time"] == window
-    end = time.monotonic() + 120
-    while not (found := site.automated()) or found[0].status == "BUILDING":
-        assert time.monotonic() < end, found
-        time.sleep(0.2)
-    (backup,) = found
+    backup = wait_for_automated(site, site.instance)
     assert (backup.type, backup.status) == ("Auto", "COMPLETED")
     assert backup.name.startswith("auto-")
     with pytest.raises(ClientRequestException) as error:
@@ -133,19 +128,27 @@ def test_an_automated_backup_is_taken_and_goes_by_policy_alone(site: Site) -> No
     assert "policy" in error.value.error_msg
     assert site.server.cli("schedule", "show", "cache")["keep_days"] == 2
     site.server.cli("schedule", "off", "cache")
-    assert [one.id for one in site.automated()] == [backup.id]
+    assert [one.id for one in site.automated(site.instance)] == [backup.id]
     job = site.sdk.delete_backup(DeleteBackupRequest(backup_id=backup.id)).job_id
     assert site.server.wait(job).status == "Completed"
 
 
 def test_unregistering_deletes_what_was_automated(site: Site) -> None:
     """By the job that it names."""
-    site.server.cli("schedule", "set", "cache", "--keep-days", "2", "--window", open_window())
-    end = time.monotonic() + 120
-    while not (found := site.automated()) or found[0].status == "BUILDING":
-        assert time.monotonic() < end, found
-        time.sleep(0.2)
-    removed = site.server.cli("instance", "remove", "cache", "--yes")
+    leaving = site.server.cli("instance", "add", "leaving", "--engine", "redis", "--address", site.redis.address)["id"]
+    site.server.cli("schedule", "set", "leaving", "--keep-days", "2", "--window", open_window())
+    wait_for_automated(site, leaving)
+    removed = site.server.cli("instance", "remove", "leaving", "--yes")
     done = site.server.wait(removed["job_id"])
     assert (done.status, done.name) == ("Completed", "DeleteAutomatedBackups")
-    assert site.automated() == []
+    assert site.automated(leaving) == []
+
+
+def wait_for_automated(site: Site, instance: str) -> Any:
+    """The automated backup of the open window, when it has ended."""
+    end = time.monotonic() + 120
+    while not (found := site.automated(instance)) or found[0].status == "BUILDING":
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+    (backup,) = found
+    return backup

@@ -6,11 +6,16 @@ The suite is the same for all (support/engine_harness.py); what only one engine 
 from __future__ import annotations
 
 import random
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,6 +26,7 @@ from strongroom.engines.base import (
     EngineError,
     EngineUnreachable,
     Entry,
+    Rehearser,
     RestoreBroken,
     Surveyor,
 )
@@ -264,3 +270,100 @@ def test_a_backup_beside_writers_shows_one_moment(harness: EngineHarness) -> Non
             kept, facts = captured(harness)
             restored(harness, kept, facts)
             harness.require_invariant("other")
+
+
+@pytest.fixture
+def programs(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test restores find the engine's program; engines without any are passed over."""
+    if not isinstance(harness.engine, Rehearser):
+        pytest.skip(f"no test restores of {harness.engine.name}")
+    for name, program in harness.programs.items():
+        monkeypatch.setenv(name, program)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_restore_is_tried_out_in_a_server_that_is_thrown_away(harness: EngineHarness, service: EngineService) -> None:
+    """The newest backup of an instance: all is equal, the source is not touched, and nothing is left."""
+    source = service.register("source", harness.target("source"))
+    harness.fill("source")
+    service.backup(source)
+    harness.put("source", "odd name", b"value")
+    newest, _ = service.backup(source)
+    before = harness.content("source")
+    job = service.rehearse(instance=source)
+    assert job.state == "DONE", job.error
+    assert job.result is not None
+    assert (job.result["backup"], job.result["outcome"], job.result["differences"]) == (newest, "sound", [])
+    assert job.result["found"] == job.result["expected"]
+    assert sum(job.result["expected"].values()) > RECORDS
+    assert job.result["digests"] > 0
+    assert harness.content("source") == before
+    assert list(service.ctx.scratch.iterdir()) == []
+
+
+@pytest.mark.usefixtures("programs")
+def test_what_a_restored_server_holds_otherwise_is_told(harness: EngineHarness, tmp_path: Path) -> None:
+    """A server that holds the state before a change, compared with the backup after it: each difference is a sentence."""
+    engine = harness.engine
+    assert isinstance(engine, Rehearser)
+    harness.fill("source")
+    old, facts = captured(harness)
+    harness.change("source")
+    harness.put("source", "one more", b"value")
+    new, new_facts = captured(harness)
+    for name in ("server", "restore", "same", "other"):
+        (tmp_path / name).mkdir()
+    with engine.sandbox(tmp_path / "server", Job()) as target:
+        harness.engine.restore(target, old, facts, Job(), str(tmp_path / "restore"))
+        same = engine.compare(target, old, facts, Job(), str(tmp_path / "same"))
+        other = engine.compare(target, new, new_facts, Job(), str(tmp_path / "other"))
+    assert list(same.differences) == []
+    assert same.found == same.expected
+    assert other.differences
+    assert other.found != other.expected
+    with pytest.raises(EngineError):
+        harness.engine.probe(target)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_missing_program_fails_a_test_restore_with_what_to_do(
+    harness: EngineHarness, service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the program and the variable that may lead to it."""
+    source = service.register("source", harness.target("source"))
+    backup, _ = service.backup(source)
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in harness.programs:
+        monkeypatch.delenv(name)
+    job = service.rehearse(backup=backup)
+    assert job.state == "FAILED"
+    assert all(name in str(job.error) for name in harness.programs)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_throw_away_server_ends_with_its_worker(harness: EngineHarness, tmp_path: Path) -> None:
+    """The process that started it is killed: nobody answers at its address soon after."""
+    kind = type(harness.engine)
+    code = f"""
+import os, signal
+from pathlib import Path
+from {kind.__module__} import {kind.__name__}
+class Control:
+    def check(self): pass
+with {kind.__name__}().sandbox(Path({str(tmp_path)!r}), Control()) as target:
+    print(target.address, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -9, done.stderr
+    address = urlsplit(done.stdout.strip())
+    assert address.hostname is not None
+    assert address.port is not None
+    until = time.monotonic() + 15
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((address.hostname, address.port), 1).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it still listens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.engines.base import CaptureBroken, EngineError, EngineUnsupported, Target
+from strongroom.engines.base import CaptureBroken, EngineUnsupported, Target
 from strongroom.engines.influxdb import capture
 from support.influxdb_server import (
     BINARY,
@@ -285,6 +286,23 @@ def test_tombstones_that_stay_fail_the_capture(tmp_path: Path, monkeypatch: pyte
             captured(server.target())
 
 
+def test_a_shard_that_the_server_cannot_open_is_a_warning(tmp_path: Path) -> None:
+    """It cannot be read, and the server tells of it in its log alone."""
+    with influx_server(tmp_path) as server:
+        server.query("CREATE DATABASE shop")
+        server.write("shop", [f"m v={at} {BEGIN + at * 7 * DAY}" for at in range(3)])
+        server.flush("shop")
+        server.stop()
+        broken = sorted((server.folder / "wal/shop/autogen").iterdir())[1]
+        shutil.rmtree(broken)
+        broken.write_text("no folder")
+        server.start()
+        backup = captured(server.target())
+        (warning,) = backup.summary.warnings
+        assert warning.startswith(f"shard {broken.name} of shop.autogen is not open on the server and not in the backup")
+        assert backup.summary.facts["shards"] == 2
+
+
 # While others write, create and drop
 
 
@@ -391,7 +409,7 @@ def test_an_export_is_loaded_by_the_engines_own_tool(source: InfluxServer, other
     load(other, tmp_path)
     wanted = {name: {**one, "queries": []} for name, one in expected.items()}
     assert settled(other.description, wanted) == wanted
-    with pytest.raises(EngineError, match="cannot be made"):
+    with pytest.raises(FileExistsError):
         ENGINE.export(backup, backup.summary.facts, tmp_path, control)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import pickle
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +31,7 @@ from strongroom.engines.influxdb.catalog import CATALOG
 from strongroom.engines.influxdb.http import Http
 from strongroom.engines.influxdb.marks import Mark
 from strongroom.engines.influxdb.place import RESERVED, parse_target
+from support.certificates import certificate
 from support.influxdb_server import (
     ADMIN,
     ADMIN_PASSWORD,
@@ -184,6 +187,61 @@ def test_a_database_that_is_not_there_is_named(server: InfluxServer) -> None:
             act(server.target("nothing"))
 
 
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "no InfluxDB"),
+        ({"X-Influxdb-Version": "v2.7.1"}, r"InfluxDB 2\.7\.1 is not supported"),
+        ({"X-Influxdb-Version": "1.4.3"}, r"InfluxDB 1\.4\.3 is not supported"),
+        ({"X-Influxdb-Version": "relax"}, "InfluxDB relax is not supported"),
+        ({"X-Influxdb-Version": "1.8.10-c1.8.10", "X-Influxdb-Build": "ENT"}, "Enterprise"),
+        ({"X-Influxdb-Version": "1.8.10"}, "status 204 and no result"),
+    ],
+)
+def test_what_is_no_influxdb_1_is_refused(headers: dict[str, str], said: str) -> None:
+    """By what it says of itself."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(204)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(EngineError, match=said):
+                ENGINE.probe(Target(f"influxdb://127.0.0.1:{other.server_port}"))
+        finally:
+            other.shutdown()
+            thread.join()
+
+
+def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
+    """On the HTTP port; the backup port has none."""
+    cert, key = certificate(tmp_path)
+    with influx_server(tmp_path, auth=True, certificate=(cert, key)) as server:
+        fill(server)
+        before = server.description()
+        trusted = replace(server.target(), options={"ca": Path(cert).read_text()})
+        backup = captured(trusted)
+        server.query("DROP DATABASE two")
+        restored(trusted, backup)
+        assert server.description() == before
+        with pytest.raises(EngineUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            ENGINE.probe(server.target())
+        with pytest.raises(EngineError):
+            ENGINE.probe(Target(server.address.replace("influxdbs:", "influxdb:"), ADMIN_PASSWORD))
+
+
 # Captures that break
 
 
@@ -294,6 +352,31 @@ def test_a_server_that_dies_while_databases_are_added_is_told_of(tmp_path: Path)
         server.start()
         ENGINE.recover(server.target())
         assert server.databases() == ["own"]
+
+
+def test_a_survey_tells_what_would_be_replaced_and_changes_nothing(server: InfluxServer) -> None:
+    """Shards and queries are data, in the databases that the restore is about; an empty database is none."""
+    server.query("CREATE DATABASE empty; CREATE DATABASE three")
+    server.query("CREATE CONTINUOUS QUERY q ON three BEGIN SELECT mean(v) INTO x FROM m GROUP BY time(1h) END")
+    before = server.description()
+    shards = len(list(server.folder.glob("data/one/autogen/*")))
+    for database, scope, holds in (
+        ("", "", f"{2 * shards} shards of data in 3 databases"),
+        ("", "one", f"{shards} shards of data in 1 databases"),
+        ("one", "", f"{shards} shards of data in 1 databases"),
+        ("three", "one", "0 shards of data in 1 databases"),
+        ("empty", "one", None),
+        ("not there", "one", None),
+    ):
+        ground = ENGINE.survey(server.target(database), {"version": "1.6.7", "database": scope}, 1234)
+        assert ground.holds == holds
+        assert bool(ground.warnings) == bool(holds)
+    assert server.description() == before
+    with pytest.raises(EngineUnsupported, match="older"):
+        ENGINE.survey(server.target(), {"version": "1.8.0"}, 1)
+    server.query("CREATE USER reader WITH PASSWORD 'reads'")
+    with pytest.raises(EngineDenied):
+        ENGINE.survey(Target(server.at(user="reader"), "reads"), {"version": "1.6.7"}, 1)
 
 
 CRASH = """

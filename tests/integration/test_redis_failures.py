@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import os
 import signal
 import socket
@@ -18,10 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from strongroom.ambient import Machine
 from strongroom.engines.base import (
@@ -36,6 +30,7 @@ from strongroom.engines.base import (
 from strongroom.engines.redis import RedisEngine, capture, marks, restore
 from strongroom.engines.redis.versions import Product, product_of, require_readable
 from strongroom.engines.redis.wire import open_wire
+from support.certificates import certificate
 from support.redis_dumps import MemoryBackup, Quiet, dump, record, select, string
 from support.redis_server import RedisServer, binaries, few_binaries, free_port, label_of, redis_server, version_of
 
@@ -551,23 +546,6 @@ def test_restored_data_outlives_a_crash_of_a_target_that_keeps_data(
         with server.client() as client:
             assert client.config_get("save")["save"] == config.get("save", "")
             assert client.keys() == [b"new"]
-
-
-def certificate(folder: Path) -> tuple[str, str]:
-    """Writes a self-signed certificate for 127.0.0.1 and its key; their paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-    signed = builder.sign(key, hashes.SHA256())
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    paths[1].write_bytes(key.private_bytes(*form))
-    return str(paths[0]), str(paths[1])
 
 
 def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path, binary: str, scratch: str) -> None:

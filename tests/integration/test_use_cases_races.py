@@ -150,8 +150,8 @@ def test_a_delete_whose_lineage_keeps_moving_is_computed_inside(vault: Vault, mo
     lineage, before = version.split(".")
     compute, moves = deletion._compute, iter(range(3))
 
-    def outrun(conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
-        seen = compute(conn, project, ids, priced=priced)
+    def outrun(conn: sa.Connection, project: str, ids: Sequence[str], **options: bool) -> deletion.Preview:
+        seen = compute(conn, project, ids, **options)
         if next(moves, None) is not None:
             with vault.catalog.decide(lineages=[lineage]):
                 pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,8 +19,10 @@ import redis
 from pymongo import MongoClient
 
 from strongroom.engines.base import Engine, Target
+from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
+from support.influxdb_server import BINARY, InfluxServer, influx_server, quoted
 from support.mongodb_samples import description, put, without_standing_users
 from support.mongodb_server import ROLES, MongoServer, find_mongod, running
 from support.redis_server import RedisServer, few_binaries, label_of, redis_server
@@ -29,12 +31,14 @@ Side = Literal["source", "other"]
 
 RECORDS, RECORD_BYTES = 4000, 1000
 TINY = 50_000
+WEEK = 7 * 86_400 * 10**9
 
 
 class EngineHarness(Protocol):
     """Two running servers; every method is about one side of them. `content` and what it returns are compared by ==."""
 
     engine: Engine
+    programs: Mapping[str, str]  # environment that leads a test restore to the engine's program
     odd_names: Sequence[str]  # of whatever the engine lets users name: keys, collections, tables
     huge: int  # bytes of the largest value that it takes
 
@@ -121,9 +125,10 @@ class RedisHarness:
     huge = 64 << 20
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
-        self._servers: dict[str, RedisServer] = {
-            side: stack.enter_context(redis_server(folder, password="of-a-test", binary=binary)) for side in ("source", "other")
-        }
+        self.programs = {"STRONGROOM_REDIS_SERVER": binary}
+        self._servers: dict[str, RedisServer] = {}
+        for side in ("source", "other"):
+            self._servers[side] = stack.enter_context(redis_server(folder, password="of-a-test", binary=binary))
 
     @staticmethod
     def variants() -> list[Any]:
@@ -217,7 +222,8 @@ class MongoHarness:
     huge = 16 * 1024 * 1024 - len(bson.encode({"_id": "x" * 10, "value": b""}))
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
-        del folder, binary
+        del folder
+        self.programs = {"STRONGROOM_MONGOD": binary}
         self._servers: dict[str, MongoServer] = {side: stack.enter_context(running()) for side in ("source", "other")}
 
     @staticmethod
@@ -308,4 +314,85 @@ class MongoHarness:
             assert bank["counter"].find_one()["n"] == bank["journal"].count_documents({}) > 0
 
 
-HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants()]
+class InfluxHarness:
+    """Two InfluxDB servers. Values are texts of measurements in one database, in shards of a week."""
+
+    engine: Engine = InfluxEngine()
+    odd_names = (*NAMES, LONG)
+    huge = 11 << 20  # a request has 25 MB at most, and a text is twice as long as the bytes that it stands for
+
+    def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
+        del binary
+        self._servers: dict[str, InfluxServer] = {
+            side: stack.enter_context(influx_server(folder, auth=True)) for side in ("source", "other")
+        }
+
+    @staticmethod
+    def variants() -> list[Any]:
+        return [pytest.param((InfluxHarness, BINARY), id="influxdb")] if BINARY else []
+
+    def target(self, side: Side) -> Target:
+        return self._servers[side].target()
+
+    def stranger(self, side: Side, password: str) -> Target:
+        return Target(self._servers[side].address, password)
+
+    def wipe(self, side: Side) -> None:
+        for name in self._servers[side].databases():
+            self._servers[side].query(f'DROP DATABASE "{name}"')
+
+    def fill(self, side: Side) -> None:
+        self._write(side, "orders", range(RECORDS), 1)
+        self._write_lines(side, [f"things,number={number % 50} v={number}i {number * 10**9}" for number in range(2000)])
+
+    def change(self, side: Side) -> None:
+        self._write(side, "orders", range(0, RECORDS, 100), 2)
+
+    def _write(self, side: Side, name: str, numbers: range, seed: int) -> None:
+        dice = random.Random(seed)
+        step = 8 * WEEK // RECORDS
+        self._write_lines(side, [f'{name} body="{dice.randbytes(RECORD_BYTES).hex()}" {number * step}' for number in numbers])
+
+    def _write_lines(self, side: Side, lines: Sequence[str]) -> None:
+        self._servers[side].query("CREATE DATABASE data")
+        for first in range(0, len(lines), 5000):
+            self._servers[side].write("data", lines[first : first + 5000])
+
+    def put(self, side: Side, name: str, value: bytes) -> None:
+        escaped = name.replace(",", "\\,").replace(" ", "\\ ")
+        self._write_lines(side, [f'{escaped} value="{value.hex()}" 1'])
+
+    def get(self, side: Side, name: str) -> bytes | None:
+        found = self._servers[side].query(f"SELECT value FROM {quoted(name)}", "data")  # noqa: S608
+        return bytes.fromhex(found[0]["values"][0][1]) if found else None
+
+    def put_tiny(self, side: Side, count: int) -> None:
+        self._write_lines(side, [f"tiny v={number}i {number}" for number in range(count)])
+
+    def content(self, side: Side) -> Any:
+        return self._servers[side].description()
+
+    def kill(self, side: Side) -> None:
+        self._servers[side].kill()
+
+    def start(self, side: Side) -> None:
+        self._servers[side].start()
+
+    @contextmanager
+    def writing(self, side: Side) -> Iterator[None]:
+        """Two measurements of one shard, which is what is exact at one moment: a point in turns, each a request of its own."""
+
+        def write(_dice: random.Random, count: int) -> None:
+            for name in ("first", "second"):
+                self._write_lines(side, [f"{name} v={count}i {count}"])
+
+        with Writers(write):
+            yield
+
+    def require_invariant(self, side: Side) -> None:
+        found = [self._servers[side].query(f"SELECT v FROM {name}", "data")[0]["values"] for name in ("first", "second")]  # noqa: S608
+        assert all(values == [[number, number] for number in range(len(values))] for values in found)
+        assert 0 <= len(found[0]) - len(found[1]) <= 1
+
+
+HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants(), *InfluxHarness.variants()]

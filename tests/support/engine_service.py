@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Machine
-from strongroom.backups import creation, instances, restoration
+from strongroom.backups import creation, instances, rehearsal, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.incarnation import take_possession
+from strongroom.backups.rehearsal import RehearsalJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
@@ -20,7 +21,7 @@ from strongroom.identity import accounts
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.leases import LeasedJobs
-from strongroom.jobs.port import JobView
+from strongroom.jobs.port import Handler, JobView
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.repository.keys import RootKey
 from strongroom.storage.memory import MemoryStore
@@ -42,7 +43,12 @@ class EngineService:
         take_possession(self.ctx)
         with self.catalog.write() as conn:
             self.project = accounts.found(conn, ambient, "account", "project", "admin", None).project
-        handlers = {"backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "remove": RemoveJob(self.ctx)}
+        handlers: dict[str, Handler] = {
+            "rehearse": RehearsalJob(self.ctx),
+            "backup": BackupJob(self.ctx),
+            "restore": RestoreJob(self.ctx),
+            "remove": RemoveJob(self.ctx),
+        }
         self._worker = StepwiseWorker(jobs, handlers, ["default"])
         self._engine = engine
 
@@ -69,6 +75,10 @@ class EngineService:
     def restore(self, backup: str, instance: str, *, overwrite: bool = False) -> JobView:
         """The job of a restore, after its end."""
         return self._ended(restoration.restore(self.ctx, self.project, backup, instance, lambda conn: None, overwrite))
+
+    def rehearse(self, *, backup: str | None = None, instance: str | None = None) -> JobView:
+        """The job of a test restore, after its end."""
+        return self._ended(rehearsal.rehearse(self.ctx, self.project, lambda conn: None, backup=backup, instance=instance))
 
     def _ended(self, job: str) -> JobView:
         while self._worker.step() is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,11 +31,20 @@ ENGINE = InfluxEngine()
 class InfluxServer:
     """One server process in a folder of its own. With `auth` an administrator is made at the first start."""
 
-    def __init__(self, folder: Path, *, auth: bool = False, settings: Mapping[str, str] | None = None) -> None:
-        self.folder, self.auth, self._settings = folder, auth, dict(settings or {})
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        auth: bool = False,
+        settings: Mapping[str, str] | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        self.folder, self.auth, self._settings, self._certificate = folder, auth, dict(settings or {}), certificate
         self.port, self.backup_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
+        trust: Any = ssl.create_default_context(cafile=certificate[0]) if certificate else True
+        scheme = "https" if certificate else "http"
+        self._client = httpx.Client(base_url=f"{scheme}://127.0.0.1:{self.port}", trust_env=False, timeout=60, verify=trust)
 
     @property
     def address(self) -> str:
@@ -44,7 +54,8 @@ class InfluxServer:
     def at(self, database: str = "", user: str | None = None) -> str:
         """For a Target: one database, or another user than the administrator."""
         who = user if user is not None else ADMIN if self.auth else ""
-        return f"influxdb://{who}{'@' if who else ''}127.0.0.1:{self.port}/{database}?backup=127.0.0.1:{self.backup_port}"
+        scheme = "influxdbs" if self._certificate else "influxdb"
+        return f"{scheme}://{who}{'@' if who else ''}127.0.0.1:{self.port}/{database}?backup=127.0.0.1:{self.backup_port}"
 
     def target(self, database: str = "") -> Target:
         """The whole server or one database of it."""
@@ -98,12 +109,19 @@ bind-address = "127.0.0.1:{self.backup_port}"
 [http]
   bind-address = "127.0.0.1:{self.port}"
   auth-enabled = {str(self.auth).lower()}
+  {self._tls()}
   log-enabled = false
 [monitor]
   store-enabled = false
 [continuous_queries]
   log-enabled = false
 """
+
+    def _tls(self) -> str:
+        if self._certificate is None:
+            return ""
+        certificate, key = self._certificate
+        return f'https-enabled = true\n  https-certificate = "{certificate}"\n  https-private-key = "{key}"'
 
     def stop(self) -> None:
         """Ends the process in good order, if it still runs."""
@@ -203,11 +221,17 @@ def escaped(text: str) -> str:
 
 
 @contextmanager
-def influx_server(folder: Path, *, auth: bool = False, settings: Mapping[str, str] | None = None) -> Iterator[InfluxServer]:
+def influx_server(
+    folder: Path,
+    *,
+    auth: bool = False,
+    settings: Mapping[str, str] | None = None,
+    certificate: tuple[str, str] | None = None,
+) -> Iterator[InfluxServer]:
     """A running server in a new folder below this one, ended with the block."""
     place = folder / f"influxdb-{free_port()}"
     place.mkdir(parents=True)
-    server = InfluxServer(place, auth=auth, settings=settings)
+    server = InfluxServer(place, auth=auth, settings=settings, certificate=certificate)
     try:
         server.start()
         yield server

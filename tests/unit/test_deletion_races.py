@@ -67,8 +67,8 @@ class Between:
         self.computed = 0
         patch.setattr(deletion, "_compute", self)
 
-    def __call__(self, conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
-        seen = self._compute(conn, project, ids, priced=priced)
+    def __call__(self, conn: sa.Connection, project: str, ids: Sequence[str], **options: bool) -> deletion.Preview:
+        seen = self._compute(conn, project, ids, **options)
         self.computed += 1
         if self._left:
             self._left.pop(0)()
@@ -152,8 +152,8 @@ def test_a_lineage_that_is_never_swept_in_time_decides_nothing(vault: HarshVault
     others = iter(keys[2:5])
     compute, busy = deletion._compute, [True]
 
-    def interrupted(conn: sa.Connection, project: str, ids: Sequence[str], *, priced: bool) -> deletion.Preview:
-        seen = compute(conn, project, ids, priced=priced)
+    def interrupted(conn: sa.Connection, project: str, ids: Sequence[str], **options: bool) -> deletion.Preview:
+        seen = compute(conn, project, ids, **options)
         if busy and list(ids) == [keys[1]]:
             vault.delete(next(others))
         return seen

@@ -7,7 +7,7 @@ import json
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.engines.base import EngineUnsupported, Target
@@ -114,6 +114,7 @@ def test_an_empty_answer_is_told_from_a_cut_one() -> None:
 # The metastore
 
 
+@settings(deadline=None)  # machines that tests run on are shared
 @given(st.lists(st.tuples(st.integers(1, 1000), st.one_of(st.integers(-(2**63), 2**63 - 1), st.binary(max_size=300)))))
 def test_fields_come_back(items: list[tuple[int, int | bytes]]) -> None:
     """Any numbers and bytes, in order."""
@@ -121,6 +122,7 @@ def test_fields_come_back(items: list[tuple[int, int | bytes]]) -> None:
     assert found == items
 
 
+@settings(deadline=None)  # machines that tests run on are shared
 @given(st.binary(max_size=60))
 def test_garbage_is_refused_and_never_hangs(data: bytes) -> None:
     """Or read as fields by chance."""
@@ -261,6 +263,7 @@ def test_releases_are_compared_as_numbers() -> None:
 # InfluxQL
 
 
+@settings(deadline=None)  # machines that tests run on are shared
 @given(st.text(max_size=20))
 def test_names_come_back_from_their_quotes(value: str) -> None:
     """Whatever is in them."""

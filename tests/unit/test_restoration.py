@@ -96,7 +96,7 @@ def test_a_restore_that_breaks_says_what_the_target_holds(vault: Vault) -> None:
     vault.worker.run_claimed(claimed)
     job = vault.job(running[0])
     assert (job.state, job.result) == ("CANCELLED", {"target_state": "1 of 2 entries"})
-    assert "The target: 1 of 2 entries." in job.error
+    assert "The target: 1 of 2 entries" in job.error
 
 
 def test_a_target_that_cannot_be_reached_was_not_changed(vault: Vault) -> None:

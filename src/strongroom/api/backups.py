@@ -27,10 +27,11 @@ from strongroom.api.contract import (
     older_time_text,
     time_text,
 )
-from strongroom.api.errors import ParameterError
 from strongroom.api.services import given
 from strongroom.backups import creation, deletion, listing, restoration
 from strongroom.backups.context import Context
+from strongroom.backups.scope import WHOLE, scope_of, tables_of
+from strongroom.engines.base import Tables
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
 
@@ -52,7 +53,7 @@ class TableChoice(BaseModel):
 
 
 class CreateBackupRequest(BaseModel):
-    """A manual backup of a whole instance."""
+    """A manual backup of a whole instance, or of tables of it (Cassandra)."""
 
     name: BackupName
     description: Description | None = None
@@ -146,9 +147,8 @@ def create_backup(
     caller: Annotated[Principal, may("gaussdbfornosql:instance:createBackup")],
 ) -> BackupCreated:
     """Takes a manual backup of an instance."""
-    if request.database_tables:
-        raise ParameterError("Parameter error: database_tables is for Cassandra only.")
-    wanted = creation.Wanted(request.name, request.description or "")
+    chosen = [Tables(one.database_name, _names(one.table_names)) for one in request.database_tables or ()]
+    wanted = creation.Wanted(request.name, request.description or "", scope=scope_of(chosen) if chosen else WHOLE)
 
     def note(conn: Connection, backup: str) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLCreateBackup", "backup", backup, request.name))
@@ -239,7 +239,9 @@ def restore_backup(
 def backup_fields(row: Row[Any], *, older: bool = False) -> dict[str, Any]:
     """A backup in the contract's fields; size in KB."""
     text = older_time_text if older else time_text
-    return {
+    chosen = [{"database_name": one.database, "table_names": list(one.names or ())} for one in tables_of(row.scope)]
+    more = {"database_tables": chosen} if chosen else {}
+    return more | {
         "id": row.id, "name": row.name, "description": row.description, "instance_id": row.instance,
         "instance_name": row.instance_name, "datastore": {"type": row.engine, "version": row.engine_version},
         "type": row.origin, "size": round(row.plain_bytes / 1024, 3), "status": row.state,
@@ -247,13 +249,17 @@ def backup_fields(row: Row[Any], *, older: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _names(names: list[str] | None) -> tuple[str, ...] | None:
+    """An empty list is left out by some clients where others leave out the field: all tables."""
+    return tuple(names) if names else None
+
+
 def _list(ctx: Context, caller: Principal, filters: Filters) -> dict[str, Any]:
     filters.checked()
-    if filters.type == "DatabaseTable":
-        return {"backups": [], "total_count": 0}
     wanted = listing.BackupFilter(
-        filters.instance_id, filters.datastore_type, filters.backup_id, filters.backup_type, filters.begin_time, filters.end_time
-    )
+        filters.instance_id, filters.datastore_type, filters.backup_id, filters.backup_type, filters.begin_time, filters.end_time,
+        tables=filters.type == "DatabaseTable",
+    )  # fmt: skip
     with ctx.catalog.read() as conn:
         page = listing.list_backups(conn, caller.required_project(), wanted, filters.first_row, filters.limit)
     return {"backups": [backup_fields(row) for row in page.rows], "total_count": page.total}

@@ -27,6 +27,7 @@ NAMES = {
     "delete": "DeleteBackup",
     "remove": "StopBackup",
     "verify": "VerifyBackups",
+    "rehearse": "TestRestore",
     "reconcile": "ReconcileStore",
     "expire": "DeleteAutomatedBackups",
 }
@@ -74,7 +75,7 @@ def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gauss
     """Asks a backup, restore or import to end. A deletion is decided and cannot be called back."""
     with ctx.catalog.write() as conn:
         job = _find(ctx, conn, caller, job_id)
-        if job.kind not in ("backup", "restore", "import", "verify", "reconcile"):
+        if job.kind not in ("backup", "restore", "import", "verify", "rehearse", "reconcile"):
             raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
         ctx.jobs.cancel(conn, job.id)
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))

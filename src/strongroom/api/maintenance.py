@@ -1,4 +1,4 @@
-"""Our own calls that look after the store: verifications, reconciliations, the quarantine.
+"""Our own calls that look after the store: verifications, test restores, reconciliations, the quarantine.
 
 A verification is about the caller's project. A reconciliation and the quarantine are for the account's administrator, and for
 the project in the path; what lies in no project's lineage is told to, and moved by, the first account's administrator alone.
@@ -16,7 +16,7 @@ from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import BackupId, InstanceId, JobAccepted
 from strongroom.api.errors import SERVER_ERROR, ApiError, ParameterError
 from strongroom.api.services import given
-from strongroom.backups import reconciling, verification
+from strongroom.backups import reconciling, rehearsal, verification
 from strongroom.backups.context import Context
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.identity import audit
@@ -37,6 +37,13 @@ class VerificationRequest(BaseModel):
     backup_id: BackupId | None = None
     instance_id: InstanceId | None = None
     sample: Annotated[float | None, Field(gt=0, le=100)] = None
+
+
+class RehearsalRequest(BaseModel):
+    """One backup, or an instance's newest."""
+
+    backup_id: BackupId | None = None
+    instance_id: InstanceId | None = None
 
 
 class ReconciliationRequest(BaseModel):
@@ -67,6 +74,22 @@ def verify(request: VerificationRequest, ctx: Here, caller: Annotated[Principal,
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomVerify", kind, subject, detail=detail))
 
     job = verification.verify(ctx, project, note, backup=request.backup_id, instance=request.instance_id, sample=request.sample)
+    return JobAccepted(job_id=job)
+
+
+@router.post("/strongroom/v1/{project_id}/test-restores", status_code=202)
+def rehearse(request: RehearsalRequest, ctx: Here, caller: Annotated[Principal, may("strongroom:store:verify")]) -> JobAccepted:
+    """Restores into a server that is started for it beside the worker, compares counts and content, and throws it away."""
+    if (request.backup_id is None) is (request.instance_id is None):
+        raise ParameterError("Parameter error: give backup_id or instance_id.")
+    detail = request.model_dump(exclude_none=True)
+    kind, subject = ("backup", request.backup_id) if request.backup_id else ("instance", request.instance_id)
+
+    def note(conn: Connection) -> None:
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomTestRestore", kind, str(subject), detail=detail))
+
+    project = caller.required_project()
+    job = rehearsal.rehearse(ctx, project, note, backup=request.backup_id, instance=request.instance_id)
     return JobAccepted(job_id=job)
 
 

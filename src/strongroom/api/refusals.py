@@ -21,6 +21,7 @@ REFUSALS: dict[type[Exception], Answer] = {
     errors.BackupAutomated: Answer(400, "DBS.212003"),
     errors.PreviewMoved: Answer(412, "DBS.212003"),
     errors.BadBatch: Answer(400, "DBS.200001"),
+    errors.BadScope: Answer(400, "DBS.200001", "Parameter error: {}."),
 }
 
 

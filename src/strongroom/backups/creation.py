@@ -2,6 +2,7 @@
 
     create      one transaction: the backup, its plan of parts (all or nothing), each part at the head of its lineage, the job
     BackupJob   takes the part over (attempt) → probe → capture into packs → coverage proof → rows ahead → manifest → commit
+    PartJob     the same for one node's part of a cluster, in that node's queue: BackupJob submits them and waits (gathering.py)
     stop        anyone may end a build by a decision; no timer does
 
 Order of effects of the commit: packs STORED, death rows written ahead, the manifest STORED, then one transaction flips part and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,19 +24,20 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import NoResultFound
 
-from strongroom.backups import errors, removal, staleness
+from strongroom.backups import errors, gathering, removal, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
 from strongroom.backups.pacing import Pacer
 from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.scope import WHOLE, tables_of
 from strongroom.catalog import lifespans, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
 from strongroom.catalog.lifespans import Dying, NotOurs
 from strongroom.catalog.many import batches
 from strongroom.catalog.space import bury, condemn
-from strongroom.engines.base import EngineError, Probe, Summary
+from strongroom.engines.base import ClusterEngine, EngineError, Node, Probe, Summary
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
 from strongroom.repository.errors import Damaged, RepositoryError
@@ -60,18 +62,24 @@ class Wanted:
     name: str
     description: str = ""
     origin: str = "Manual"
+    scope: str = WHOLE  # scope.py
 
 
 def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Callable[[Connection, str], None]) -> tuple[str, str]:
     """Decides a new backup and returns (backup id, job id). Raises errors.NoSuchInstance, InstanceBusy, InstanceUnusable."""
+    nodes: Sequence[Node] | None = None
     for _try in range(TRIES):
         with ctx.catalog.read() as conn:
             row = find_instance(conn, project, instance)
-            line = _lineage(conn, instance)
-        if line is not None:
-            sweeping.finish_and_reopen(ctx.catalog, line.id)
+            known = _open_lineages(conn, instance, wanted.scope)
+        if nodes is None:
+            nodes = _nodes(ctx, row, wanted.scope)
+        here = {node.id: known.get(node.id) for node in nodes}
+        for line in here.values():
+            if line is not None:
+                sweeping.finish_and_reopen(ctx.catalog, line)
         try:
-            return _create(ctx, row, None if line is None else line.id, wanted, note)
+            return _create(ctx, row, nodes, here, wanted, note)
         except (lifespans.NotSwept, _LineageMoved):
             continue
         except lifespans.AlreadyBuilding:
@@ -80,56 +88,82 @@ def create(ctx: Context, project: str, instance: str, wanted: Wanted, note: Call
 
 
 class _LineageMoved(Exception):
-    """The instance's open lineage is not the one that was looked at: it was closed, or another one has begun."""
+    """The instance's open lineages are not those that were looked at: one was closed, or another one has begun."""
 
 
-def _create(
-    ctx: Context, instance: Row[Any], known: str | None, wanted: Wanted, note: Callable[[Connection, str], None]
-) -> tuple[str, str]:
-    lineage = known or ctx.ambient.hex_id()
+def _nodes(ctx: Context, instance: Row[Any], scope: str) -> Sequence[Node]:
+    """The nodes that a backup needs a part of; one without id or address where there is one server."""
     engine = ctx.engines.get(instance.engine)
     if engine is None:  # rebuilt from manifests that cannot be read
         raise errors.InstanceUnusable(f"of instance {instance.name} nothing but its backups is known: register it anew")
+    if not isinstance(engine, ClusterEngine):
+        if scope != WHOLE:
+            raise errors.BadScope(f"tables of {engine.name} cannot be backed up by themselves: take the whole instance")
+        return [Node("", "")]
+    try:
+        return engine.nodes(ctx.target(instance))
+    except EngineError as error:
+        raise errors.InstanceUnusable(str(error)) from error
+
+
+def _create(
+    ctx: Context,
+    instance: Row[Any],
+    nodes: Sequence[Node],
+    known: Mapping[str, str | None],
+    wanted: Wanted,
+    note: Callable[[Connection, str], None],
+) -> tuple[str, str]:
+    engine = ctx.engines[instance.engine]
+    lineages = {node: line or ctx.ambient.hex_id() for node, line in known.items()}
     backup = ctx.ambient.hex_id() + "br" + engine.id_suffix
     guard = partial(lock_instance, project=instance.project, instance=instance.id)
-    with ctx.catalog.decide(guard, lineages=[] if known is None else [known]) as conn:
-        line = _lineage(conn, instance.id)
-        if (None if line is None else line.id) != known:
+    with ctx.catalog.decide(guard, lineages=[line for line in known.values() if line is not None]) as conn:
+        found = _open_lineages(conn, instance.id, wanted.scope)
+        if {node: found.get(node) for node in known} != known:
             raise _LineageMoved
-        if line is None:
-            _begin_lineage(conn, ctx, instance, lineage)
+        for node, line in known.items():
+            if line is None:
+                _begin_lineage(conn, ctx, instance, lineages[node], wanted.scope, node)
         now = ctx.ambient.now()
         conn.execute(
             t.backup.insert().values(
                 id=backup, project=instance.project, instance=instance.id, instance_name=instance.name, engine=instance.engine,
                 engine_version=instance.version, name=wanted.name, description=wanted.description, origin=wanted.origin,
-                scope="", state="BUILDING", version=0, begin_at=now, plain_bytes=0,
+                scope=wanted.scope, state="BUILDING", version=0, begin_at=now, plain_bytes=0,
             )
         )  # fmt: skip
-        lifespans.begin(conn, lineage, backup)
+        for lineage in sorted(lineages.values()):
+            lifespans.begin(conn, lineage, backup)
+        queues = {lineages[node.id]: node_queue(node) for node in nodes if node.id}
+        args = {"backup": backup, "parts": queues} if queues else {"backup": backup}
         job = ctx.jobs.submit(
-            conn, "backup", {"backup": backup}, project=instance.project, instance=instance.id, backup=backup,
+            conn, "backup", args, project=instance.project, instance=instance.id, backup=backup,
             serial=f"instance:{instance.id}", max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn, backup)
     return backup, job
 
 
-def _lineage(conn: Connection, instance: str) -> Row[Any] | None:
-    return conn.execute(
-        sa.select(t.lineage).where(
-            t.lineage.c.instance == instance, t.lineage.c.scope == "", t.lineage.c.node == "", t.lineage.c.state == "OPEN"
-        )
-    ).first()
+def node_queue(node: Node) -> str:
+    """The queue of a node's jobs: its host's worker serves it."""
+    return f"node:{node.address}"
 
 
-def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str) -> None:
+def _open_lineages(conn: Connection, instance: str, scope: str) -> dict[str, str]:
+    """Node → lineage."""
+    line = t.lineage.c
+    rows = conn.execute(sa.select(line.node, line.id).where(line.instance == instance, line.scope == scope, line.state == "OPEN"))
+    return {row.node: row.id for row in rows}
+
+
+def _begin_lineage(conn: Connection, ctx: Context, instance: Row[Any], lineage: str, scope: str, node: str) -> None:
     """A new lineage: its keys are drawn now, their two objects are put by the first build before anything else."""
     keys = LineageKeys.create(ctx.ambient)
     conn.execute(
         t.lineage.insert().values(
-            id=lineage, project=instance.project, instance=instance.id, scope="", node="", state="OPEN", counter=0, version=0,
-            chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
+            id=lineage, project=instance.project, instance=instance.id, scope=scope, node=node, state="OPEN", counter=0,
+            version=0, chunk_average=0, pack_target=0, sealed_keys=seal_lineage_keys(ctx.root_key, lineage, keys),
         )
     )  # fmt: skip
     for _copy in range(2):
@@ -154,8 +188,8 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
 
 def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
     """Jobs are locked before backups and lineages."""
-    building = sa.and_(t.job.c.backup == backup, t.job.c.kind == "backup", t.job.c.state.in_(("QUEUED", "RUNNING")))
-    for row in conn.execute(sa.select(t.job.c.id).where(building)).all():
+    building = sa.and_(t.job.c.backup == backup, t.job.c.kind.in_(("backup", "part")), t.job.c.state.in_(("QUEUED", "RUNNING")))
+    for row in conn.execute(sa.select(t.job.c.id).where(building).order_by(t.job.c.id)).all():
         ctx.jobs.cancel(conn, row.id)
 
 
@@ -186,16 +220,15 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
     return job
 
 
-class BackupJob:
-    """The job `backup`."""
+class _Building:
+    """What the jobs of a build have in common: whatever ends one for good ends the backup."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
-    def run(self, job: Running) -> Mapping[str, Any] | None:
-        backup = str(job.args["backup"])
+    def _build(self, job: Running, backup: str, lineage: str) -> None:
         try:
-            _Build(self._ctx, job, backup).run()
+            _Build(self._ctx, job, backup, lineage).run()
         except NotOurs:
             raise Cancelled("the build was stopped") from None
         except StoreError as error:
@@ -206,7 +239,6 @@ class BackupJob:
             self._fail(job, backup, str(error))
         except (RepositoryError, lifespans.LifespanError, staleness.CatalogOutdated, OSError) as error:
             self._fail(job, backup, str(error))
-        return None
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """The build leaves its chain; a stopped one has left already."""
@@ -218,18 +250,58 @@ class BackupJob:
             lineages = _lineages(conn, backup)
         with sweeping.decide_swept(ctx.catalog, job.guard, backups=[backup], lineages=lineages) as conn:
             fail(ctx, conn, backup, reason)
+            self._follow(conn, job, backup)
             if ending == "FAILED":
                 job.fail(conn, reason)
+
+    def _follow(self, conn: Connection, job: Running, backup: str) -> None:
+        """What a failure is followed by, in the transaction that decides it."""
+
+
+class BackupJob(_Building):
+    """The job `backup`: builds the part of a single server; of a cluster, sees to the jobs that build its nodes' parts."""
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        backup = str(job.args["backup"])
+        if "parts" in job.args:
+            done = gathering.gather(self._ctx, job, backup, job.args["parts"])
+            with self._ctx.catalog.write(job.guard) as conn:
+                self._follow(conn, job, backup)
+            return done
+        with self._ctx.catalog.read() as conn:
+            (lineage,) = _lineages(conn, backup)
+        self._build(job, backup, lineage)
+        return None
+
+    def _follow(self, conn: Connection, job: Running, backup: str) -> None:
+        """What captures left on the nodes goes."""
+        if "parts" in job.args:
+            gathering.tidy_nodes(self._ctx, conn, backup, job.args["parts"])
+
+
+class PartJob(_Building):
+    """The job `part`: builds one node's part of a cluster's backup, on that node's host."""
+
+    def run(self, job: Running) -> Mapping[str, Any] | None:
+        self._build(job, str(job.args["backup"]), str(job.args["lineage"]))
+        return None
 
 
 class _Build:
     """One attempt at one part."""
 
-    def __init__(self, ctx: Context, job: Running, backup: str) -> None:
+    def __init__(self, ctx: Context, job: Running, backup: str, lineage: str) -> None:
         self._ctx, self._job = ctx, job
         with ctx.catalog.read() as conn:
             self._backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup)).one()
+            parts = conn.execute(
+                sa.select(t.part, t.lineage.c.node)
+                .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
+                .where(t.part.c.backup == backup)
+                .order_by(t.lineage.c.node)
+            ).all()
+            (part,) = (row for row in parts if row.lineage == lineage)
+            self._plan = [(row.lineage, row.seq, row.node) for row in parts]
             self._instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == self._backup.instance)).one()
             sealed = conn.execute(sa.select(t.lineage.c.sealed_keys).where(t.lineage.c.id == part.lineage)).scalar_one()
         if part.state != "BUILDING":
@@ -238,29 +310,28 @@ class _Build:
         self._keys: LineageKeys = open_lineage_keys(ctx.root_key, self._lineage, sealed)
         self._attempt, self._begins = 0, part.attempt == 0
         self._engine = ctx.engines[self._instance.engine]
+        self._target = replace(ctx.target(self._instance), node=part.node, tables=tables_of(self._backup.scope))
         self._scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         self._pacer = Pacer(ctx, job, self._instance.id)
         self._warnings: list[str] = []
         self._since = ctx.ambient.monotonic()
 
     def run(self) -> None:
-        """Raises what ends a build; see BackupJob.run."""
+        """Raises what ends a build; see _Building."""
         staleness.require_owner(self._ctx)
         staleness.require_current(self._ctx, self._lineage)
         if self._begins:
             staleness.require_unended(self._ctx, self._lineage, self._seq, self._job.guard)
         self._take_over()
         self._put_keys()
-        probe = self._engine.probe(self._ctx.target(self._instance))
+        probe = self._engine.probe(self._target)
         average, pack_target = self._sizes(probe)
         self._scratch.mkdir(mode=0o700, parents=True)
         try:
             writer, parent = self._open_writer(average, pack_target)
             (self._scratch / "engine").mkdir()
             try:
-                summary = self._engine.capture(
-                    self._ctx.target(self._instance), writer, self._pacer, str(self._scratch / "engine")
-                )
+                summary = self._engine.capture(self._target, writer, self._pacer, str(self._scratch / "engine"))
                 self._seal(writer, parent, probe, summary)
             except BaseException:
                 writer.abort()
@@ -391,11 +462,16 @@ class _Build:
                 lifespans.write_ahead(conn, self._lineage, self._seq, self._attempt, self._parent_seq, some)
         root = sealed.root(
             project=self._backup.project, instance=self._backup.instance, attempt=self._attempt, backup=self._backup.id,
-            parent=self._parent_seq, plan=[(self._lineage, self._seq, "")], facts=self._facts(probe),
+            parent=self._parent_seq, plan=self._plan, facts=self._facts(probe),
             engine_facts=summary.facts,
         )  # fmt: skip
         manifest = self._put_manifest(root)
-        self._commit(manifest, sealed, own, summary, probe)
+        told = {
+            "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
+            "adopted_bytes": sealed.adopted_bytes, "seconds": round(self._ctx.ambient.monotonic() - self._since, 3),
+            "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
+        }  # fmt: skip
+        self._commit(manifest, sealed, own, told)
 
     def _weigh(
         self, left: Mapping[int, BitMap], parent: Manifest | None, used: Mapping[int, BitMap]
@@ -429,7 +505,7 @@ class _Build:
         mark_stored(self._ctx, self._job, self._lineage, self._seq, self._attempt, key, name, size, live=0)
         return key
 
-    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], summary: Summary, probe: Probe) -> None:
+    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], told: Mapping[str, Any]) -> None:
         ctx = self._ctx
         guard, backup = self._job.guard, self._backup.id
         with sweeping.decide_swept(ctx.catalog, guard, backups=[backup], lineages=[self._lineage]) as conn:
@@ -452,7 +528,8 @@ class _Build:
                 key = removal.of_lineage(self._lineage)
                 sweeping.record(conn, self._lineage, "COMMIT", self._backup.id, gap, key)
                 removal.submit(ctx, conn, self._lineage)
-            self._complete(conn, sealed, summary, probe)
+            self._complete(conn)
+            self._job.finish(conn, told)
 
     def _drop_unfilled(self, conn: Connection) -> None:
         """Packs that were announced and not needed: their rows go, their objects were never put."""
@@ -476,21 +553,17 @@ class _Build:
             if pack in used and used[pack] & numbers:
                 raise lifespans.NotCovered(f"chunks of pack {pack} were found damaged meanwhile: take the backup again")
 
-    def _complete(self, conn: Connection, sealed: Any, summary: Summary, probe: Probe) -> None:
+    def _complete(self, conn: Connection) -> None:
+        """The last part to be committed completes the backup; its row is locked, so there is one that is last."""
         ctx = self._ctx
-        conn.execute(
-            sa.update(t.backup)
-            .where(t.backup.c.id == self._backup.id)
-            .values(state="COMPLETED", end_at=ctx.ambient.now(), plain_bytes=sealed.plain_bytes)
-        )
-        self._job.finish(
-            conn,
-            {
-                "entries": sealed.entries, "plain_bytes": sealed.plain_bytes, "stored_bytes": sealed.stored_bytes,
-                "adopted_bytes": sealed.adopted_bytes, "seconds": round(ctx.ambient.monotonic() - self._since, 3),
-                "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
-            },
-        )  # fmt: skip
+        mine = t.part.c.backup == self._backup.id
+        if conn.execute(sa.select(t.part.c.seq).where(mine, t.part.c.state != "COMPLETED")).first() is None:
+            plain = conn.execute(sa.select(sa.func.sum(t.part.c.plain_bytes)).where(mine)).scalar_one()
+            conn.execute(
+                sa.update(t.backup)
+                .where(t.backup.c.id == self._backup.id)
+                .values(state="COMPLETED", end_at=ctx.ambient.now(), plain_bytes=int(plain))
+            )
 
 
 class _CatalogSink:

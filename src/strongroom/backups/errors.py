@@ -13,6 +13,7 @@ Refused
 ├── BackupAutomated     its instance's policy is on
 ├── BackupNotBuilding   only a backup that is being built can be stopped
 ├── PreviewMoved        what the caller previewed is not what would happen now
+├── BadScope            tables cannot be chosen so, or not of this engine
 └── BadBatch            a batch is 1 to 10 different ids
 """
 
@@ -77,6 +78,10 @@ class BackupAutomated(Refused):
 
 class PreviewMoved(Refused):
     """The lineage moved since the preview."""
+
+
+class BadScope(Refused):
+    """Tables cannot be chosen so, or not of this engine."""
 
 
 class BadBatch(Refused):

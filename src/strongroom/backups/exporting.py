@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,11 @@ from sqlalchemy import Row
 from strongroom import __version__
 from strongroom.backups import errors
 from strongroom.backups.context import Context
-from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.reading import parts_to_read, reading
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Control, EngineError, Summary
 from strongroom.engines.exporting import new_folder, sync_folder, write_file
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.reader import BackupReader
 from strongroom.storage.base import StoreError
 
 SUMMARY = "export.json"
@@ -62,7 +61,7 @@ def export(ctx: Context, project: str | None, backup: str, folder: Path, control
     Files have mode 0600 and folders 0700. Raises errors.NoSuchBackup, errors.NotRestorable, ExportError; what `control.check`
     raises passes through.
     """
-    row, part = _rows(ctx, project, backup)
+    row, parts = _rows(ctx, project, backup)
     folder = folder.absolute()
     partial = folder.with_name(folder.name + ".partial")
     try:
@@ -75,14 +74,14 @@ def export(ctx: Context, project: str | None, backup: str, folder: Path, control
         raise NoRoom(f"{error.filename or folder} cannot be used: {error.strerror or error}") from error
     if not told["whole"]:
         with _ending_early(ctx, backup, partial):
-            told = {**told, **_write(ctx, row, part, partial, control)}
+            told = {**told, **_write(ctx, row, parts, partial, control)}
     with _ending_early(ctx, backup, partial):
         partial.rename(folder)
         sync_folder(folder.parent)
     return told
 
 
-def _rows(ctx: Context, project: str | None, backup: str) -> tuple[Row[Any], Row[Any]]:
+def _rows(ctx: Context, project: str | None, backup: str) -> tuple[Row[Any], Sequence[Row[Any]]]:
     here = [t.backup.c.id == backup, t.backup.c.state.in_(("BUILDING", "COMPLETED", "FAILED"))]
     if project is not None:
         here.append(t.backup.c.project == project)
@@ -94,7 +93,7 @@ def _rows(ctx: Context, project: str | None, backup: str) -> tuple[Row[Any], Row
             raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")
         if row.engine not in ctx.engines:
             raise errors.NotRestorable(f"backup {backup} is of {row.engine}, which this version does not know")
-        return row, conn.execute(sa.select(t.part).where(t.part.c.backup == backup)).one()
+        return row, parts_to_read(conn, backup)
 
 
 def _require_room(folder: Path) -> None:
@@ -149,12 +148,10 @@ def _begin(partial: Path, told: Mapping[str, Any]) -> None:
     write_file(partial / SUMMARY, [_text(told)])
 
 
-def _write(ctx: Context, row: Row[Any], part: Row[Any], partial: Path, control: Control) -> Mapping[str, Any]:
+def _write(ctx: Context, row: Row[Any], parts: Sequence[Row[Any]], partial: Path, control: Control) -> Mapping[str, Any]:
     """The engine's files, and then the summary that says whole."""
-    keys = ctx.keys(part.lineage)
-    manifest = read_manifest(ctx, keys, part.lineage, part.seq)
-    with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
-        made = ctx.engines[row.engine].export(reader, manifest.engine_facts, partial, control)
+    with reading(ctx, parts) as (source, facts):
+        made = ctx.engines[row.engine].export(source, facts, partial, control)
     told = {**_describe(ctx, row), **_made(made), "whole": True}
     draft = partial / f"{SUMMARY}.new"
     write_file(draft, [_text(told)])

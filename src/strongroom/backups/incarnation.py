@@ -134,19 +134,22 @@ def recognise(ctx: Context, file: Path) -> bool:
 
 
 def _fail_builds(ctx: Context) -> None:
+    building: dict[str, list[tuple[str, int]]] = {}
+    lineages: dict[str, list[str]] = {}
+    of_building = sa.select(t.part.c.backup).where(t.part.c.state == "BUILDING")
     with ctx.catalog.read() as conn:
-        rows = conn.execute(
-            sa.select(t.part.c.backup, t.part.c.lineage, t.part.c.seq)
-            .where(t.part.c.state == "BUILDING")
-            .order_by(t.part.c.backup)
-        ).all()
-    for row in rows:
+        for row in conn.execute(sa.select(t.part).where(t.part.c.backup.in_(of_building)).order_by(t.part.c.backup)):
+            lineages.setdefault(row.backup, []).append(row.lineage)
+            if row.state == "BUILDING":
+                building.setdefault(row.backup, []).append((row.lineage, row.seq))
+    for backup, parts in building.items():
         try:
-            require_unended(ctx, row.lineage, row.seq)
+            for lineage, seq in parts:
+                require_unended(ctx, lineage, seq)
         except CatalogOutdated:
-            continue  # the lineage is stopped: a rebuild will tell whether the part was completed
-        with sweeping.decide_swept(ctx.catalog, backups=[row.backup], lineages=[row.lineage]) as conn:
-            fail(ctx, conn, row.backup, "the catalog's database was restored or promoted while the backup was being taken")
+            continue  # a lineage is stopped: a rebuild will tell whether the part was completed
+        with sweeping.decide_swept(ctx.catalog, backups=[backup], lineages=lineages[backup]) as conn:
+            fail(ctx, conn, backup, "the catalog's database was restored or promoted while the backup was being taken")
 
 
 def keep_watch(ctx: Context, file: Path) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors
 from strongroom.backups.deletion import receipt
 from strongroom.backups.restoration import version_key
+from strongroom.backups.scope import WHOLE
 from strongroom.catalog import tables as t
 
 VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
@@ -30,6 +31,7 @@ class BackupFilter:
     origin: str | None = None
     begin: float | None = None
     end: float | None = None
+    tables: bool = False  # backups of tables; else of whole instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class Page:
 
 
 def list_backups(conn: Connection, project: str, wanted: BackupFilter, first: int, limit: int) -> Page:
-    """Backups of whole instances, newest first."""
+    """Backups of whole instances, or of tables, newest first."""
     b = t.backup.c
-    clauses = [b.project == project, b.state.in_(VISIBLE)]
+    clauses = [b.project == project, b.state.in_(VISIBLE), b.scope != WHOLE if wanted.tables else b.scope == WHOLE]
     if wanted.instance is not None:
         clauses.append(b.instance == wanted.instance)
     if wanted.engine is not None:

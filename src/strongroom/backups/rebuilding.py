@@ -95,6 +95,7 @@ class Rebuilt:
     backups: int = 0
     damaged: int = 0
     unknown: list[str] = field(default_factory=list)  # objects that nothing claims: reported, left
+    plans: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # (lineage, seq) of the parts of backups of clusters
 
 
 class _Locator:
@@ -124,12 +125,24 @@ def rebuild(ctx: Context, report: Report) -> Rebuilt:
         report(f"lineage {number} of {len(by_lineage)}: {len(objects)} objects")
         _Lineage(ctx, lineage, objects, result, report).rebuild()
     with ctx.catalog.write() as conn:
+        _miss_parts(conn, result)
         conn.execute(sa.update(t.installation).values(incarnation=""))
     report(
         f"{result.backups} backups in {result.lineages} lineages, {result.damaged} of them damaged; {result.closed} lineages "
         f"were closed; {len(result.unknown)} objects belong to nothing and were left"
     )
     return result
+
+
+def _miss_parts(conn: Connection, result: Rebuilt) -> None:
+    """A backup of which a planned part is not there, or is another backup's, was not completed, or has lost it."""
+    for backup, plan in result.plans.items():
+        rows = conn.execute(sa.select(t.part.c.lineage, t.part.c.seq).where(t.part.c.backup == backup))
+        missing = set(plan) - {(row.lineage, row.seq) for row in rows}
+        if missing:
+            told = f"damaged: {len(missing)} of its {len(plan)} nodes' parts are not in the store"
+            here = sa.and_(t.backup.c.id == backup, t.backup.c.state == "COMPLETED")
+            result.damaged += conn.execute(sa.update(t.backup).where(here).values(state="FAILED", fail_reason=told)).rowcount
 
 
 def require_root_key(root: RootKey, store: Store) -> None:
@@ -313,9 +326,10 @@ class _Lineage:
     def _write(self, conn: Connection, sealed: bytes, parts: list[_Part], graves: list[tuple[int, Stat]]) -> None:
         highest = max([parsed.seq or 0 for _, parsed in self._objects] + [pack.born for pack in self._packs.values()], default=0)
         project, instance = _owner_of(parts, self._lineage)
-        node = _make_room(conn, instance, self._lineage, parts)
+        scope, node = _source_of(self._lineage, parts)
+        node = _make_room(conn, instance, scope, node, self._lineage, parts)
         chunk_average = max((part.manifest.chunk_average for part in parts if part.manifest is not None), default=0)
-        _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average, node)
+        _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average, node, scope)
         self._result.lineages += 1
         for stat, parsed in self._of("key"):
             _object(conn, parsed.id or "", self._lineage, "key", stat.name, stat.size)
@@ -329,10 +343,32 @@ class _Lineage:
         self._write_packs(conn, parts)
 
     def _write_part(self, conn: Connection, part: _Part, project: str, instance: str) -> None:
-        facts = {} if part.manifest is None else dict(part.manifest.facts)
         backup = str(part.header.get("backup", ""))
-        if not backup or conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup)).first() is not None:
-            backup = f"{self._ctx.ambient.hex_id()}br00"  # a manifest that does not open may say anything
+        known = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).first()
+        if part.manifest is not None and len(part.manifest.plan) > 1:
+            self._result.plans[backup] = [(lineage, seq) for lineage, seq, _ in part.manifest.plan]
+        planned = (self._lineage, part.seq) in self._result.plans.get(backup, ())
+        if known is not None and planned and (known.project, known.instance) == (project, instance):
+            self._join(conn, part, known)
+        else:
+            if not backup or known is not None:
+                backup = f"{self._ctx.ambient.hex_id()}br00"  # a manifest that does not open may say anything
+            self._write_backup(conn, part, backup, project, instance)
+        self._write_row(conn, part, backup)
+
+    def _join(self, conn: Connection, part: _Part, known: Any) -> None:
+        """A further part of a backup that another lineage told of."""
+        values: dict[str, Any] = {}
+        if part.manifest is not None:
+            values["plain_bytes"] = known.plain_bytes + part.manifest.totals.plain_bytes
+        if part.reason is not None and known.state == "COMPLETED":
+            values |= {"state": "FAILED", "fail_reason": f"damaged: {part.reason}"}
+            self._result.damaged += 1
+        if values:
+            conn.execute(sa.update(t.backup).where(t.backup.c.id == known.id).values(values))
+
+    def _write_backup(self, conn: Connection, part: _Part, backup: str, project: str, instance: str) -> None:
+        facts = {} if part.manifest is None else dict(part.manifest.facts)
         now = self._ctx.ambient.now()
         totals = None if part.manifest is None else part.manifest.totals
         conn.execute(
@@ -340,12 +376,18 @@ class _Lineage:
                 id=backup, project=project, instance=instance, instance_name=facts.get("instance_name", "unknown"),
                 engine=facts.get("engine", "unknown"), engine_version=facts.get("engine_version", ""),
                 name=facts.get("name", f"recovered-{part.seq}"), description=facts.get("description", ""),
-                origin=facts.get("origin", "Manual"), scope="", state="COMPLETED" if part.reason is None else "FAILED",
-                version=0, begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
+                origin=facts.get("origin", "Manual"), scope=facts.get("scope", ""),
+                state="COMPLETED" if part.reason is None else "FAILED", version=0,
+                begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
                 plain_bytes=0 if totals is None else totals.plain_bytes,
                 fail_reason=None if part.reason is None else f"damaged: {part.reason}", held=HELD,
             )
         )  # fmt: skip
+        self._result.backups += 1
+        self._result.damaged += part.reason is not None
+
+    def _write_row(self, conn: Connection, part: _Part, backup: str) -> None:
+        totals = None if part.manifest is None else part.manifest.totals
         _object(conn, part.object_id, self._lineage, "manifest", part.name, part.size, part.seq, part.attempt)
         conn.execute(
             t.part.insert().values(
@@ -357,8 +399,6 @@ class _Lineage:
                 adopted_bytes=0 if totals is None else totals.adopted_bytes,
             )
         )  # fmt: skip
-        self._result.backups += 1
-        self._result.damaged += part.reason is not None
 
     def _write_packs(self, conn: Connection, parts: list[_Part]) -> None:
         """Lifespans from the newest part down: the first that names a number is the last that needs it."""
@@ -458,11 +498,11 @@ def _pack_row(conn: Connection, lineage: str, key: int, pack: _Pack, gone: BitMa
 
 def _lineage_row(
     conn: Connection, key: str, project: str, instance: str, state: str, counter: int, sealed: bytes | None, average: int = 0,
-    node: str = "",
+    node: str = "", scope: str = "",
 ) -> None:  # fmt: skip
     conn.execute(
         t.lineage.insert().values(
-            id=key, project=project, instance=instance, scope="", node=node, state=state, counter=counter, version=0,
+            id=key, project=project, instance=instance, scope=scope, node=node, state=state, counter=counter, version=0,
             chunk_average=average, pack_target=16 << 20 if average else 0, sealed_keys=sealed,
         )
     )  # fmt: skip
@@ -480,22 +520,31 @@ def _object(
     )  # fmt: skip
 
 
-def _make_room(conn: Connection, instance: str, lineage: str, parts: list[_Part]) -> str:
-    """What this lineage's row says of its node: "" for the one that its instance goes on in.
+def _source_of(lineage: str, parts: list[_Part]) -> tuple[str, str]:
+    """(scope, node) of a lineage, as its newest manifest that opens tells."""
+    for part in reversed(parts):
+        if part.manifest is not None:
+            nodes = [node for line, _, node in part.manifest.plan if line == lineage]
+            return str(part.manifest.facts.get("scope", "")), nodes[0] if nodes else ""
+    return "", ""
 
-    An instance goes on in one lineage, the one with its newest backup; others of it (whose last backup was being deleted) keep
+
+def _make_room(conn: Connection, instance: str, scope: str, node: str, lineage: str, parts: list[_Part]) -> str:
+    """What this lineage's row says of its node: the node itself for the one that its source goes on in.
+
+    A source goes on in one lineage, the one with its newest backup; others of it (whose last backup was being deleted) keep
     what they hold and get no more.
     """
-    here = sa.and_(t.lineage.c.instance == instance, t.lineage.c.node == "", t.lineage.c.state == "OPEN")
-    known = conn.execute(sa.select(t.lineage.c.id).where(here)).scalar()
+    same = (t.lineage.c.instance == instance, t.lineage.c.scope == scope, t.lineage.c.node == node)
+    known = conn.execute(sa.select(t.lineage.c.id).where(*same, t.lineage.c.state == "OPEN")).scalar()
     if known is None:
-        return ""
+        return node
     in_known = sa.select(t.part.c.backup).where(t.part.c.lineage == known)
     began = conn.execute(sa.select(sa.func.max(t.backup.c.begin_at)).where(t.backup.c.id.in_(in_known))).scalar() or 0.0
     if max((part.manifest.facts.get("begin_at", 0.0) for part in parts if part.manifest is not None), default=0.0) < began:
         return f"earlier-{lineage[:8]}"
     conn.execute(sa.update(t.lineage).where(t.lineage.c.id == known).values(node=f"earlier-{known[:8]}"))
-    return ""
+    return node
 
 
 def _owner_of(parts: list[_Part], lineage: str) -> tuple[str, str]:

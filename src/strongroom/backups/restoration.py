@@ -25,14 +25,24 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.creation import node_queue
 from strongroom.backups.damage import damage_in, note_damage
-from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
-from strongroom.engines.base import Engine, EngineError, Ground, Summary, Surveyor, Target, target_state
+from strongroom.engines.base import (
+    ClusterEngine,
+    Engine,
+    EngineError,
+    Ground,
+    Summary,
+    Surveyor,
+    Target,
+    target_state,
+)
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain
+from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.reader import BackupReader
 from strongroom.storage.base import StoreError
 
 log = logging.getLogger("strongroom.backups")
@@ -59,6 +69,8 @@ def restore(
     with ctx.catalog.read() as conn:
         if conn.execute(sa.select(t.backup.c.id).where(t.backup.c.id == backup, t.backup.c.project == project)).first() is None:
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        found = find_instance(conn, project, instance)
+    queue = _queue(ctx, found)
     guard = partial(lock_instance, project=project, instance=instance)
     with ctx.catalog.decide(guard, backups=[backup]) as conn:
         target = find_instance(conn, project, instance)
@@ -70,10 +82,21 @@ def restore(
         args = {"backup": backup, "instance": instance, "overwrite": may}
         job = ctx.jobs.submit(
             conn, "restore", args, project=project, instance=instance, backup=backup,
-            serial=f"instance:{instance}", max_attempts=ATTEMPTS,
+            queue=queue, serial=f"instance:{instance}", max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn)
     return job
+
+
+def _queue(ctx: Context, target: Row[Any]) -> str:
+    """Where the restore must run: a cluster's, on the host of one of its nodes."""
+    engine = ctx.engines.get(target.engine)
+    if not isinstance(engine, ClusterEngine):
+        return "default"
+    try:
+        return node_queue(engine.nodes(ctx.target(target))[0])
+    except EngineError as error:
+        raise errors.NotRestorable(str(error)) from error
 
 
 def refuse_misfit(backup: Row[Any], target: Row[Any]) -> None:
@@ -102,7 +125,7 @@ class RestoreJob:
 
     def run(self, job: Running) -> Mapping[str, Any]:
         ctx = self._ctx
-        backup, instance, part = self._rows(job)
+        backup, instance, parts = self._rows(job)
         engine, target = ctx.engines[instance.engine], ctx.target(instance)
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
@@ -110,7 +133,7 @@ class RestoreJob:
         try:
             if job.epoch > 1:
                 engine.recover(target)
-            summary, warnings = self._restore(job, instance, part, str(scratch))
+            summary, warnings = self._restore(job, instance, parts, str(scratch))
         except Draining:
             end_leftovers(engine, target)
             raise
@@ -124,7 +147,7 @@ class RestoreJob:
             raise JobFailed(f"the store failed: {told(error)}", failed_state(job, error)) from error
         except (EngineError, RepositoryError, OSError) as error:
             end_leftovers(engine, target)
-            self._note_damage(part.lineage, error)
+            self._note_damage(error)
             raise JobFailed(told(error), failed_state(job, error)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -133,36 +156,37 @@ class RestoreJob:
             "seconds": round(ctx.ambient.monotonic() - since, 3), "warnings": [*warnings, *summary.warnings],
         }  # fmt: skip
 
-    def _restore(self, job: Running, instance: Row[Any], part: Row[Any], scratch: str) -> tuple[Summary, Sequence[str]]:
+    def _restore(
+        self, job: Running, instance: Row[Any], parts: Sequence[Row[Any]], scratch: str
+    ) -> tuple[Summary, Sequence[str]]:
         """What the engine says of its restore, and what was warned of before. Raises NotEmpty."""
         ctx, engine, target = self._ctx, self._ctx.engines[instance.engine], self._ctx.target(instance)
-        keys = ctx.keys(part.lineage)
-        manifest = read_manifest(ctx, keys, part.lineage, part.seq)
-        ground = Ground(None)
-        if not job.args.get("begun"):
-            job.progress("looking at the target", 0)
-            ground = survey(engine, target, manifest.engine_facts, part.plain_bytes)
-            if ground.holds is not None and not job.args.get("overwrite", True):
-                raise NotEmpty(instance.name, ground.holds)
-            begin(ctx, job)
-        with BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader:
-            return engine.restore(target, reader, manifest.engine_facts, job, scratch), ground.warnings
+        with reading(ctx, parts) as (source, facts):
+            ground = Ground(None)
+            if not job.args.get("begun"):
+                job.progress("looking at the target", 0)
+                ground = survey(engine, target, facts, sum(part.plain_bytes for part in parts))
+                if ground.holds is not None and not job.args.get("overwrite", True):
+                    raise NotEmpty(instance.name, ground.holds)
+                begin(ctx, job)
+            return engine.restore(target, source, facts, job, scratch), ground.warnings
 
-    def _note_damage(self, lineage: str, error: Exception) -> None:
+    def _note_damage(self, error: Exception) -> None:
         """What the restore found damaged is suspect from now on, so that the next backup stores it anew."""
         name = damage_in(error)
-        if name is not None:
+        parsed = None if name is None else names.parse(name)
+        if name is not None and parsed is not None and parsed.lineage is not None:
             with suppress(StoreError):
-                note_damage(self._ctx, lineage, name)
+                note_damage(self._ctx, parsed.lineage, name)
 
-    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Row[Any]]:
+    def _rows(self, job: Running) -> tuple[Row[Any], Row[Any], Sequence[Row[Any]]]:
         with self._ctx.catalog.read() as conn:
             backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
             instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup.id)).one()
+            parts = parts_to_read(conn, backup.id)
         if instance.state != "REGISTERED":
             raise JobFailed(f"instance {instance.name} is not registered any more")
-        return backup, instance, part
+        return backup, instance, parts
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the restore left in the target; nothing in the catalog hangs on it."""

@@ -31,13 +31,19 @@ def backup() -> None:
 @click.argument("instance", metavar="INSTANCE")
 @click.argument("name")
 @click.option("--description", help="A text of up to 256 characters.")
+@click.option("--table", "tables", multiple=True, metavar="DATABASE[.TABLE]", help="Only these tables (Cassandra); repeat it.")
 @click.option("--wait", "wait_", is_flag=True, help="Follow the job to its end.")
 @shared
-def create(instance: str, name: str, description: str | None, wait_: bool) -> None:
+def create(instance: str, name: str, description: str | None, tables: tuple[str, ...], wait_: bool) -> None:
     """Back up INSTANCE (its name or id) as NAME."""
     from strongroom.cli.client import segment, text_of
 
-    body = {"name": name} | ({} if description is None else {"description": description})
+    body: dict[str, Any] = {"name": name} | ({} if description is None else {"description": description})
+    if tables:
+        chosen = [one.partition(".") for one in tables]
+        body["database_tables"] = [
+            {"database_name": database} | ({"table_names": [table]} if dot else {}) for database, dot, table in chosen
+        ]
     with client() as api:
         answer = api.contract("POST", f"v3/instances/{segment(resolve(api, instance))}/backups", body=body)
         backup_id, job_id = text_of(answer, "backup_id"), text_of(answer, "job_id")
@@ -51,14 +57,18 @@ def create(instance: str, name: str, description: str | None, wait_: bool) -> No
 
 @backup.command("list")
 @click.option("--instance", metavar="INSTANCE", help="Only those of this one, by name or id.")
-@click.option("--engine", type=click.Choice(["redis", "mongodb", "influxdb"]), help="Only those of this kind of database.")
+@click.option(
+    "--engine", type=click.Choice(["redis", "mongodb", "influxdb", "cassandra"]), help="Only those of this kind of database."
+)
 @click.option("--type", "type_", type=click.Choice(["Auto", "Manual"]), help="Only automated or only manual ones.")
+@click.option("--tables", is_flag=True, help="Those of single tables, not those of whole instances.")
 @shared
-def list_(instance: str | None, engine: str | None, type_: str | None) -> None:
+def list_(instance: str | None, engine: str | None, type_: str | None, tables: bool) -> None:
     """List backups, newest first."""
     with client() as api:
         key = instance and resolve(api, instance)
-        found = api.backups(instance_id=key, datastore_type=engine, backup_type=type_)
+        scope = "DatabaseTable" if tables else None
+        found = api.backups(instance_id=key, datastore_type=engine, backup_type=type_, type=scope)
     rows = [
         (
             word(one.get("id")), word(one.get("name")), word(one.get("instance_name")), _datastore(one), word(one.get("type")),

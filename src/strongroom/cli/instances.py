@@ -24,12 +24,18 @@ def instance() -> None:
 
 @instance.command("add")
 @click.argument("name")
-@click.option("--engine", required=True, type=click.Choice(["redis", "mongodb", "influxdb"]), help="What kind of database it is.")
+@click.option(
+    "--engine",
+    required=True,
+    type=click.Choice(["redis", "mongodb", "influxdb", "cassandra"]),
+    help="What kind of database it is.",
+)
 @click.option(
     "--address",
     required=True,
     metavar="URL",
-    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/ or influxdb://[USER@]HOST[:PORT]/[DB], no password in it.",
+    help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/, influxdb://[USER@]HOST[:PORT]/[DB] or "
+    "cassandra://[USER@]HOST[:PORT][,…], no password in it.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
 @shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,15 +29,21 @@ class DamageFound(CommandError):
 @click.option(
     "--sample", type=click.FloatRange(0, 100, min_open=True), metavar="PERCENT", help="Read only so much of the data; else all."
 )
+@click.option(
+    "--restore", is_flag=True, help="Restore it into a server that is started for it beside the worker and thrown away; compare."
+)
 @click.option("--wait", "wait_", is_flag=True, help="Follow the job to its end and show what it found.")
 @shared
-def verify(backup_id: str | None, instance: str | None, all_: bool, sample: float | None, wait_: bool) -> None:
+def verify(backup_id: str | None, instance: str | None, all_: bool, sample: float | None, restore: bool, wait_: bool) -> None:
     """Read what a restore would read. What is damaged is stored anew by the next backup.
 
-    The exit status is 1 if --wait is given and damage was found.
+    With --restore a backup, or the newest of an instance, is restored on trial. The exit status is 1 if --wait is given and
+    damage or a difference was found.
     """
     if sum((backup_id is not None, instance is not None, all_)) != 1:
         raise click.UsageError("say what to verify: one of --backup, --instance and --all", click.get_current_context())
+    if restore and (all_ or sample is not None):
+        raise click.UsageError("--restore goes with --backup or --instance alone", click.get_current_context())
     with client() as api:
         body: dict[str, Any] = {}
         if backup_id is not None:
@@ -45,11 +52,13 @@ def verify(backup_id: str | None, instance: str | None, all_: bool, sample: floa
             body["instance_id"] = resolve(api, instance)
         if sample is not None:
             body["sample"] = sample
-        answer = api.own("POST", "verifications", body=body)
-        result = _result(api, answer, "verifies", wait_)
+        answer = api.own("POST", "test-restores" if restore else "verifications", body=body)
+        result = _result(api, answer, "verifies", wait_, _show_restored if restore else _show_verified)
     if result is not None and result.get("outcome") == "damaged":
         count = (result.get("damaged") or {}).get("backups")
         raise DamageFound(f"damaged backups: {word(count)}. Take new ones, which store anew what is damaged")
+    if result is not None and result.get("outcome") == "differs":
+        raise DamageFound("what was restored is not what was captured")
 
 
 @click.command("reconcile")
@@ -63,7 +72,7 @@ def reconcile(close_late: bool, wait_: bool) -> None:
     """
     with client() as api:
         answer = api.own("POST", "reconciliations", body={"close_late": close_late})
-        result = _result(api, answer, "compares store and catalog", wait_)
+        result = _result(api, answer, "compares store and catalog", wait_, _show_compared)
     if result is not None and result.get("outcome") == "damaged":
         raise DamageFound("objects are missing or have another size: `strongroom verify` finds all that is damaged")
 
@@ -80,7 +89,7 @@ def quarantine(names: tuple[str, ...]) -> None:
     say(answer, lambda console: table(console, ("OBJECT", "IS NOW", ">SIZE"), rows, "Nothing was moved."))
 
 
-def _result(api: Client, answer: Answer, doing: str, wait_: bool) -> Answer | None:
+def _result(api: Client, answer: Answer, doing: str, wait_: bool, show: Callable[[Console, Answer], None]) -> Answer | None:
     """Says that the job runs, or waits for it and shows what it found."""
     from strongroom.cli.client import text_of
     from strongroom.cli.waiting import must_have_completed, wait
@@ -92,7 +101,7 @@ def _result(api: Client, answer: Answer, doing: str, wait_: bool) -> Answer | No
     job = wait(api, job_id)
     result: Answer = job.get("result") or {}
     if job.get("status") == "Completed" or wants_json():
-        say({**answer, "job": job}, lambda console: (_show_verified if "chunks" in result else _show_compared)(console, result))
+        say({**answer, "job": job}, lambda console: show(console, result))
     must_have_completed(job)
     return result
 
@@ -114,6 +123,26 @@ def _show_verified(console: Console, result: Answer) -> None:
         lambda one: (word(one.get("what")), word(one.get("chunks"))),
     )  # fmt: skip
     _show_rest(console, damaged.get("objects"), result.get("damaged_objects") or [])
+
+
+def _show_restored(console: Console, result: Answer) -> None:
+    expected, found = result.get("expected") or {}, result.get("found") or {}
+    took, entries = result.get("seconds"), result.get("entries")
+    facts(
+        console,
+        {
+            "outcome": word(result.get("outcome")),
+            "restored": NOTHING if entries is None else f"{entries} entries ({size(result.get('bytes'))})",
+            "in": f"{took:.1f} s" if isinstance(took, int | float) else NOTHING,
+            "digests compared": word(result.get("digests")),
+            "warnings": word("; ".join(result.get("warnings") or []) or None),
+        },
+    )
+    rows = [(name, word(expected.get(name)), word(found.get(name))) for name in sorted({*expected, *found})]
+    if rows:
+        table(console, ("", ">CAPTURED", ">RESTORED"), rows, "")
+    for sentence in result.get("differences") or []:
+        console.print(sentence, style="red")
 
 
 def _show_compared(console: Console, result: Answer) -> None:

@@ -56,17 +56,18 @@ class RestoreBroken(EngineError):
 
 def tell_target(error: BaseException, state: str) -> None:
     """Notes what the target holds on an error that is not the adapter's own: the job's, the repository's. For `target_state`."""
-    error.add_note(f"The target: {state}.")
-    setattr(error, _STATE, state)
+    error.add_note(f"{_NOTED}{state}")
 
 
 def target_state(error: BaseException) -> str | None:
     """What the target holds after this error, in words; None where nobody has said."""
-    state: str | None = getattr(error, _STATE, None)
-    return state
+    if isinstance(error, RestoreBroken):
+        return error.target_state
+    noted = [note.removeprefix(_NOTED) for note in getattr(error, "__notes__", ()) if note.startswith(_NOTED)]
+    return noted[-1] if noted else None
 
 
-_STATE = "target_state"
+_NOTED = "The target: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,24 @@ class Target:
     address: str
     password: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    node: str = ""  # id of the node whose share is meant, of an instance with nodes (ClusterEngine)
+    tables: tuple[Tables, ...] = ()  # what a capture is of; () is the whole instance (others: ClusterEngine alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Some tables of a database; `names` None: all that it has."""
+
+    database: str
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host of an instance whose files must be read there."""
+
+    id: str  # stays the same for as long as the node keeps its data
+    address: str  # of its host, as the instance's other nodes know it: where its jobs are queued
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,42 @@ class CaptureSink(Protocol):
 
     def entry(self, name: str) -> AbstractContextManager[EntryWriter]:
         """Opens the next entry; leaving the block without `finish` discards the capture as broken."""
+
+    @property
+    def history(self) -> str:
+        """The same word for every capture that shares with this one, for no other: names what captures leave on the source."""
+
+    @property
+    def parent_facts(self) -> Mapping[str, Any] | None:
+        """`Summary.facts` of the capture that this one shares with; None if there is none."""
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """That capture's entry of this name, with the facts that it was finished with; None if there is none."""
+
+    def adopt_entry(self, name: str) -> bool:
+        """Takes the parent's entry of this name over, unread, facts and all; False, and nothing is changed, if it must be read.
+
+        Only for what is *proven* to be the same immutable thing that was read for the parent's entry; neither name nor size nor
+        time prove that. What the parent holds cannot be freed while this capture is under way, whatever is deleted meanwhile:
+        an adopted entry comes from the parent alone, never from another backup, and the end of the part proves it again.
+        """
+
+
+class NothingShared:
+    """A base of sinks that keep nothing of earlier captures."""
+
+    history = ""
+    parent_facts: Mapping[str, Any] | None = None
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """See CaptureSink: none."""
+        del name
+        return None
+
+    def adopt_entry(self, name: str) -> bool:
+        """See CaptureSink: it must be read."""
+        del name
+        return False
 
 
 class RestoreSource(Protocol):
@@ -212,6 +267,25 @@ class Importer(Protocol):
 
 
 @runtime_checkable
+class ClusterEngine(Engine, Protocol):
+    """An engine whose instances have nodes. A backup has one part a node, captured by a worker on that node's host.
+
+    `capture` is then called for one node, `Target.node`, and every entry's name begins with a word of that node's own, so that
+    `restore` finds the entries of all parts in one source; its `facts` are those of the first part by node. A restore runs on
+    the host of the first of `nodes`.
+    """
+
+    def nodes(self, target: Target) -> Sequence[Node]:
+        """The nodes that together hold the instance, by id. Raises EngineUnreachable if one of them is down: a backup without
+        it would not be whole."""
+
+    def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Removes from `Target.node` what captures of these histories have left there, crashed ones too, but for what the capture
+        with the facts that a history is given with needs to be adopted from. Idempotent. Called on the node's host after every
+        end of a capture, with histories that have ended too."""
+
+
+@runtime_checkable
 class Surveyor(Protocol):
     """An engine that can look at a target before a restore. One that is none is asked by `probe`: any bytes are data."""
 
@@ -220,3 +294,28 @@ class Surveyor(Protocol):
 
         Returns within some ten seconds. Raises EngineError where the restore could not succeed.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a server holds beside what a backup says."""
+
+    expected: Mapping[str, int]  # counts by name: "keys", "documents"
+    found: Mapping[str, int]  # the same names
+    digests: int  # how many digests of content were compared
+    differences: Sequence[str]  # sentences, the first of them; none: all is as it was captured
+    warnings: Sequence[str] = ()
+
+
+@runtime_checkable
+class Rehearser(Protocol):
+    """An engine that can try a restore out: in a server that is started for it and thrown away."""
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """A server of its own on the loopback, with a password, in an empty private folder that the caller removes. It ends
+        with the block, and with this process however that ends. Raises EngineUnsupported where its program is not installed."""
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """Reads what the sandbox holds after a restore, and compares counts and content. Raises EngineError."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 
@@ -89,6 +90,25 @@ class BackupReader:
     def _fetch(self, records: Records) -> bytes:
         chunks = self._fetcher.fetch(records)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class Joined:
+    """A restore's source over several parts whose entries' names differ."""
+
+    def __init__(self, readers: Sequence[BackupReader]) -> None:
+        self._readers = readers
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """The entries part by part."""
+        for reader in self._readers:
+            yield from reader.entries(prefix)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """See BackupReader."""
+        for reader in self._readers[:-1]:
+            with suppress(KeyError):
+                return reader.read(name)
+        return self._readers[-1].read(name)
 
 
 def _windows(batches: Iterator[Records]) -> Iterator[Records]:

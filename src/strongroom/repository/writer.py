@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from strongroom.ambient import Ambient
+from strongroom.engines.base import Entry
 from strongroom.repository._columns import U8
 from strongroom.repository.chunking import Cutter
 from strongroom.repository.codec import Encoder
@@ -265,6 +266,26 @@ class PartWriter:
             self._open = False
             if not writer.finished:
                 self._broken = self._broken or f"entry {name} was not finished"
+
+    @property
+    def history(self) -> str:
+        """The lineage: see CaptureSink."""
+        return self._lineage
+
+    @property
+    def parent_facts(self) -> Mapping[str, Any] | None:
+        """The engine's facts in the parent's manifest."""
+        return None if self._parent is None else self._parent.engine_facts
+
+    def parent_entry(self, name: str) -> Entry | None:
+        """The parent's entry of this name. Raises Damaged."""
+        if self._parent is None:
+            return None
+        try:
+            found = self._parent.entry(name)
+        except KeyError:
+            return None
+        return Entry(found.name, found.size, found.facts)
 
     def adopt_entry(self, name: str) -> bool:
         """Takes an entry of the parent over unread; only for what is proven to be the same.

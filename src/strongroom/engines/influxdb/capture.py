@@ -19,7 +19,7 @@ from collections import deque
 from blake3 import blake3
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import CaptureBroken, CaptureSink, Control, EngineUnsupported, Summary, Target
+from strongroom.engines.base import CaptureBroken, CaptureControl, CaptureSink, EngineUnsupported, Summary, Target
 from strongroom.engines.influxdb.catalog import CATALOG, META, File, entry_name, pack
 from strongroom.engines.influxdb.http import Http
 from strongroom.engines.influxdb.metastore import Metastore, narrowed
@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.5  # before a shard is asked for again
 _ROUNDS = 1000  # of new shards; each adds at least one
 
 
-def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambient) -> Summary:
+def capture(target: Target, sink: CaptureSink, control: CaptureControl, ambient: Ambient) -> Summary:
     """See `Engine.capture`."""
     place = parse_target(target)
     with Http(place, look=control.check) as http:
@@ -50,7 +50,7 @@ class _Gone(Exception):
 
 
 class _Capture:
-    def __init__(self, place: Place, version: str, sink: CaptureSink, control: Control, ambient: Ambient) -> None:
+    def __init__(self, place: Place, version: str, sink: CaptureSink, control: CaptureControl, ambient: Ambient) -> None:
         self._place, self._version, self._sink, self._control, self._ambient = place, version, sink, control, ambient
         self._port = BackupPort(place, control.check)
         self._kept: dict[tuple[int, str], File] = {}
@@ -179,6 +179,7 @@ class _Capture:
         digest = blake3()
         for piece in tar.pieces():
             digest.update(piece)
+            self._control.took(len(piece))
         return digest.hexdigest()
 
     def _put(self, name: str, data: bytes) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
 from strongroom.engines.influxdb.capture import capture
 from strongroom.engines.influxdb.export import export
 from strongroom.engines.influxdb.probe import probe
 from strongroom.engines.influxdb.restore import recover, restore
+from strongroom.engines.influxdb.survey import survey
 
 
 class InfluxEngine:
@@ -27,10 +28,14 @@ class InfluxEngine:
         """See `Engine.probe`."""
         return probe(target)
 
-    def capture(self, target: Target, sink: CaptureSink, control: Control, scratch: str) -> Summary:
+    def capture(self, target: Target, sink: CaptureSink, control: CaptureControl, scratch: str) -> Summary:
         """Every shard exact at the moment it is read, one after the other; each TSM file is an entry. No scratch is needed."""
         del scratch
         return capture(target, sink, control, self._ambient)
+
+    def survey(self, target: Target, facts: Mapping[str, Any], size: int) -> Ground:
+        """See `Surveyor`. What other databases hold than those that would be replaced is no matter."""
+        return survey(target, facts, size)
 
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """Replaces the databases that the target's address means, once the backup has been in the target under another name."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from strongroom.engines.base import Control, EngineError, RestoreSource, Summary
+from strongroom.engines.base import Control, RestoreSource, Summary
+from strongroom.engines.exporting import new_file
 from strongroom.engines.influxdb import tar as tars
 from strongroom.engines.influxdb.catalog import Backup, pieces_of, read_backup
 from strongroom.engines.influxdb.protobuf import message
@@ -24,7 +24,7 @@ _LEVEL = 1  # of gzip; TSM files hardly shrink
 
 
 def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
-    """See `Engine.export`. The folder must be there; files that it has under the same names are not overwritten."""
+    """See `Engine.export`."""
     backup = read_backup(source)
     stem = datetime.datetime.fromtimestamp(float(facts["captured_until"]), datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     total = sum(map(backup.size, backup.shards))
@@ -33,7 +33,7 @@ def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, contro
     for database, policy, shard in _shards(backup):
         name = f"{stem}.s{shard}.tar.gz"
         size = 0
-        with _created(folder / name) as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_LEVEL) as packed:
+        with new_file(folder / name) as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_LEVEL) as packed:
             for piece in _tar(source, backup, shard, f"{database}/{policy}/{shard}"):
                 control.check()
                 packed.write(piece)
@@ -50,7 +50,7 @@ def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, contro
         manifest["database"] = facts["database"]
     data = json.dumps(manifest, indent=2).encode()
     for name, content in ((f"{stem}.meta", meta), (f"{stem}.manifest", data)):
-        with _created(folder / name) as file:
+        with new_file(folder / name) as file:
             file.write(content)
     return Summary(len(files) + 2, written + len(meta) + len(data))
 
@@ -68,10 +68,3 @@ def _tar(source: RestoreSource, backup: Backup, shard: int, place: str) -> Itera
         yield from pieces_of(source, shard, file)
         yield tars.padding(file.size)
     yield tars.END
-
-
-def _created(path: Path) -> BinaryIO:
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except OSError as error:
-        raise EngineError(f"the file {path} cannot be made: {error.strerror}") from error

@@ -33,10 +33,7 @@ def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], con
     """See `Engine.restore`."""
     place = parse_target(target)
     with Http(place, DROP_SECONDS, control.check) as http:
-        version = http.version()
-        if release_of(version) < release_of(str(facts.get("version", ""))):
-            raise EngineUnsupported(f"the backup is of InfluxDB {facts['version']}, the target runs the older {version}")
-        users = http.users()  # only administrators may ask, and only they may do what follows
+        users = require_target(http, facts)
         port = BackupPort(place, control.check)
         port.metastore()
         backup = read_backup(source)
@@ -45,6 +42,14 @@ def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], con
         mark = Mark(http, ambient.hex_id()[:12])
         mark.put(port)
         return _Restore(place, http, port, backup, source, plan, mark, users, control, ambient).run()
+
+
+def require_target(http: Http, facts: Mapping[str, Any]) -> dict[str, bool]:
+    """All users. Raises EngineUnsupported for a release older than the backup's, EngineDenied for who is no administrator."""
+    version = http.version()
+    if release_of(version) < release_of(str(facts.get("version", ""))):
+        raise EngineUnsupported(f"the backup is of InfluxDB {facts['version']}, the target runs the older {version}")
+    return http.users()  # only administrators may ask, and only they may do what follows
 
 
 def recover(target: Target) -> None:

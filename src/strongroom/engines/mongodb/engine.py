@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
-from strongroom.engines.mongodb import capture, export, restore, survey
+from strongroom.engines.base import CaptureSink, Comparison, Control, Ground, Probe, RestoreSource, Summary, Target
+from strongroom.engines.mongodb import capture, export, rehearsal, restore, survey
 from strongroom.engines.mongodb.catalogue import belongs
 from strongroom.engines.mongodb.connection import Client, connected, require_source
 from strongroom.engines.mongodb.reading import average_and_size
@@ -52,6 +53,17 @@ class MongoEngine:
     def recover(self, target: Target) -> None:
         """See `Engine.recover`."""
         restore.recover(target)
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """See `Rehearser`: `mongod` on PATH, or in STRONGROOM_MONGOD."""
+        return rehearsal.sandbox(folder, control, self._ambient)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """See `Rehearser`: documents whatever their order, and indexes."""
+        del facts
+        return rehearsal.compare(target, source, control, scratch)
 
 
 def _size(client: Client, ambient: Ambient) -> int:

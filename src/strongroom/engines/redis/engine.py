@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
-from strongroom.engines.redis import marks
+from strongroom.engines.base import (
+    CaptureControl,
+    CaptureSink,
+    Comparison,
+    Control,
+    Ground,
+    Probe,
+    RestoreSource,
+    Summary,
+    Target,
+)
+from strongroom.engines.redis import marks, rehearsal
 from strongroom.engines.redis.capture import capture
 from strongroom.engines.redis.cluster_capture import capture_cluster
 from strongroom.engines.redis.export import export
@@ -61,3 +72,13 @@ class RedisEngine:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
         if not is_cluster(target, self._ambient):
             marks.release(target, self._ambient)
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """See Rehearser: `redis-server` on PATH, or in STRONGROOM_REDIS_SERVER."""
+        return rehearsal.sandbox(folder, control, self._ambient)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """See Rehearser: keys by database, and the bytes of every record."""
+        return rehearsal.compare(target, source, facts, control, scratch, self._ambient)

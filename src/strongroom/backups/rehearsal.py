@@ -1,0 +1,134 @@
+"""Test restores: a backup is restored into a server that is started for it, compared, and thrown away.
+
+    rehearse        a job for one backup, or for the newest of an instance
+    RehearsalJob    the engine's own throw-away server → the restore, as into any target → counts and content compared → gone
+
+It asks more than a verification, which only reads: that the engine takes what was captured, and holds what was there. It touches
+no database of anybody's. Like a verification it does not protect its backup: a delete wins.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from strongroom.backups import errors, listing
+from strongroom.backups.context import Context
+from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.catalog import tables as t
+from strongroom.engines.base import EngineError, Rehearser
+from strongroom.jobs.port import JobFailed, Running, TryAgain
+from strongroom.repository.errors import RepositoryError
+from strongroom.repository.reader import BackupReader
+from strongroom.storage.base import StoreError
+
+KIND = "rehearse"
+
+ATTEMPTS = 3
+"""Times that it is tried when the store fails in a way that passes, or its worker dies."""
+
+
+def rehearse(
+    ctx: Context,
+    project: str,
+    note: Callable[[Connection], None],
+    *,
+    backup: str | None = None,
+    instance: str | None = None,
+) -> str:
+    """Submits a test restore of one backup, or of an instance's newest completed one; returns its job's id.
+
+    Raises errors.NoSuchBackup, NoSuchInstance, NotRestorable.
+    """
+    with ctx.catalog.write() as conn:
+        row = listing.find_backup(conn, project, backup) if backup is not None else _newest(conn, project, str(instance))
+        if row.state != "COMPLETED":
+            raise errors.NotRestorable(f"backup {row.id} is {row.state}, not COMPLETED")
+        if not isinstance(ctx.engines.get(row.engine), Rehearser):
+            raise errors.NotRestorable(f"restores of {row.engine} cannot be tested: there is no throw-away server for it")
+        job = ctx.jobs.submit(
+            conn, KIND, {"backup": row.id}, project=project, instance=row.instance, backup=row.id, serial=KIND,
+            max_attempts=ATTEMPTS,
+        )  # fmt: skip
+        note(conn)
+    return job
+
+
+def _newest(conn: Connection, project: str, instance: str) -> Row[Any]:
+    here = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
+    if conn.execute(sa.select(t.instance.c.id).where(here)).first() is None:
+        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+    done = sa.and_(t.backup.c.instance == instance, t.backup.c.project == project, t.backup.c.state == "COMPLETED")
+    row = conn.execute(sa.select(t.backup).where(done).order_by(t.backup.c.begin_at.desc()).limit(1)).first()
+    if row is None:
+        raise errors.NotRestorable(f"instance {instance} has no completed backup")
+    return row
+
+
+class RehearsalJob:
+    """The job `rehearse`."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def run(self, job: Running) -> Mapping[str, Any]:
+        """Its result's `outcome` is `sound` or `differs`; a backup that the engine does not take is a failure with its reason."""
+        ctx = self._ctx
+        with ctx.catalog.read() as conn:
+            backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
+            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup.id)).one()
+        if backup.state != "COMPLETED":
+            return {"backup": backup.id, "outcome": "superseded"}
+        scratch = ctx.scratch / f"{job.id}-{job.epoch}"
+        scratch.mkdir(mode=0o700, parents=True)
+        try:
+            return {"backup": backup.id, **self._rehearse(job, backup, part)}
+        except StoreError as error:
+            if self._deleted(backup.id):
+                return {"backup": backup.id, "outcome": "superseded"}
+            if not error.permanent and job.attempts < ATTEMPTS:
+                raise TryAgain(str(error)) from error
+            raise JobFailed(f"the store failed: {error}") from error
+        except (EngineError, RepositoryError, OSError) as error:
+            if self._deleted(backup.id):
+                return {"backup": backup.id, "outcome": "superseded"}
+            raise JobFailed(str(error)) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """Nothing is left: the throw-away server ends with the run, and its folder is scratch."""
+
+    def _rehearse(self, job: Running, backup: Row[Any], part: Row[Any]) -> Mapping[str, Any]:
+        ctx = self._ctx
+        engine = ctx.engines[backup.engine]
+        if not isinstance(engine, Rehearser):
+            raise JobFailed(f"restores of {backup.engine} cannot be tested here")
+        scratch, since = ctx.scratch / f"{job.id}-{job.epoch}", ctx.ambient.monotonic()
+        folders = {name: scratch / name for name in ("server", "restore", "compare")}
+        for folder in folders.values():
+            folder.mkdir(mode=0o700)
+        keys = ctx.keys(part.lineage)
+        manifest = read_manifest(ctx, keys, part.lineage, part.seq)
+        job.progress("starting a server", 0)
+        with (
+            engine.sandbox(folders["server"], job) as target,
+            BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader,
+        ):
+            done = ctx.engines[backup.engine].restore(target, reader, manifest.engine_facts, job, str(folders["restore"]))
+            job.progress("comparing", 0)
+            found = engine.compare(target, reader, manifest.engine_facts, job, str(folders["compare"]))
+        return {
+            "outcome": "differs" if found.differences else "sound",
+            "entries": done.entries, "bytes": done.bytes, "seconds": round(ctx.ambient.monotonic() - since, 3),
+            "expected": dict(found.expected), "found": dict(found.found), "digests": found.digests,
+            "differences": list(found.differences), "warnings": [*done.warnings, *found.warnings],
+        }  # fmt: skip
+
+    def _deleted(self, backup: str) -> bool:
+        with self._ctx.catalog.read() as conn:
+            return conn.execute(sa.select(t.backup.c.state).where(t.backup.c.id == backup)).scalar() != "COMPLETED"

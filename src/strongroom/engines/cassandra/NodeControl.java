@@ -1,0 +1,104 @@
+import java.io.BufferedReader;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+import javax.management.MBeanServerConnection;
+import javax.management.ObjectName;
+import javax.management.remote.JMXConnector;
+import javax.management.remote.JMXConnectorFactory;
+import javax.management.remote.JMXServiceURL;
+
+/**
+ * Drives one Cassandra node over JMX for as long as its standard input is open. It needs no class of Cassandra.
+ *
+ * A request is a line of fields with tabs between; so is its answer, whose first field is "ok" or "failed". A failure's second
+ * field is the class of the error, its third the text.
+ */
+public final class NodeControl {
+    private static final String TEXTS = String[].class.getName();
+    private static final String TEXT = String.class.getName();
+
+    private final MBeanServerConnection node;
+    private final ObjectName storage = new ObjectName("org.apache.cassandra.db:type=StorageService");
+
+    private NodeControl(MBeanServerConnection node) throws Exception {
+        this.node = node;
+    }
+
+    public static void main(String[] place) throws Exception {
+        PrintStream answers = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
+        String url = "service:jmx:rmi:///jndi/rmi://" + place[0] + ":" + place[1] + "/jmxrmi";
+        try (JMXConnector connector = JMXConnectorFactory.connect(new JMXServiceURL(url))) {
+            NodeControl control = new NodeControl(connector.getMBeanServerConnection());
+            answers.println("ok");
+            BufferedReader requests = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+            for (String line = requests.readLine(); line != null; line = requests.readLine()) {
+                answers.println(control.answer(line.split("\t", -1)));
+            }
+        } catch (Exception error) {
+            answers.println(failure(error));
+        }
+    }
+
+    private String answer(String[] fields) {
+        try {
+            List<String> line = new ArrayList<>(List.of("ok"));
+            line.addAll(carryOut(fields[0], Arrays.copyOfRange(fields, 1, fields.length)));
+            return String.join("\t", line);
+        } catch (Exception error) {
+            return failure(error);
+        }
+    }
+
+    private List<String> carryOut(String request, String[] given) throws Exception {
+        switch (request) {
+            case "read": // names of attributes of texts or of lists of texts, which come back with line feeds as "|"
+                List<String> values = new ArrayList<>();
+                for (String name : given) {
+                    Object value = node.getAttribute(storage, name);
+                    Object[] items = value instanceof Object[] ? (Object[]) value
+                        : value instanceof List ? ((List<?>) value).toArray() : new Object[] {value};
+                    List<String> texts = new ArrayList<>();
+                    for (Object item : items) {
+                        texts.add(plain(String.valueOf(item)));
+                    }
+                    values.add(String.join("|", texts));
+                }
+                return values;
+            case "snapshot": // tag, lifetime, keyspaces …: flushes, then links every file
+                Map<String, String> options = Map.of("skipFlush", "false", "ttl", given[1]);
+                Object[] taken = {given[0], options, Arrays.copyOfRange(given, 2, given.length)};
+                node.invoke(storage, "takeSnapshot", taken, new String[] {TEXT, Map.class.getName(), TEXTS});
+                return List.of();
+            case "tags": // of all snapshots
+                return new ArrayList<>(new TreeSet<>(((Map<String, ?>) node.getAttribute(storage, "SnapshotDetails")).keySet()));
+            case "clear": // tag: in all keyspaces; one that is not there is no failure
+                node.invoke(storage, "clearSnapshot", new Object[] {given[0], new String[0]}, new String[] {TEXT, TEXTS});
+                return List.of();
+            case "load": // a folder …/KEYSPACE/TABLE: streams its tables' rows to the nodes that own them
+                node.invoke(storage, "bulkLoad", new Object[] {given[0]}, new String[] {TEXT});
+                return List.of();
+            default:
+                throw new IllegalArgumentException(request);
+        }
+    }
+
+    private static String failure(Throwable error) {
+        Throwable root = error;
+        while (root.getCause() != null && root.getCause() != root) {
+            root = root.getCause();
+        }
+        return "failed\t" + root.getClass().getName() + "\t" + plain(String.valueOf(root.getMessage()));
+    }
+
+    private static String plain(String text) {
+        return text.replaceAll("[\\t\\r\\n]+", " ");
+    }
+}

@@ -1,0 +1,5 @@
+"""Apache Cassandra behind the engine port."""
+
+from strongroom.engines.cassandra.engine import CassandraEngine
+
+__all__ = ["CassandraEngine"]

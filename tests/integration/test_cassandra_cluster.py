@@ -1,0 +1,182 @@
+"""Two real nodes: a part each, restores into clusters of other tokens and counts, a node that is down or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cassandra import ConsistencyLevel
+
+from strongroom.backups import creation, errors, restoration
+from strongroom.engines.cassandra.jmx import Jmx
+from support.cassandra_house import CassandraHouse
+from support.cassandra_node import CassandraNode, require_cassandra, wait_for_ring
+from support.cassandra_samples import drop_all, fill_small, insert, make_small
+
+pytestmark = pytest.mark.timeout(400)
+
+HOSTS = ("127.0.0.1", "127.0.0.2")
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CassandraNode]]:
+    """Two nodes of one cluster; each owns half of the ring."""
+    require_cassandra()
+    folder = tmp_path_factory.mktemp("ring")
+    first = CassandraNode(folder / "a", address=HOSTS[0], token="-4611686018427387904").start()
+    nodes = [first]
+    try:
+        nodes.append(CassandraNode(folder / "b", address=HOSTS[1], seed=first, token="4611686018427387904").start())
+        wait_for_ring(nodes)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
+    """Another cluster, of one node with tokens of its own."""
+    require_cassandra()
+    node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3").start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[CassandraHouse]:
+    with CassandraHouse(tmp_path, [*HOSTS, "127.0.0.3"]) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_snapshots(request: pytest.FixtureRequest) -> None:
+    """What tests before left on the nodes goes: their instances are others."""
+    if "ring" in request.fixturenames:
+        for node in request.getfixturevalue("ring"):
+            if node.snapshots():
+                with Jmx("127.0.0.1", node.jmx_port) as jmx:
+                    for tag in node.snapshots():
+                        jmx.clear(tag)
+
+
+def rows(session: Any) -> list[Any]:
+    """Every row with its write time, read from all copies."""
+    prepared = session.prepare("SELECT id, name, body, writetime(name) FROM shop.plain")
+    prepared.consistency_level = ConsistencyLevel.ALL
+    return sorted(tuple(row) for row in session.execute(prepared))
+
+
+def test_each_node_has_its_part_and_any_cluster_takes_all_of_them(
+    ring: list[CassandraNode], alone: CassandraNode, house: CassandraHouse
+) -> None:
+    """One copy of each row, so that what a part lacks would be seen; then into the same cluster, and into one of one node."""
+    with ring[0].session() as session, alone.session() as other:
+        drop_all(session)
+        drop_all(other)
+        make_small(session)
+        fill_small(session, 1)
+        instance, elsewhere = house.register(ring[0]), house.register(alone, "alone")
+        first, told = house.backup(instance)
+        assert told["parts"] == 2
+        held = [len([name for name in house.read(first) if name.startswith(node)]) for node in nodes_of(session)]
+        assert min(held) > 8, "both nodes hold rows"
+        seen = rows(session)
+        fill_small(session, 2)
+        insert(session, "DELETE FROM shop.plain WHERE id = ?", [(10_001,)])
+        second, told = house.backup(instance)
+        assert told["adopted_bytes"] > 0
+        house.at_rest()
+        assert [len(node.snapshots()) for node in ring] == [1, 1]
+        latest = rows(session)
+        house.restore(first, instance)
+        assert rows(session) == seen
+        house.restore(second, elsewhere)
+        assert rows(other) == latest
+        third, _ = house.backup(elsewhere)
+        house.restore(third, instance)
+        assert rows(session) == latest, "one node's backup in a cluster of two"
+        with ring[1].session() as second_node:
+            assert rows(second_node) == latest
+
+
+def test_a_cluster_with_too_few_nodes_is_refused_untouched(
+    ring: list[CassandraNode], alone: CassandraNode, house: CassandraHouse
+) -> None:
+    with ring[0].session() as session, alone.session() as other:
+        drop_all(session)
+        drop_all(other)
+        make_small(session, copies=2)
+        fill_small(session, 1, 100)
+        seen = rows(session)
+        instance, elsewhere = house.register(ring[0]), house.register(alone, "alone")
+        key, _ = house.backup(instance)
+        make_small(other)
+        job = restoration.restore(house.ctx, house.project, key, elsewhere, lambda conn: None, overwrite=True)
+        view = house.ended(job)
+        assert view.state == "FAILED"
+        assert "keeps 2 copies" in str(view.error)
+        assert rows(other) == []
+        fill_small(session, 2, 100)
+        house.restore(key, instance)
+        assert rows(session) == seen, "two copies of each row are one row"
+
+
+def test_a_part_without_a_worker_waits_and_can_be_stopped(ring: list[CassandraNode], tmp_path: Path) -> None:
+    with CassandraHouse(tmp_path, HOSTS[:1]) as house, ring[0].session() as session:
+        drop_all(session)
+        make_small(session)
+        fill_small(session, 1, 100)
+        instance = house.register(ring[0])
+        empty = house.size()
+        key, job = house.create(instance)
+        house.until(lambda: any(part.state == "COMPLETED" for part in house.parts(key)), "the first part is there")
+        assert house.state(key) == "BUILDING"
+        creation.stop(house.ctx, house.project, key, lambda conn: None)
+        assert house.state(key) == "FAILED"
+        assert house.ended(job).state in ("FAILED", "CANCELLED")
+        house.until(lambda: house.size() < empty + 2000, "a failed backup owns nothing")
+        house.until(lambda: not ring[0].snapshots(), "the part that was ready leaves no anchor")
+        again, _ = house.create(instance)
+        creation.stop(house.ctx, house.project, again, lambda conn: None)
+
+
+def test_a_node_that_dies(ring: list[CassandraNode], tmp_path: Path) -> None:
+    """Backups are refused, those of before can be deleted; one that was being taken fails and owns nothing."""
+    with CassandraHouse(tmp_path, HOSTS) as house, ring[0].session() as session:
+        drop_all(session)
+        make_small(session)
+        fill_small(session, 1, 100)
+        instance = house.register(ring[0])
+        empty = house.size()
+        key, _ = house.backup(instance)
+        house.at_rest()
+        before = house.size()
+        house.workers["127.0.0.2"].shutdown(5.0)
+        failing, _ = house.create(instance)
+        ring[1].kill()
+        try:
+            house.workers["127.0.0.2"] = house.worker_of("127.0.0.2")
+            house.workers["127.0.0.2"].start()
+            house.until(lambda: house.state(failing) == "FAILED", "the part on the dead node fails the backup", 90)
+            house.at_rest()
+            assert house.size() < before + 3000, "it owns nothing but its graves"
+            assert len(ring[0].snapshots()) == 1
+            with pytest.raises(errors.InstanceUnusable, match="is down"):
+                house.create(instance)
+            with pytest.raises(errors.NotRestorable, match="is down"):
+                restoration.restore(house.ctx, house.project, key, instance, lambda conn: None)
+            house.delete(key)
+            house.at_rest()
+            assert house.size() < empty + 3000
+        finally:
+            ring[1].start()
+            wait_for_ring(ring)
+
+
+def nodes_of(session: Any) -> list[str]:
+    """Host ids."""
+    own = session.execute("SELECT host_id FROM system.local").one().host_id
+    return [str(own), *(str(row.host_id) for row in session.execute("SELECT host_id FROM system.peers_v2"))]

@@ -1,0 +1,272 @@
+"""Cassandra's rules that need no node: what is taken over unread, what counts as a whole snapshot, addresses, CQL."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strongroom.engines.base import CaptureBroken, EngineUnsupported, Entry
+from strongroom.engines.cassandra import layout
+from strongroom.engines.cassandra.capture import _Reading
+from strongroom.engines.cassandra.connection import Address, Member, parse, require_version
+from strongroom.engines.cassandra.roles import resource
+from strongroom.engines.cassandra.schema import Keyspace, Schema, Table, split
+from strongroom.engines.cassandra.snapshots import Identity, list_snapshot, require_folders
+
+TABLE = Table("shop", "orders", "0" * 32)
+NAME = "nb-1-big-Data.db"
+
+
+class Sink:
+    """Remembers what was read and what was adopted; its parent is a dictionary."""
+
+    history = "h"
+
+    def __init__(self, parent: Mapping[str, Entry]) -> None:
+        self.parent, self.adopted, self.read = parent, list[str](), dict[str, bytes]()
+        self.facts: dict[str, Mapping[str, Any]] = {}
+        self.refuses = False
+
+    @contextmanager
+    def entry(self, name: str) -> Iterator[Any]:
+        sink = self
+
+        class Writer:
+            def write(self, data: bytes) -> None:
+                sink.read[name] = sink.read.get(name, b"") + bytes(data)
+
+            def finish(self, facts: Mapping[str, Any]) -> None:
+                sink.facts[name] = facts
+
+        sink.read[name] = b""
+        yield Writer()
+
+    def parent_entry(self, name: str) -> Entry | None:
+        return self.parent.get(name)
+
+    def adopt_entry(self, name: str) -> bool:
+        if self.refuses:
+            return False
+        self.adopted.append(name)
+        return True
+
+
+class NoJob:
+    def check(self) -> None: ...
+
+    def progress(self, phase: str, done: int, total: int | None = None) -> None: ...
+
+
+class Disk:
+    """A table's folder with snapshots, as a node makes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.table = self.data / TABLE.folder
+        self.table.mkdir(parents=True)
+
+    def write(self, content: bytes, name: str = NAME) -> None:
+        """A new file takes the name, as Cassandra does it."""
+        draft = self.table / "draft"
+        draft.write_bytes(content)
+        draft.replace(self.table / name)
+
+    def snapshot(self, tag: str, files: list[str] | None = None) -> None:
+        place = self.table / "snapshots" / tag
+        place.mkdir(parents=True)
+        for path in self.table.iterdir():
+            if path.is_file():
+                os.link(path, place / path.name)
+        listed = [NAME] if files is None else files
+        (place / "manifest.json").write_text(json.dumps({"files": listed}))
+
+    def capture(self, tag: str, parent: Sink | None = None, anchor: str | None = None, *, refuses: bool = False) -> Sink:
+        known = (
+            {} if parent is None else {name: Entry(name, len(parent.read[name]), facts) for name, facts in parent.facts.items()}
+        )
+        sink = Sink(known)
+        sink.refuses = refuses
+        _Reading(sink, NoJob(), list_snapshot([str(self.data)], [TABLE], tag), "host", anchor).read_all()
+        return sink
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    made = Disk(tmp_path)
+    made.write(b"first")
+    made.snapshot("one")
+    return made
+
+
+ENTRY = f"host/{layout.DATA}/{TABLE.folder}/{NAME}"
+
+
+def test_the_same_inode_as_in_the_anchor_is_taken_over_unread(disk: Disk) -> None:
+    first = disk.capture("one")
+    assert first.read == {ENTRY: b"first"}
+    disk.snapshot("two")
+    second = disk.capture("two", first, "one")
+    assert (second.adopted, second.read) == ([ENTRY], {})
+
+
+def test_another_file_of_the_same_name_size_and_time_is_read(disk: Disk) -> None:
+    first = disk.capture("one")
+    disk.write(b"other")
+    was = (disk.table / "snapshots/one" / NAME).stat()
+    os.utime(disk.table / NAME, ns=(was.st_atime_ns, was.st_mtime_ns))
+    disk.snapshot("two")
+    second = disk.capture("two", first, "one")
+    assert (second.adopted, second.read) == ([], {ENTRY: b"other"})
+
+
+def test_without_the_anchor_nothing_is_proven(disk: Disk) -> None:
+    first = disk.capture("one")
+    disk.snapshot("two")
+    assert disk.capture("two", first, None).adopted == []
+    assert disk.capture("two", first, "another").adopted == []
+    assert disk.capture("two", None, "one").read == {ENTRY: b"first"}
+
+
+def test_an_anchor_that_is_not_what_the_parent_was_read_from_proves_nothing(disk: Disk) -> None:
+    """A folder of the anchor's name that was made anew, over a file that was restored in place."""
+    first = disk.capture("one")
+    disk.write(b"other")
+    for path in (disk.table / "snapshots/one").iterdir():
+        path.unlink()
+    (disk.table / "snapshots/one").rmdir()
+    disk.snapshot("one")
+    disk.snapshot("two")
+    assert disk.capture("two", first, "one").read == {ENTRY: b"other"}
+
+
+def test_what_the_sink_will_not_adopt_is_read(disk: Disk) -> None:
+    first = disk.capture("one")
+    disk.snapshot("two")
+    assert disk.capture("two", first, "one", refuses=True).read == {ENTRY: b"first"}
+
+
+def test_a_snapshot_that_is_not_whole_is_refused(disk: Disk) -> None:
+    data = [str(disk.data)]
+    with pytest.raises(CaptureBroken, match="holds nothing"):
+        list_snapshot(data, [TABLE], "none")
+    disk.snapshot("lacks", [NAME, "nb-2-big-Data.db", ".index/nb-1-big-Data.db"])
+    with pytest.raises(CaptureBroken, match="lacks nb-2"):
+        list_snapshot(data, [TABLE], "lacks")
+    disk.snapshot("full disk")
+    (disk.table / "snapshots/full disk/manifest.json").write_text("")
+    with pytest.raises(CaptureBroken, match="disk full"):
+        list_snapshot(data, [TABLE], "full disk")
+    whole = list_snapshot(data, [TABLE], "one")
+    whole.require_whole()
+    (disk.table / "snapshots/one/manifest.json").unlink()
+    with pytest.raises(CaptureBroken, match="was removed"):
+        whole.require_whole()
+
+
+def test_data_folders_that_cannot_serve(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnsupported, match="no data folder"):
+        require_folders([])
+    with pytest.raises(EngineUnsupported, match="not on this host"):
+        require_folders([str(tmp_path / "none")])
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(EngineUnsupported, match="symbolic link"):
+        require_folders([str(tmp_path / "link")])
+    require_folders([str(tmp_path)])
+
+
+def test_a_file_of_another_kind_has_no_identity(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert Identity.at(tmp_path / "file") is not None
+    assert Identity.at(tmp_path / "link") is None
+    assert Identity.at(tmp_path) is None
+    assert Identity.at(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("cassandra://h", Address(None, [("h", 9042)])),
+        ("cassandra://Bob%20x@h:1,g:2", Address("Bob x", [("h", 1), ("g", 2)])),
+        ("cassandra://[::1]:9,[::2]", Address(None, [("::1", 9), ("::2", 9042)])),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert parse(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["redis://h", "cassandra://", "cassandra://h/keyspace", "cassandra://h?x=1", "cassandra://u:secret@h", "cassandra://h:x"],
+)
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(EngineUnsupported) as refused:
+        parse(text)
+    assert "secret" not in str(refused.value)
+
+
+def test_versions() -> None:
+    def members(*versions: str) -> list[Member]:
+        return [Member(str(number), "h", 1, version, "dc", "r", ()) for number, version in enumerate(versions)]
+
+    assert require_version(members("5.0.6", "5.0.4")) == "5.0.4"
+    with pytest.raises(EngineUnsupported, match="too old"):
+        require_version(members("4.0.1"))
+    with pytest.raises(EngineUnsupported, match="finish the upgrade"):
+        require_version(members("4.1.10", "5.0.6"))
+
+
+def test_statements_are_split_outside_quotes() -> None:
+    text = """CREATE TABLE a ("x;""y" text) WITH comment = 'it''s; so';
+    CREATE FUNCTION f() LANGUAGE java AS $$ return "a;b'"; $$;;  """
+    assert list(split(text)) == [
+        """CREATE TABLE a ("x;""y" text) WITH comment = 'it''s; so'""",
+        """CREATE FUNCTION f() LANGUAGE java AS $$ return "a;b'"; $$""",
+    ]
+
+
+def test_a_schema_comes_back_and_loses_its_ids() -> None:
+    id_ = "5ab4c1e0-0000-11f0-8000-000000000000"
+    elements = [
+        ("shop", "table", "orders", f"CREATE TABLE shop.orders (\n    id int\n) WITH ID = {id_}\n    AND comment = 'ID = 1'\n;"),
+        ("shop", "index", "i", "CREATE CUSTOM INDEX i ON shop.orders (id) USING 'sai';"),
+    ]
+    schema = Schema([Keyspace("shop", {"class": "SimpleStrategy", "replication_factor": "1"})], [TABLE], elements)
+    assert Schema.from_facts(json.loads(json.dumps(schema.to_facts()))) == schema
+    assert list(schema.statements(indexes=False)) == ["CREATE TABLE shop.orders (\n    id int\n) WITH comment = 'ID = 1'"]
+    assert list(schema.statements(indexes=True)) == ["CREATE CUSTOM INDEX i ON shop.orders (id) USING 'sai'"]
+    assert id_ in schema.script()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("data", "ALL KEYSPACES"),
+        ("data/shop", 'KEYSPACE "shop"'),
+        ("data/shop/*", 'ALL TABLES IN KEYSPACE "shop"'),
+        ('data/shop/O"d', 'TABLE "shop"."O""d"'),
+        ("roles", "ALL ROLES"),
+        ("roles/a/b", 'ROLE "a/b"'),
+        ("functions", "ALL FUNCTIONS"),
+        ("functions/shop", 'ALL FUNCTIONS IN KEYSPACE "shop"'),
+        (
+            "functions/shop/f[org.apache.cassandra.db.marshal.Int32Type^org.apache.cassandra.db.marshal.UTF8Type]",
+            'FUNCTION "shop"."f"(int, text)',
+        ),
+        ("mbean", "ALL MBEANS"),
+        ("mbean/java.lang:type=*", "MBEAN 'java.lang:type=*'"),
+    ],
+)
+def test_resources_of_grants(path: str, words: str) -> None:
+    assert resource(path) == words
+
+
+def test_a_right_on_something_unknown_is_told() -> None:
+    with pytest.raises(ValueError, match="moon"):
+        resource("moon/base")
