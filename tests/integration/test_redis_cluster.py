@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from strongroom.ambient import Machine
 from strongroom.engines.base import (
     CaptureBroken,
     EngineDenied,
@@ -23,6 +24,7 @@ from strongroom.engines.base import (
 )
 from strongroom.engines.redis import RedisEngine, cluster_capture
 from strongroom.engines.redis.topology import slot_of
+from strongroom.engines.redis.wire import open_wire
 from support.redis_cluster import Cluster, redis_cluster, until
 from support.redis_dumps import MemoryBackup, Quiet, dump, record, select
 from support.redis_server import RedisServer, few_binaries, is_valkey, label_of, redis_server, version_of
@@ -409,6 +411,26 @@ def test_an_export_has_a_file_for_each_shard_that_a_server_starts_from(source: C
                 }
                 found.update({key: client.get(key) for key in keys})
     assert found == pairs
+
+
+def test_a_clusters_restore_is_tried_out_in_one_server_and_compared(
+    source: Cluster, tmp_path: Path, binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts and every record; and a difference is seen."""
+    monkeypatch.setenv("STRONGROOM_REDIS_SERVER", binary)
+    fill(source)
+    backup = captured(source.target, tmp_path)
+    folder = tmp_path / "sandbox"
+    folder.mkdir()
+    with ENGINE.sandbox(folder, Quiet()) as target:
+        restored(target, backup, tmp_path)
+        whole = ENGINE.compare(target, backup[0], backup[1].facts, Quiet(), scratch_in(tmp_path))
+        assert whole.differences == []
+        assert whole.digests > 2000
+        with open_wire(target, Machine()) as wire:
+            wire.command("SET", "key:7", "spoilt")
+        spoilt = ENGINE.compare(target, backup[0], backup[1].facts, Quiet(), scratch_in(tmp_path))
+        assert len(spoilt.differences) == 1
 
 
 def test_the_limits_of_the_source_hold_for_all_shards_together(source: Cluster, tmp_path: Path) -> None:
