@@ -15,6 +15,7 @@ from strongroom.engines.base import CaptureBroken, EngineUnsupported, Entry
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.capture import _Reading
 from strongroom.engines.cassandra.connection import Address, Member, parse, require_version
+from strongroom.engines.cassandra.restore import require_one_user
 from strongroom.engines.cassandra.roles import resource
 from strongroom.engines.cassandra.schema import Keyspace, Schema, Table, split
 from strongroom.engines.cassandra.snapshots import Identity, list_snapshot, require_folders
@@ -178,6 +179,19 @@ def test_data_folders_that_cannot_serve(tmp_path: Path) -> None:
     with pytest.raises(EngineUnsupported, match="symbolic link"):
         require_folders([str(tmp_path / "link")])
     require_folders([str(tmp_path)])
+
+
+def test_a_restore_is_refused_where_the_node_is_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "system").mkdir()
+    require_one_user([str(tmp_path)])
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "system", 4243, -1)
+    owner = (tmp_path / "system").stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    require_one_user([str(tmp_path)])
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(EngineUnsupported, match=f"belong to user {owner}"):
+        require_one_user([str(tmp_path)])
 
 
 def test_a_file_of_another_kind_has_no_identity(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ It writes a row once for each copy that the backup holds: with three copies, thr
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,6 +163,7 @@ def _require_fit(session: Session, state: State, contents: Contents, scratch: st
         _require_same_types(session, contents.schema)
     read_access(session)
     _require_superuser(session)
+    require_one_user(state.data_folders)
     largest = max(
         (sum(file.entry.size for file in files) for nodes in contents.files.values() for files in nodes.values()), default=0
     )
@@ -170,6 +172,19 @@ def _require_fit(session: Session, state: State, contents: Contents, scratch: st
         raise EngineUnsupported(
             f"laying out the largest table takes {largest >> 20} MiB in {scratch}, where {free >> 20} are free"
         )
+
+
+def require_one_user(data_folders: Sequence[str]) -> None:
+    """The node must be able to read what is laid out for it: from a folder that it may not read it would load nothing, and not
+    say so. Raises EngineUnsupported unless its files are ours, or root's."""
+    for folder in data_folders:
+        own = os.path.join(folder, "system")  # made by the node itself
+        owner = os.stat(own if os.path.isdir(own) else folder).st_uid
+        if owner not in (0, os.geteuid()):
+            raise EngineUnsupported(
+                f"the node's files in {folder} belong to user {owner}, this process runs as {os.geteuid()}: a restore lays files "
+                "out that the node must read; run Strongroom as Cassandra's own user"
+            )
 
 
 def _require_places(members: Sequence[Member], schema: Schema) -> None:
