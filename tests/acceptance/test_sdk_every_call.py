@@ -161,6 +161,14 @@ def list_restore_tables(site: Site) -> None:
     empty("list_restore_tables", "table_names", database_name="d")(site)
 
 
+def restore_redis_data(site: Site) -> None:
+    """A bucket that is not there is refused with words (what is imported, and how it ends: test_imports.py)."""
+    body = sdk.RestoreRedisDataRequestBody(recovery_info=sdk.RecoveryInfo(bucket_name="nowhere", files=["a.rdb"]))
+    status, code, words = site.refused("restore_redis_data", body=body)
+    assert (status, code.startswith("DBS.")) == (400, True)
+    assert "nowhere" in words
+
+
 def show_redis_pitr_info(site: Site) -> None:
     assert site.ask("show_redis_pitr_info").storage == "0"
 
@@ -405,6 +413,7 @@ CALLS: dict[str, Callable[[Site], None]] = {
     "list_restore_time": empty("list_restore_time", "restorable_time_periods"),
     "list_restore_databases": empty("list_restore_databases", "database_names"),
     "list_restore_tables": list_restore_tables,
+    "restore_redis_data": restore_redis_data,
     "show_redis_pitr_info": show_redis_pitr_info,
     "set_redis_pitr_policy": set_redis_pitr_policy,
     "show_redis_pitr_policy": show_redis_pitr_policy,
