@@ -92,6 +92,13 @@ log = logging.getLogger("strongroom")
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
 
 
+FAMILIES = (
+    backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
+    audit, refused,
+)  # fmt: skip
+"""The API's families of calls, those that are refused last: a call that works goes before."""
+
+
 @dataclass(frozen=True)
 class House:
     """Everything that a process works with, opened."""
@@ -117,12 +124,8 @@ class House:
         register_refusals()
         most = Limits(per_user=_rate(settings.rate_per_user), per_address=_rate(settings.rate_per_address))
         services = Services(ctx.catalog, ctx.ambient, ctx.sealer, Passwords(), most)
-        families = (
-            backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
-            audit, refused,
-        )  # fmt: skip
         registry = CollectorRegistry()
-        routers = [family.router for family in families]
+        routers = [family.router for family in FAMILIES]
         routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
         return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
 

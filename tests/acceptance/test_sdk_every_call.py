@@ -161,6 +161,14 @@ def list_restore_tables(site: Site) -> None:
     empty("list_restore_tables", "table_names", database_name="d")(site)
 
 
+def restore_redis_data(site: Site) -> None:
+    """A bucket that is not there is refused with words (what is imported, and how it ends: test_imports.py)."""
+    body = sdk.RestoreRedisDataRequestBody(recovery_info=sdk.RecoveryInfo(bucket_name="nowhere", files=["a.rdb"]))
+    status, code, words = site.refused("restore_redis_data", body=body)
+    assert (status, code.startswith("DBS.")) == (400, True)
+    assert "nowhere" in words
+
+
 def show_redis_pitr_info(site: Site) -> None:
     assert site.ask("show_redis_pitr_info").storage == "0"
 
@@ -197,7 +205,7 @@ def list_nosql_task_list(site: Site) -> None:
     found = site.ask("list_nosql_task_list", job_status="Completed", limit="100")
     assert int(found.total_count) == len(found.schedules) >= 1
     assert site.ask("list_nosql_task_list", offset="1000").schedules == []
-    assert site.ask("list_nosql_task_list", job_status="Canceled", job_name="BackupInstance").schedules == []
+    assert site.ask("list_nosql_task_list", job_status="Canceled", job_name="DeleteBackup").schedules == []
     assert site.refused("list_nosql_task_list", job_status="Gone")[:2] == (400, "DBS.200001")
 
 
@@ -212,9 +220,7 @@ def cancel_instance_schedule_window(site: Site) -> None:
         row = dict(conn.execute(sa.select(t.job).where(t.job.c.id == job.id)).one()._mapping)
         new = {"id": waiting, "state": "QUEUED", "queue": "elsewhere", "finished_at": None, "unique_key": None, "owner": None}
         conn.execute(t.job.insert().values({**row, **new}))
-    assert (
-        site.server.http().get(f"/v3/{site.server.owner.project}/scheduled-jobs?job_status=Pending").json()["total_count"] == "1"
-    )
+    assert site.ask("list_nosql_task_list", job_status="Pending").total_count == "1"
     site.ask("cancel_instance_schedule_window", job_id=waiting)
     (found,) = site.ask("list_jobs", id=waiting).jobs
     assert (found.status, found.fail_reason) == ("Failed", "cancelled")
@@ -407,6 +413,7 @@ CALLS: dict[str, Callable[[Site], None]] = {
     "list_restore_time": empty("list_restore_time", "restorable_time_periods"),
     "list_restore_databases": empty("list_restore_databases", "database_names"),
     "list_restore_tables": list_restore_tables,
+    "restore_redis_data": restore_redis_data,
     "show_redis_pitr_info": show_redis_pitr_info,
     "set_redis_pitr_policy": set_redis_pitr_policy,
     "show_redis_pitr_policy": show_redis_pitr_policy,

@@ -402,3 +402,13 @@ def facts_of(house: CassandraHouse, backup: str) -> dict[str, Any]:
 
 def sstables(entries: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in entries.items() if "/data/" in name}
+
+
+def test_the_tables_that_can_be_chosen_are_told(shop: Any, node: CassandraNode) -> None:
+    """Users' keyspaces, an empty one too, and their tables in order, without views and the system's own."""
+    shop.execute("CREATE KEYSPACE empty WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}")
+    shop.execute("CREATE TABLE shop.another (id int PRIMARY KEY)")
+    found = CassandraEngine().list_tables(Target(node.url, "cassandra"))
+    assert {name: list(tables) for name, tables in found.items()} == {"empty": [], "shop": ["another", "plain"]}
+    with pytest.raises(EngineUnreachable):
+        CassandraEngine().list_tables(Target("cassandra://127.0.0.1:1"))

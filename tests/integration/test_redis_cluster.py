@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from strongroom.ambient import Machine
 from strongroom.engines.base import (
     CaptureBroken,
     EngineDenied,
@@ -23,6 +24,7 @@ from strongroom.engines.base import (
 )
 from strongroom.engines.redis import RedisEngine, cluster_capture
 from strongroom.engines.redis.topology import slot_of
+from strongroom.engines.redis.wire import open_wire
 from support.redis_cluster import Cluster, redis_cluster, until
 from support.redis_dumps import MemoryBackup, Quiet, dump, record, select
 from support.redis_server import RedisServer, few_binaries, is_valkey, label_of, redis_server, version_of
@@ -361,6 +363,91 @@ def test_slots_are_the_servers_own(source: Cluster) -> None:
     with source.masters[0].client() as client:
         for key in ("", "a", "{tag}a", "b{tag}", "{}a", "{tag", "a{b}{c}", "{a{b}}", "}{x}", "naïve {ключ}"):
             assert client.execute_command("CLUSTER", "KEYSLOT", key) == slot_of(key.encode())
+
+
+def test_a_survey_tells_what_the_cluster_holds_and_what_does_not_fit(source: Cluster, other: Cluster, tmp_path: Path) -> None:
+    """Keys of all masters; formats and databases that it lacks; and it changes nothing."""
+    fill(source)
+    _, summary = captured(source.target, tmp_path)
+    assert ENGINE.survey(other.target, summary.facts, summary.bytes).holds is None
+    other.set_many({f"old:{number}": "data" for number in range(50)})
+    assert ENGINE.survey(other.target, summary.facts, summary.bytes).holds == "50 keys in 1 databases"
+    newer = 80 if not is_valkey(other.masters[0].binary) else 12
+    for misfit in ({"rdb_version": newer}, {"keys": {"3": 1}}):
+        with pytest.raises(EngineUnsupported):
+            ENGINE.survey(other.target, {**summary.facts, **misfit}, summary.bytes)
+    for master in other.masters:
+        with master.client() as client:
+            client.config_set("maxmemory", 1 << 20)
+    try:
+        with pytest.raises(EngineUnsupported, match=r"maxmemory is 2\.0 MiB"):
+            ENGINE.survey(other.target, {**summary.facts, "used_memory": 3 << 20}, summary.bytes)
+    finally:
+        for master in other.masters:
+            with master.client() as client:
+                client.config_set("maxmemory", 0)
+    assert_old_data(other)
+
+
+def test_an_export_has_a_file_for_each_shard_that_a_server_starts_from(source: Cluster, tmp_path: Path, binary: str) -> None:
+    """Together they hold every key; which file has which slots is told."""
+    pairs = {f"key:{number}": str(number) for number in range(300)}
+    source.set_many(pairs)
+    backup, summary = captured(source.target, tmp_path)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    told = ENGINE.export(backup, summary.facts, folder, Quiet())
+    assert told.entries == 3
+    found: dict[str, str] = {}
+    for shard in told.facts["shards"]:
+        with redis_server(tmp_path, {"dbfilename": str(shard["file"])}, binary=binary) as server:
+            server.stop()
+            (server.folder / shard["file"]).write_bytes((folder / shard["file"]).read_bytes())
+            server.start()
+            with server.client(decode_responses=True) as client:
+                keys = list(client.scan_iter())
+                assert {slot_of(key.encode()) in range(first, last + 1) for key in keys for first, last in shard["slots"]} == {
+                    True
+                }
+                found.update({key: client.get(key) for key in keys})
+    assert found == pairs
+
+
+def test_a_clusters_restore_is_tried_out_in_one_server_and_compared(
+    source: Cluster, tmp_path: Path, binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts and every record; and a difference is seen."""
+    monkeypatch.setenv("STRONGROOM_REDIS_SERVER", binary)
+    fill(source)
+    backup = captured(source.target, tmp_path)
+    folder = tmp_path / "sandbox"
+    folder.mkdir()
+    with ENGINE.sandbox(folder, Quiet()) as target:
+        restored(target, backup, tmp_path)
+        whole = ENGINE.compare(target, backup[0], backup[1].facts, Quiet(), scratch_in(tmp_path))
+        assert whole.differences == []
+        assert whole.digests > 2000
+        with open_wire(target, Machine()) as wire:
+            wire.command("SET", "key:7", "spoilt")
+        spoilt = ENGINE.compare(target, backup[0], backup[1].facts, Quiet(), scratch_in(tmp_path))
+        assert len(spoilt.differences) == 1
+
+
+def test_the_limits_of_the_source_hold_for_all_shards_together(source: Cluster, tmp_path: Path) -> None:
+    """What any shard sent is told once, but for the last piece of each: then the server is done with us."""
+    dice = random.Random(3)
+    source.set_many({f"key:{number}": dice.randbytes(5000) for number in range(600)})
+
+    class Counting(Quiet):
+        taken = 0
+
+        def took(self, size: int) -> None:
+            self.taken += size
+
+    control = Counting()
+    backup, _ = captured(source.target, tmp_path, control)
+    kept = sum(len(data) for data, _ in backup.kept.values())
+    assert 0.5 * kept < control.taken <= 1.1 * kept
 
 
 def assert_old_data(cluster: Cluster) -> None:

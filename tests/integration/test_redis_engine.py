@@ -138,6 +138,8 @@ def expiries(server: RedisServer) -> dict[bytes, int]:
     """When each key with an expiry expires, in milliseconds since the epoch."""
     with server.client() as client:
         keys = [f"key:{number}".encode() for number in range(0, 2000, 3)]
+        if server.version >= (7,):
+            return {key: client.pexpiretime(key) for key in keys}
         script = "local out = {} for i, k in ipairs(KEYS) do out[i] = redis.call('PTTL', k) end local t = redis.call('TIME') " \
             "table.insert(out, t[1] * 1000 + math.floor(t[2] / 1000)) return out"  # fmt: skip
         *left, now = client.eval(script, len(keys), *keys)
@@ -481,7 +483,7 @@ def test_a_survey_refuses_a_target_that_could_not_take_the_backup(
         assert surveyed(other, facts) is None
         with pytest.raises(EngineUnsupported, match="both must fit"):
             surveyed(other, {**facts, "used_memory": client.info("memory")["total_system_memory"]})
-        with pytest.raises(EngineUnsupported, match="too new"):
+        with pytest.raises(EngineUnsupported, match="RDB version 99"):
             surveyed(other, {**facts, "rdb_version": 99})
         client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "-@all", "+info", "+config|get")
         with pytest.raises(EngineDenied):

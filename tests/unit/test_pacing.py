@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.backups import errors, pacing
+from strongroom.backups import errors, instances, pacing
 from strongroom.backups.allowance import Allowance
 from strongroom.backups.context import Options
 from strongroom.backups.pacing import WORKER, Limits, Pacer, claimable, limits_of
@@ -176,3 +176,11 @@ def test_a_worker_begins_no_more_jobs_at_sources_than_its_limit(vault: HarshVaul
     assert claimable(vault.ctx, kinds, []) == ["delete", "verify"]
     pacing.set_for_workers(vault.ctx, None, lambda conn: None)
     assert claimable(vault.ctx, kinds, ["backup"] * 9) == kinds
+
+
+def test_limits_go_with_their_instance(vault: HarshVault) -> None:
+    """Nothing is left of them once it is unregistered."""
+    set_rate(vault, 4 * MIB)
+    instances.unregister(vault.ctx, vault.project, vault.source, lambda conn: None)
+    with vault.catalog.read() as conn:
+        assert limits_of(vault.ctx, conn, vault.source).default

@@ -8,29 +8,12 @@ from pathlib import Path
 import pytest
 from starlette.routing import Match
 
-from strongroom.api import (
-    audit,
-    backups,
-    instances,
-    jobs,
-    limits,
-    maintenance,
-    policies,
-    quotas,
-    recycling,
-    refused,
-    restorable,
-    strongroom,
-    tags,
-    versions,
-)
+from strongroom.api import refused, versions
+from strongroom.server import FAMILIES
 from support import sdk_calls
 from support.border import House, build_house
 
-ROUTERS = (
-    backups.router, policies.router, tags.router, recycling.router, restorable.router, quotas.router, instances.router,
-    limits.router, jobs.router, strongroom.router, maintenance.router, audit.router,
-)  # fmt: skip
+ROUTERS = [family.router for family in FAMILIES if family is not refused]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
@@ -24,14 +24,14 @@ class RecoveryInfo(BaseModel):
     """Where the files are: a bucket, and their names in it."""
 
     bucket_name: BucketName
-    files: Annotated[list[FileName], Field(min_length=1, max_length=100)]
+    files: Annotated[list[FileName], Field(min_length=1, max_length=100), FailFast()]
 
 
 class ImportRequest(BaseModel):
     """What goes into the instance. `overwrite` is ours: without it the instance must be empty."""
 
     recovery_info: RecoveryInfo
-    overwrite: bool = False
+    overwrite: Annotated[bool, Field(strict=True)] = False
 
 
 @router.post("/v3/{project_id}/redis/instances/{instance_id}/recovery", status_code=202)

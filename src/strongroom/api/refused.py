@@ -38,7 +38,6 @@ MOMENTS = (
     "point in time is not offered: backups are restored as they were taken "
     "(POST /v3/{project_id}/instances/{instance_id}/recovery)"
 )
-_FILES = "Strongroom imports no files from a bucket: register the server that holds the data and back it up"
 
 REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/v3.1/{project_id}/flavors"): _PROVISIONING,
@@ -154,7 +153,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("POST", "/v3/{project_id}/instances/{instance_id}/ssl-option"): _NETWORK,
     ("GET", "/v3/{project_id}/ip-num-requirement"): _NETWORK,
     ("PUT", "/v3/{project_id}/enterprise-projects/quotas"): _ENTERPRISE,
-    ("POST", "/v3/{project_id}/redis/instances/{instance_id}/recovery"): _FILES,
     ("PUT", "/v3/{project_id}/redis/instances/{instance_id}/pitr"): MOMENTS,
 }
 """Method and path of every refused call, and why."""

@@ -1,6 +1,6 @@
 """The contract's look-ups of what can be restored beside whole backups: versions, databases and tables, points in time.
 
-Redis and MongoDB are backed up whole, so there are no tables to choose, and point in time is off: the lists are empty and the
+Where an engine is backed up whole there are no tables to choose, and point in time is off: those lists are empty and the
 call that would turn it on is refused with words (those that use it: refused.py).
 """
 
@@ -27,7 +27,7 @@ from strongroom.api.contract import (
 from strongroom.api.errors import ApiError
 from strongroom.api.refused import MOMENTS
 from strongroom.api.services import given
-from strongroom.backups import errors
+from strongroom.backups import errors, instances
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.engines.base import Versioned
@@ -87,10 +87,9 @@ def list_restorable_databases(
     ctx: Here,
     caller: Annotated[Principal, may("gaussdbfornosql:instance:listDatabase")],
 ) -> dict[str, Any]:
-    """Databases whose tables can be backed up and restored one by one."""
-    del page
-    _engine(ctx, caller, instance_id)
-    return {"database_names": [], "total_count": 0}
+    """Databases whose tables can be backed up and restored one by one, as they are now."""
+    found = list(instances.tables_of(ctx, caller.required_project(), instance_id))
+    return {"database_names": found[page.first_row : page.first_row + page.limit], "total_count": len(found)}
 
 
 @router.get("/v3/{project_id}/instances/{instance_id}/tables")
@@ -101,9 +100,8 @@ def list_restorable_tables(
     caller: Annotated[Principal, may("gaussdbfornosql:instance:listDatabase")],
 ) -> dict[str, Any]:
     """Tables of one of those databases."""
-    del page
-    _engine(ctx, caller, instance_id)
-    return {"table_names": [], "total_count": 0}
+    found = instances.tables_of(ctx, caller.required_project(), instance_id).get(page.database_name, [])
+    return {"table_names": list(found[page.first_row : page.first_row + page.limit]), "total_count": len(found)}
 
 
 @router.get("/v3/{project_id}/instances/{instance_id}/backups/restorable-time-periods")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 
 from strongroom.backups import errors, policies, quotas
 from strongroom.backups.context import Context
+from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineError, Target
+from strongroom.engines.base import EngineError, Tabled, Target
 
 Note = Callable[[Connection, str], None]
 
@@ -59,6 +60,20 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     return key
 
 
+def tables_of(ctx: Context, project: str, instance: str) -> Mapping[str, Sequence[str]]:
+    """Databases, with their tables, that can be backed up one by one, as they are in the instance now; none where the engine is
+    backed up whole. Raises errors.NoSuchInstance, InstanceUnusable."""
+    with ctx.catalog.read() as conn:
+        row = find_instance(conn, project, instance)
+    engine: object = ctx.engines.get(row.engine)
+    if not isinstance(engine, Tabled):
+        return {}
+    try:
+        return engine.list_tables(ctx.target(row))
+    except EngineError as error:
+        raise errors.InstanceUnusable(str(error)) from error
+
+
 def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> str:
     """Takes an instance off the register; its manual backups stay restorable elsewhere, its automated ones are deleted: by the
     job that is returned. InstanceBusy while a job uses it."""
@@ -79,6 +94,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         ).first()
         if busy is not None:
             raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
+        conn.execute(sa.delete(t.limits).where(t.limits.c.subject == instance))
         policies.forget(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)

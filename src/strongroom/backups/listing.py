@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.deletion import receipt
-from strongroom.backups.restoration import version_key
 from strongroom.backups.scope import WHOLE
+from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
 
-VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
+VISIBLE = t.VISIBLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ no database of anybody's. Like a verification it does not protect its backup: a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,12 +18,11 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors, listing
 from strongroom.backups.context import Context
-from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.reading import parts_to_read, reading
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Rehearser
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository.errors import RepositoryError
-from strongroom.repository.reader import BackupReader
 from strongroom.storage.base import StoreError
 
 KIND = "rehearse"
@@ -80,13 +79,13 @@ class RehearsalJob:
         ctx = self._ctx
         with ctx.catalog.read() as conn:
             backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
-            part = conn.execute(sa.select(t.part).where(t.part.c.backup == backup.id)).one()
+            parts = parts_to_read(conn, backup.id)
         if backup.state != "COMPLETED":
             return {"backup": backup.id, "outcome": "superseded"}
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
         try:
-            return {"backup": backup.id, **self._rehearse(job, backup, part)}
+            return {"backup": backup.id, **self._rehearse(job, backup, parts)}
         except StoreError as error:
             if self._deleted(backup.id):
                 return {"backup": backup.id, "outcome": "superseded"}
@@ -103,7 +102,7 @@ class RehearsalJob:
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Nothing is left: the throw-away server ends with the run, and its folder is scratch."""
 
-    def _rehearse(self, job: Running, backup: Row[Any], part: Row[Any]) -> Mapping[str, Any]:
+    def _rehearse(self, job: Running, backup: Row[Any], parts: Sequence[Row[Any]]) -> Mapping[str, Any]:
         ctx = self._ctx
         engine = ctx.engines[backup.engine]
         if not isinstance(engine, Rehearser):
@@ -112,16 +111,14 @@ class RehearsalJob:
         folders = {name: scratch / name for name in ("server", "restore", "compare")}
         for folder in folders.values():
             folder.mkdir(mode=0o700)
-        keys = ctx.keys(part.lineage)
-        manifest = read_manifest(ctx, keys, part.lineage, part.seq)
         job.progress("starting a server", 0)
         with (
             engine.sandbox(folders["server"], job) as target,
-            BackupReader(manifest, ctx.store, keys, CatalogLocator(ctx, part.lineage)) as reader,
+            reading(ctx, parts) as (source, facts),
         ):
-            done = ctx.engines[backup.engine].restore(target, reader, manifest.engine_facts, job, str(folders["restore"]))
+            done = ctx.engines[backup.engine].restore(target, source, facts, job, str(folders["restore"]))
             job.progress("comparing", 0)
-            found = engine.compare(target, reader, manifest.engine_facts, job, str(folders["compare"]))
+            found = engine.compare(target, source, facts, job, str(folders["compare"]))
         return {
             "outcome": "differs" if found.differences else "sound",
             "entries": done.entries, "bytes": done.bytes, "seconds": round(ctx.ambient.monotonic() - since, 3),

@@ -29,6 +29,7 @@ from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.gathering import node_queue
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
 from strongroom.engines.base import (
     ClusterEngine,
@@ -109,12 +110,6 @@ def refuse_misfit(backup: Row[Any], target: Row[Any]) -> None:
         raise errors.NotRestorable(
             f"the backup is of {backup.engine} {backup.engine_version}, instance {target.name} runs the older {target.version}"
         )
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """Major and minor number: what decides whether data of one version fits another."""
-    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
-    return tuple(numbers)
 
 
 class RestoreJob:

@@ -152,6 +152,8 @@ backup = Table(
     one_of("state", "BUILDING", "COMPLETED", "FAILED", "DELETING", "DELETED"),
 )
 Index("ix_backup_list", backup.c.project, backup.c.begin_at)
+VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
+"""States of backups that lists show."""
 
 part = Table(
     "part",

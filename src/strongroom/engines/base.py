@@ -227,6 +227,14 @@ class Versioned(Protocol):
     versions: Sequence[str]
 
 
+@runtime_checkable
+class Tabled(Protocol):
+    """An engine whose tables can be backed up and restored one by one."""
+
+    def list_tables(self, target: Target) -> Mapping[str, Sequence[str]]:
+        """Users' databases with the names of their tables, all in order. Within some ten seconds; raises EngineError."""
+
+
 class Engine(Protocol):
     """One kind of database. Methods may be called from several threads for different targets."""
 

@@ -11,6 +11,7 @@ from strongroom.engines.base import CaptureSink, Control, Ground, Node, Probe, R
 from strongroom.engines.cassandra import capture, export, restore
 from strongroom.engines.cassandra.connection import connected, require_up, require_version
 from strongroom.engines.cassandra.roles import read_access
+from strongroom.engines.cassandra.schema import read_schema
 
 
 class CassandraEngine:
@@ -18,6 +19,7 @@ class CassandraEngine:
 
     name = "cassandra"
     id_suffix = "06"
+    versions = ("5.0",)
 
     def __init__(self, ambient: Ambient | None = None) -> None:
         self._ambient = ambient or Machine()
@@ -30,6 +32,15 @@ class CassandraEngine:
             usage = session.rows("SELECT mebibytes FROM system_views.disk_usage")
             size = sum(int(row.mebibytes) for row in usage) << 20
             return Probe(version, "Cluster", size, records=False)
+
+    def list_tables(self, target: Target) -> Mapping[str, Sequence[str]]:
+        """See `Tabled`: keyspaces that users have made, and their tables without views."""
+        with connected(target) as session:
+            schema = read_schema(session)
+        found: dict[str, list[str]] = {one.name: [] for one in schema.keyspaces}
+        for table in schema.tables:
+            found[table.keyspace].append(table.name)
+        return found
 
     def nodes(self, target: Target) -> Sequence[Node]:
         """See `ClusterEngine.nodes`."""

@@ -17,7 +17,8 @@ from strongroom.engines import sandboxing
 from strongroom.engines.base import Comparison, Control, NothingShared, RestoreSource, Target
 from strongroom.engines.exporting import new_file, write_file
 from strongroom.engines.redis import rdb
-from strongroom.engines.redis.capture import ENTRY, capture
+from strongroom.engines.redis.capture import capture
+from strongroom.engines.redis.restore import one_dump
 from strongroom.engines.redis.wire import open_wire
 
 _MOST_DIFFERENCES = 20
@@ -63,7 +64,7 @@ def compare(
 ) -> Comparison:
     """See Rehearser: keys by database, and every record's bytes where both servers write the same version of RDB."""
     wanted, found = os.path.join(scratch, "wanted.rdb"), os.path.join(scratch, "found.rdb")
-    write_file(Path(wanted), source.read(ENTRY))
+    one_dump(source, facts, wanted, control, scratch)
     now = capture(target, _ToFile(Path(found)), _Unpaced(control), _folder(scratch), ambient).facts
     counts = [{f"keys in database {db}": int(count) for db, count in one.get("keys", {}).items()} for one in (facts, now)]
     differences = [

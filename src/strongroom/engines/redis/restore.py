@@ -145,6 +145,21 @@ def _writes(file: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
+def one_dump(source: RestoreSource, facts: Mapping[str, Any], to: str, control: Control, scratch: str) -> None:
+    """Writes the backup as one sorted dump, also one of a cluster; `scratch` is for what is put together."""
+    dumps: list[Dumped] = []
+    try:
+        for name in names_of(source, facts):
+            dumps.append(_fetched(source, name, len(dumps), control, scratch))
+        if len(dumps) == 1:
+            os.rename(dumps.pop().path, to)
+        else:
+            _merged(dumps, to, control, scratch)
+    finally:
+        for dump in dumps:
+            os.unlink(dump.path)
+
+
 def names_of(source: RestoreSource, facts: Mapping[str, Any]) -> list[str]:
     """The entries of the backup: one of a single server, or one of each shard, none missing. Raises EngineUnsupported."""
     found = [entry.name for entry in source.entries() if entry.name == ENTRY or entry.name.startswith(PREFIX)]
