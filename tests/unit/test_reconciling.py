@@ -480,7 +480,7 @@ def test_an_object_too_large_to_be_copied_is_refused(vault: Keeper, monkeypatch:
         vault.quarantine(plant(vault.store, "somebody/else", b"eleven byte"))
 
 
-@pytest.mark.parametrize("sign", ["a later part", "a lineage whose keys open", "a completed part without its manifest"])
+@pytest.mark.parametrize("sign", ["a later part", "a lineage whose keys open", "the grave of a completed part"])
 def test_a_catalog_older_than_the_store_moves_nothing(vault: Keeper, sign: str) -> None:
     """What an older catalog does not know may be a backup."""
     key = vault.backup(DATA)
@@ -493,6 +493,7 @@ def test_a_catalog_older_than_the_store_moves_nothing(vault: Keeper, sign: str) 
     else:
         (root,) = vault.objects("manifest", backup=key)
         remove(vault.store, root)
+        plant(vault.store, names.grave(lineage, 1))
         vault.ctx.checked.clear()
     if vault.store.stat(name) is None:
         plant(vault.store, name)
