@@ -36,6 +36,7 @@ RARE = {
     "a late object is removed again",
     "a store that stays full",
     "an older catalog is noticed",
+    "rewriting gives up what it planned",
 }
 """What a hundred histories meet and forty may not."""
 

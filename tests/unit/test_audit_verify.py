@@ -193,7 +193,7 @@ def test_tokens_that_ended_a_day_ago_are_forgotten_every_hour(house: House, monk
     with catalog.read() as conn:
         view = jobs.get(conn, done)
     assert view is not None
-    assert (view.state, view.result) == ("DONE", {"tokens": 5})
+    assert (view.state, view.result) == ("DONE", {"tokens": 5, "keys": 0})
     assert count(house) == 1
     assert house.request("GET", "/v3/auth/projects", headers=late).status_code == 200
     job.give_up(None, "FAILED", "")  # type: ignore[arg-type]
