@@ -282,7 +282,7 @@ class World:
         failed = self.sim.raw.execute("SELECT backup FROM deletion WHERE state = 'FAILED'").fetchall()
         for (key,) in failed:
             users.delete(self, process, key)
-        left = self.sim.raw.execute("SELECT 1 FROM object WHERE state = 'CONDEMNED' LIMIT 1").fetchone()
+        left = self.sim.raw.execute("SELECT 1 FROM object WHERE state IN ('CONDEMNED', 'PLANNED') LIMIT 1").fetchone()
         self._looked_through = left is not None or self.ending == 4
         if self._looked_through:
             reconciling.reconcile(process.ctx, self.project, lambda conn: None, outside=True)
