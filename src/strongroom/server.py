@@ -28,6 +28,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from strongroom import logs
 from strongroom.ambient import Ambient, Machine
 from strongroom.api import (
     audit,
@@ -132,7 +133,7 @@ class House:
 
 def serve(settings: Settings) -> None:
     """Runs the server until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings.log_format)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
         endpoint = _endpoint(settings, sock.getsockname()[1])

@@ -11,11 +11,12 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from strongroom.logs import FORMATS
 from strongroom.root_key import KeySource, RootKeyError, take_over
 
 DEFAULT_HOST = "127.0.0.1"
@@ -66,6 +67,7 @@ class Settings:
     workers: int  # threads that run jobs
     nodes: tuple[str, ...] | None  # addresses of the cluster nodes on this host; None: the host's own addresses
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
+    log_format: str  # one of logs.FORMATS
     imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
 
     @classmethod
@@ -116,6 +118,7 @@ class Settings:
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
             nodes=_words(environ.get("STRONGROOM_NODES")),
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
+            log_format=_one_of("STRONGROOM_LOG", environ.get("STRONGROOM_LOG"), FORMATS),
             imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
         )
 
@@ -232,6 +235,13 @@ def _tls(cert: str | None, key: str | None) -> tuple[Path | None, Path | None]:
         if not Path(file).is_file():
             raise SettingsError(f"there is no file {file}: TLS needs a certificate and its key in PEM")
     return Path(cert).absolute(), Path(key).absolute()
+
+
+def _one_of(name: str, text: str | None, words: Sequence[str]) -> str:
+    """One of some words; the first unless said."""
+    if text and text not in words:
+        raise SettingsError(f"{name} is {text!r}: give {' or '.join(words)}")
+    return text or words[0]
 
 
 def _token(name: str, text: str | None) -> str | None:

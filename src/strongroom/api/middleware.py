@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from strongroom import logs
 from strongroom.api import errors
 from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.services import Services
@@ -61,6 +62,10 @@ class Border:
         client = scope.get("client")
         arrival = Arrival(self._services.ambient.hex_id(), client[0] if client else "", _bare(scope), scope["scheme"] == "https")
         scope.setdefault("state", {})["arrival"] = arrival
+        with logs.about(request=arrival.request_id):
+            await self._answer(scope, receive, send, arrival)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         begun = self._services.ambient.monotonic()
         answering = _Answering(send, arrival.request_id)
         try:

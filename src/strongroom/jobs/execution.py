@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from strongroom import logs
 from strongroom.ambient import Ambient
 from strongroom.jobs.claiming import Claims
 from strongroom.jobs.outages import is_outage
@@ -36,11 +37,12 @@ class Ending:
 
 def run(job: OwnedJob, handler: Handler, ambient: Ambient) -> Ending:
     """Runs the handler, and its give_up where the job ends badly. Raises JobLost, and nothing else that is an Exception."""
-    ending = _ending_before(job) or _work(job, handler, ambient)
-    if ending.state in ("FAILED", "CANCELLED"):
-        job.begin_giving_up()
-        return _give_up(job, handler, ending, ambient)
-    return ending
+    with logs.about(job=job.id):
+        ending = _ending_before(job) or _work(job, handler, ambient)
+        if ending.state in ("FAILED", "CANCELLED"):
+            job.begin_giving_up()
+            return _give_up(job, handler, ending, ambient)
+        return ending
 
 
 def record(claims: Claims, job: OwnedJob, ending: Ending) -> None:
