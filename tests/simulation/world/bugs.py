@@ -225,7 +225,7 @@ def files_are_adopted_from_the_newest_manifest(patch: pytest.MonkeyPatch) -> Non
     _newest(patch)
 
 
-@plant(200, deletes_much=True, patient=False, ending=0)
+@plant(400, deletes_much=True, patient=False, ending=0)
 def files_are_adopted_from_the_newest_manifest_unproven(patch: pytest.MonkeyPatch) -> None:
     """The same without the proofs: data is lost."""
     _newest(patch)
