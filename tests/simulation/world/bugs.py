@@ -23,10 +23,10 @@ from strongroom.backups import (
     errors,
     incarnation,
     objects,
+    reading,
     rebuilding,
     reconciling,
     removal,
-    restoration,
     rewriting,
     staleness,
 )
@@ -559,7 +559,7 @@ def a_restore_reads_another_backup(patch: pytest.MonkeyPatch) -> None:
             before = lifespans.neighbours(conn, lineage, seq).before
         return read_manifest(ctx, keys, lineage, before or seq)
 
-    patch.setattr(restoration, "read_manifest", other)
+    patch.setattr(reading, "read_manifest", other)
 
 
 @plant(60, deletes_much=True, patient=False, ending=0)

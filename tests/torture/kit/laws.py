@@ -210,7 +210,7 @@ class Laws:
         for user, taken in some:
             user.side.proof.empty()
             path = self._api.contract(f"v3/instances/{user.side.proof_instance}/recovery")
-            answer = self._api.insist(self._rnd, "POST", path, {"backup_id": taken.id})
+            answer = self._api.insist(self._rnd, "POST", path, {"backup_id": taken.id, "overwrite": True})
             if answer.status != 202:
                 self._story.breaks("a completed backup can be restored", f"{taken.name}: {answer}")
                 continue
