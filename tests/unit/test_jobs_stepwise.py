@@ -599,8 +599,8 @@ def test_lists_show_a_project_and_states_as_readers_see_them(house: House) -> No
     house.submit()
     house.submit(project="other")
     keys = []
-    for _ in range(4):
-        keys.append(house.submit(project="p"))
+    for number in range(4):
+        keys.append(house.submit(project="p", instance=f"i{number}"))
         house.clock.seconds += 10
     house.cancel(keys[3])
 
@@ -613,7 +613,7 @@ def test_lists_show_a_project_and_states_as_readers_see_them(house: House) -> No
     assert listed(states=["CANCELLED"]) == (1, [keys[3]])
     assert listed(states=["QUEUED", "RUNNING"], limit=1, offset=1) == (3, [keys[1]])
     assert listed(kinds=["other"]) == (0, [])
-    assert listed(id=keys[1]) == (1, [keys[1]])
+    assert listed(id=keys[1]) == listed(instance="i1") == (1, [keys[1]])
     begin = house.get(keys[1]).created_at
     assert listed(created_from=begin, created_to=begin + 10) == (2, [keys[2], keys[1]])
 
