@@ -20,6 +20,7 @@ def _remains() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.mark.timeout(900)  # the rarest takes some hundred histories
 @pytest.mark.parametrize("bug", PLANTS)
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the seeds that it is given some history breaks."""
