@@ -12,6 +12,7 @@ from rows, never from the store's replies.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,16 +78,18 @@ def remove_condemned(ctx: Context, job: Running, removal: str, order: Sequence[S
     """Removes the condemned objects of a removal, in batches, kinds one after the other.
 
     What condemned them, or took out the backup that they belonged to, planned the grave or the closing mark in the same
-    transaction or one before, maybe while this ran: these are put before each batch. Not before what rewriting replaced, of which
-    there is another copy, nor where `order` says that room has to be made first.
+    transaction or one before, maybe while this ran: these are put before each batch. So they are before what rewriting replaced:
+    of what lives there is another copy, but not of what another deletion has let die. Not where `order` says that room has to be
+    made first, nor where there is none and rewriting's leftovers would make it.
     """
-    marked = order is _ORDER and not removal.startswith("rewrite:")
+    marked, rewriting = order is _ORDER, removal.startswith("rewrite:")
     done = 0
     for kinds in order:
         while batch := _condemned(ctx, removal, kinds):
             job.progress("removing objects", done)
             for lineage in sorted({row.lineage for row in batch} if marked else ()):
-                put_marks(ctx, lineage, job.guard)
+                with suppress(StoreFull) if rewriting else nullcontext():
+                    put_marks(ctx, lineage, job.guard)
             _remove(ctx, job, batch, removal)
             done += len(batch)
 
