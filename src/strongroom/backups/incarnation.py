@@ -149,7 +149,8 @@ def _fail_builds(ctx: Context) -> None:
         except CatalogOutdated:
             continue  # a lineage is stopped: a rebuild will tell whether the part was completed
         with sweeping.decide_swept(ctx.catalog, backups=[backup], lineages=lineages[backup]) as conn:
-            fail(ctx, conn, backup, "the catalog's database was restored or promoted while the backup was being taken")
+            reason = "the catalog's database was restored or promoted while the backup was being taken"
+            fail(ctx, conn, backup, reason, asked=True)
 
 
 def keep_watch(ctx: Context, file: Path) -> None:
