@@ -150,9 +150,22 @@ def test_a_completed_part_without_its_manifest_stops_freeing_where_a_mark_says_w
     there = dict(vault.inner._objects)  # type: ignore[attr-defined]
     job = vault.delete(first)
     vault.run()
-    assert "completed here and deleted there" in vault.job(job).error
+    assert ("open here and was ended there" if closed else "completed here and deleted there") in vault.job(job).error
     assert vault.inner._objects == there  # type: ignore[attr-defined]
     assert vault.state(second) == "COMPLETED"
+
+
+def test_a_lineage_that_the_store_says_is_closed_takes_no_backup(vault: HarshVault) -> None:
+    """A dump of before its last backup was deleted: whatever is built there no rebuild would find, so nothing is."""
+    vault.backup(next(source := generations(2)))
+    with vault.catalog.read() as conn:
+        lineage = conn.execute(sa.select(t.lineage.c.id)).scalar_one()
+    vault.inner.put_new(names.closed(lineage), b"a mark")
+    vault.restart()
+    key, job = vault.create(next(source))
+    vault.run()
+    assert vault.state(key) == "FAILED"
+    assert "open here and was ended there" in vault.job(job).error
 
 
 def test_a_manifest_that_the_store_has_lost_stops_nobody(vault: HarshVault, caplog: pytest.LogCaptureFixture) -> None:

@@ -194,9 +194,7 @@ def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
         ctx.jobs.cancel(conn, row.id)
 
 
-def fail(
-    ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False, asked: bool = False
-) -> str | None:
+def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False, asked: bool = False) -> str | None:
     """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
     nothing from here on. Returns the removal's job (in the project's list if `shown`), None if it is not being built. `asked`: the
     store has no mark or manifest of its seqs; what a catalog of before may still put there is buried ahead."""
@@ -214,7 +212,9 @@ def fail(
         condemn(conn, _own_objects(conn, part.lineage, part.seq, ("manifest",)), key)
         if gap.before == 0 and gap.after is None:
             close_lineage(conn, ctx, part.lineage, key)
-        elif part.attempt > 0 or asked:  # else nothing was put, and the store was not asked whether a catalog of before used the seq
+        elif (
+            part.attempt > 0 or asked
+        ):  # else nothing was put, and the store was not asked whether a catalog of before used the seq
             plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
         room = sweeping.record(conn, part.lineage, "FAIL", backup, gap, key, room=room)
         job = removal.submit(ctx, conn, part.lineage, of=row if shown else None)

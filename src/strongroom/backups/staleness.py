@@ -15,9 +15,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
@@ -43,7 +44,7 @@ def require_current(ctx: Context, lineage: str) -> None:
         if ctx.checked.get(lineage) == moves:
             return
         roots = _roots(conn, lineage)
-    found = _difference(ctx, lineage, line.counter, roots)
+    found = _difference(ctx, lineage, line, roots)
     if found is not None:
         with ctx.catalog.decide(lineages=[lineage]) as conn:
             explained = _explained(conn, lineage, found)
@@ -112,19 +113,23 @@ def _stop(conn: Connection, lineage: str, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """An object that the store has and the catalog cannot know (`seq` above the counter), or the other way round."""
+    """An object that the store has and the catalog cannot know (`seq` above the counter, a closing mark), or one the other way
+    round."""
 
     name: str
     seq: int | None
     reason: str
 
 
-def _difference(ctx: Context, lineage: str, counter: int, roots: set[str]) -> _Difference | None:
+def _difference(ctx: Context, lineage: str, line: Row[Any], roots: set[str]) -> _Difference | None:
+    closed = names.closed(lineage)
+    if line.state == "OPEN" and ctx.store.stat(closed) is not None:
+        return _Difference(closed, None, _told(lineage, f"{closed} is there: the lineage is open here and was ended there"))
     seen: set[str] = set()
     for kind in ("manifest", "grave"):
         for found in ctx.store.list(f"{lineage}/{kind}/"):
             parsed = names.parse(found.name)
-            if parsed is not None and parsed.seq is not None and parsed.seq > counter:
+            if parsed is not None and parsed.seq is not None and parsed.seq > line.counter:
                 return _Difference(found.name, parsed.seq, _told(lineage, f"{found.name} is unknown here"))
             seen.add(found.name)
     for name in sorted(roots - seen):
@@ -133,9 +138,9 @@ def _difference(ctx: Context, lineage: str, counter: int, roots: set[str]) -> _D
         parsed = names.parse(name)
         assert parsed is not None
         assert parsed.seq is not None
-        for mark in (names.grave(lineage, parsed.seq), names.closed(lineage)):
-            if ctx.store.stat(mark) is not None:
-                return _Difference(name, None, _told(lineage, f"{name} is completed here and deleted there, {mark} says"))
+        mark = names.grave(lineage, parsed.seq)
+        if ctx.store.stat(mark) is not None:
+            return _Difference(name, None, _told(lineage, f"{name} is completed here and deleted there, {mark} says"))
         log.warning("%s is not in the store, and no mark says why: its backup cannot be read; run `strongroom verify`", name)
     return None
 
@@ -152,6 +157,8 @@ def _explained(conn: Connection, lineage: str, found: _Difference) -> bool:
     if found.seq is not None:
         counter = conn.execute(sa.select(t.lineage.c.counter).where(t.lineage.c.id == lineage)).scalar_one()
         return bool(found.seq <= counter)
+    if found.name == names.closed(lineage):
+        return bool(conn.execute(sa.select(t.lineage.c.state).where(t.lineage.c.id == lineage)).scalar_one() == "CLOSED")
     return found.name not in _roots(conn, lineage)
 
 
