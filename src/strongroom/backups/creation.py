@@ -196,8 +196,9 @@ def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
 
 def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False, asked: bool = False) -> str | None:
     """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
-    nothing from here on. Returns the removal's job (in the project's list if `shown`), None if it is not being built. `asked`: the
-    store has no mark or manifest of its seqs; what a catalog of before may still put there is buried ahead."""
+    nothing from here on. Returns the removal's job (in the project's list if `shown`), None if it is not being built.
+
+    `asked`: the store has no mark or manifest of its seqs; what a catalog of before may still put there is buried ahead."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
     if row.state != "BUILDING":
         return None
