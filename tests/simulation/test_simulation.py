@@ -56,8 +56,10 @@ RARE = {
     "a backup is buried while the catalog is rebuilt",
     "a deletion that failed is asked for again",
     "a late object is removed again",
+    "a paused worker goes on with the rebuilt catalog",
     "a store that stays full",
     "an older catalog is noticed",
+    "an unknown object is moved aside",
     "rewriting gives up what it planned",
 }
 """What a hundred histories meet and forty may not."""

@@ -466,7 +466,7 @@ def a_suspect_chunk_is_shared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lifespans, "suspects", lambda conn, lineage: {})
 
 
-@plant(180, deletes_much=True, patient=False, ending=0, swarm_pause=0.1)
+@plant(700, deletes_much=True, patient=False, ending=0, swarm_pause=0.1)
 def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at again after the copy."""
 
@@ -483,7 +483,7 @@ def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) ->
     patch.setattr(rewriting, "_take_over", as_if_all_lived)
 
 
-@plant(100, swarm_death=0.02, deletes_much=True, ending=0)
+@plant(300, swarm_death=0.02, deletes_much=True, ending=0)
 def a_rewriter_forgets_its_planned_object(patch: pytest.MonkeyPatch) -> None:
     """A run that resumes lets its choices go and not its objects."""
 
@@ -587,7 +587,7 @@ def a_put_that_may_still_come_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(removal, "_forget", wholly)
 
 
-@plant(60, ending=1)
+@plant(250, ending=1)
 def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     """What has no row is garbage."""
     judge = reconciling._Reconciliation._judge_unknown
