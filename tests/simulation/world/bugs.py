@@ -466,7 +466,7 @@ def a_suspect_chunk_is_shared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lifespans, "suspects", lambda conn, lineage: {})
 
 
-@plant(700, deletes_much=True, patient=False, ending=0, swarm_pause=0.1)
+@plant(250, deletes_much=True, patient=False, ending=0, swarm_pause=0.03)
 def a_rewriter_switches_a_pack_that_died_meanwhile(patch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at again after the copy."""
 
