@@ -213,9 +213,7 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
         condemn(conn, _own_objects(conn, part.lineage, part.seq, ("manifest",)), key)
         if gap.before == 0 and gap.after is None:
             close_lineage(conn, ctx, part.lineage, key)
-        elif (
-            part.attempt > 0 or asked
-        ):  # else nothing was put, and the store was not asked whether a catalog of before used the seq
+        elif part.attempt > 0 or asked:  # else nothing was put, and a catalog of before may own the seq
             plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
         room = sweeping.record(conn, part.lineage, "FAIL", backup, gap, key, room=room)
         job = removal.submit(ctx, conn, part.lineage, of=row if shown else None)

@@ -12,8 +12,6 @@ from datetime import UTC, date, datetime, time, timedelta
 LENGTH = 3600.0
 """Seconds of a window."""
 
-EVERY_DAY = frozenset(range(1, 8))
-
 
 @dataclass(frozen=True, slots=True)
 class Windows:
