@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from strongroom.cli.context import client, confirm, say, say_line, shared
+from strongroom.cli.context import client, say, say_line, shared
 from strongroom.cli.display import facts, table, word
-from strongroom.cli.users import give, granted, take
+from strongroom.cli.identity import drop, give, granted, take
 
 
 @click.group("group")
@@ -61,10 +61,7 @@ def show(group: str) -> None:
 @shared
 def remove(group: str, yes: bool) -> None:
     """Remove a group: its members lose what it had."""
-    confirm(f"Remove the group {group}?", yes)
-    with client() as api:
-        api.identity("DELETE", "groups", group)
-    say_line({"removed": group}, f"Removed {group}.")
+    drop("groups", group, f"Remove the group {group}?", yes)
 
 
 @group.command("join")

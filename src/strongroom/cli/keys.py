@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from strongroom.cli.context import client, confirm, say, say_line, shared
+from strongroom.cli.context import client, say, say_line, shared
 from strongroom.cli.display import facts, moment, table, word
+from strongroom.cli.identity import drop
 from strongroom.cli.server import rotate_root_key
 
 
@@ -64,10 +65,7 @@ def disable(key: str) -> None:
 @shared
 def remove(key: str, yes: bool) -> None:
     """Remove an access key. All tokens of its user end."""
-    confirm(f"Remove the access key {key}?", yes)
-    with client() as api:
-        api.identity("DELETE", "keys", key)
-    say_line({"removed": key}, f"Removed {key}.")
+    drop("keys", key, f"Remove the access key {key}?", yes)
 
 
 @key.command("rotate")

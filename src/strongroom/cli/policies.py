@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strongroom.cli.context import client, confirm, say, say_line, shared
+from strongroom.cli.context import client, say, say_line, shared
 from strongroom.cli.display import facts, table, word
+from strongroom.cli.identity import drop
 
 if TYPE_CHECKING:
     from strongroom.cli.client import Answer
@@ -61,10 +62,7 @@ def show(policy: str) -> None:
 @shared
 def remove(policy: str, yes: bool) -> None:
     """Remove a policy and take it from all who have it."""
-    confirm(f"Remove the policy {policy}?", yes)
-    with client() as api:
-        api.identity("DELETE", "policies", policy)
-    say_line({"removed": policy}, f"Removed {policy}.")
+    drop("policies", policy, f"Remove the policy {policy}?", yes)
 
 
 @policy.command("simulate")

@@ -8,6 +8,7 @@ import click
 
 from strongroom.cli.context import client, confirm, interactive, say, say_line, secret, shared
 from strongroom.cli.display import facts, moment, table, word
+from strongroom.cli.identity import drop, give, granted, take
 
 if TYPE_CHECKING:
     from strongroom.cli.client import Answer
@@ -112,10 +113,7 @@ def demote(user: str) -> None:
 @shared
 def remove(user: str, yes: bool) -> None:
     """Remove a user with keys, tokens and grants. What they did stays in the audit trail."""
-    confirm(f"Remove the user {user} with all access keys?", yes)
-    with client() as api:
-        api.identity("DELETE", "users", user)
-    say_line({"removed": user}, f"Removed {user}.")
+    drop("users", user, f"Remove the user {user} with all access keys?", yes)
 
 
 @user.command("grant")
@@ -181,30 +179,6 @@ def remove_totp(user: str, yes: bool) -> None:
     with client() as api:
         api.identity("DELETE", "users", user, "totp")
     say_line({"user": user, "second_factor": False}, f"{user} enters by password alone.")
-
-
-def give(kind: str, holder: str, policy: str, project: str | None) -> None:
-    """Grants a policy to a user or a group and says so."""
-    body = {"policy": policy, "project": project}
-    with client() as api:
-        api.identity("PUT", kind, holder, "grants", body=body)
-    say_line({"holder": holder, **body}, f"Granted {policy} to {holder}{_where(project)}.")
-
-
-def take(kind: str, holder: str, policy: str, project: str | None) -> None:
-    """Takes a policy from a user or a group and says so."""
-    with client() as api:
-        api.identity("DELETE", kind, holder, "grants", query={"policy": policy, "project": project})
-    say_line({"holder": holder, "policy": policy, "project": project}, f"Took {policy} from {holder}{_where(project)}.")
-
-
-def granted(grant: Answer) -> str:
-    """A grant for people."""
-    return f"{grant.get('policy')}{_where(grant.get('project'))}"
-
-
-def _where(project: str | None) -> str:
-    return f" in {project}" if project else ""
 
 
 def _change(user: str, body: dict[str, Any], line: str) -> None:
