@@ -29,6 +29,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.locating import read_manifest
 from strongroom.backups.objects import close_lineage, plan, plan_grave, remove_lost, stored
 from strongroom.backups.pacing import Pacer
+from strongroom.backups.reading import parts_to_read
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.scope import WHOLE, tables_of
 from strongroom.catalog import lifespans, sweeping
@@ -297,12 +298,7 @@ class _Build:
         self._ctx, self._job = ctx, job
         with ctx.catalog.read() as conn:
             self._backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
-            parts = conn.execute(
-                sa.select(t.part, t.lineage.c.node)
-                .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
-                .where(t.part.c.backup == backup)
-                .order_by(t.lineage.c.node)
-            ).all()
+            parts = parts_to_read(conn, backup)
             (part,) = (row for row in parts if row.lineage == lineage)
             self._plan = [(row.lineage, row.seq, row.node) for row in parts]
             self._instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == self._backup.instance)).one()

@@ -6,24 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from strongroom.backups.context import Context
+from strongroom.backups.listing import parts_of
 from strongroom.backups.locating import CatalogLocator, read_manifest
-from strongroom.catalog import tables as t
 from strongroom.engines.base import RestoreSource
 from strongroom.repository.reader import BackupReader, Joined
 
 
 def parts_to_read(conn: Connection, backup: str) -> Sequence[Row[Any]]:
     """A backup's parts, by node."""
-    return conn.execute(
-        sa.select(t.part)
-        .join(t.lineage, t.lineage.c.id == t.part.c.lineage)
-        .where(t.part.c.backup == backup)
-        .order_by(t.lineage.c.node)
-    ).all()
+    return sorted(parts_of(conn, backup), key=lambda part: str(part.node))
 
 
 @contextmanager
