@@ -223,23 +223,34 @@ class Town:
         return "created"
 
     def _delete(self, rnd: random.Random, backup: str | None = None, if_match: str | None = None) -> str:
-        backup = backup or self.some(rnd)
-        job = deletion.delete(self.ctx(rnd), self.vault.project, backup, lambda conn, b, n: None, if_match)
-        self.jobs_of[backup].add(job)
+        self._decide_alone(rnd, backup or self.some(rnd), if_match)
         return "deleted"
+
+    def _decide_alone(self, rnd: random.Random, backup: str, if_match: str | None) -> bool:
+        """Whether this very call decided: another's may have, of the backup in a set, whose promises are those of the set."""
+        decided = False
+
+        def note(conn: sa.Connection, backup: str, name: str) -> None:
+            nonlocal decided
+            decided = True
+
+        job = deletion.delete(self.ctx(rnd), self.vault.project, backup, note, if_match)
+        self.jobs_of[backup].add(job)
+        return decided
 
     def _preview_and_delete(self, rnd: random.Random) -> str:
         backup = self.some(rnd)
         seen = deletion.preview(self.ctx(rnd), self.vault.project, [backup])
         if backup not in seen.promises:
             return "previewed"
-        self._delete(rnd, backup, seen.version)
+        if not self._decide_alone(rnd, backup, seen.version):
+            return "deleted by another"
         with self.vault.catalog.read() as conn:
             row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup)).one()
-        if row.at_version == seen.version:
-            promise = seen.promises[backup]
-            promised = (row.owned, row.promised_freed, row.promised_waiting, row.promised_undecided, row.promised_objects)
-            assert promised == (promise.owned, promise.freed, promise.waiting, promise.undecided, promise.objects)
+        promise = seen.promises[backup]
+        promised = (row.owned, row.promised_freed, row.promised_waiting, row.promised_undecided, row.promised_objects)
+        assert row.at_version == seen.version
+        assert promised == (promise.owned, promise.freed, promise.waiting, promise.undecided, promise.objects)
         return "deleted as previewed"
 
     def _delete_at_once(self, rnd: random.Random) -> str:
