@@ -50,6 +50,7 @@ FAILED_ONCE = (
     411000001050,
     411000001169,
     411000001466,
+    411000003667,
 )
 """Seeds that found something, in the product or in the simulation itself, when they were new."""
 

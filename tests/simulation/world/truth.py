@@ -428,10 +428,10 @@ class Truth:
             and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects
         ):
             row = self.checker.sim.raw.execute(
-                "SELECT b.state FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
+                "SELECT b.state, b.fail_reason FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
                 (parsed.lineage, parsed.seq),
             ).fetchone()
-            if row is not None and row[0] == "DELETING":
+            if row == ("DELETING", None):  # a build that had failed: its lost writer removes what it put itself
                 self.broken(f"{name} is removed before there is a grave")
 
     def _there(self, lineage: str, pack: int, but: set[str]) -> BitMap:
