@@ -121,7 +121,7 @@ class House:
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
-            NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.EVERY_MINUTE.kind: ages.AgesJob(ctx),
+            NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
         }  # fmt: skip
 
@@ -268,7 +268,7 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        for regular in (forgetting.HOURLY, automation.HOURLY, ages.EVERY_MINUTE):
+        for regular in (forgetting.HOURLY, automation.HOURLY, ages.REGULARLY):
             put_schedule(house.jobs, conn, regular)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:

@@ -27,7 +27,7 @@ from strongroom.notifications import outbox
 
 log = logging.getLogger("strongroom.notifications")
 
-EVERY_MINUTE = Schedule("ages of backups", "backup-ages", 60.0, {}, queue=outbox.QUEUE, serial="backup-ages")
+REGULARLY = Schedule("ages of backups", "backup-ages", 300.0, {}, queue=outbox.QUEUE, serial="backup-ages")
 
 Note = Callable[[Connection], None]
 
@@ -103,7 +103,7 @@ class _Age:
 
 
 class AgesJob:
-    """The job `backup-ages`, once a minute."""
+    """The job `backup-ages`, every five minutes."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -146,7 +146,7 @@ class AgesJob:
         outbox.tell(self._ctx, conn, outbox.Event(event, row.project, words, told, detail=detail))
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """Nothing hangs on it: the next minute's goes on."""
+        """Nothing hangs on it: the next one goes on."""
 
 
 def _ages(ctx: Context, conn: Connection, instance: str | None = None) -> Iterator[_Age]:
@@ -154,7 +154,7 @@ def _ages(ctx: Context, conn: Connection, instance: str | None = None) -> Iterat
     row = t.instance.c
     own = {one.subject: one.hours for one in conn.execute(sa.select(t.backup_age))}
     registered = sa.select(t.instance).where(row.state == "REGISTERED").order_by(row.id)
-    good = sa.select(t.backup.c.instance, sa.func.max(t.backup.c.end_at)).where(t.backup.c.state == "COMPLETED")
+    good = sa.select(t.backup.c.instance, sa.func.max(t.backup.c.end_at).label("end_at")).where(t.backup.c.state == "COMPLETED")
     overdue = sa.select(t.backup_overdue)
     if instance is not None:
         registered = registered.where(row.id == instance)
@@ -163,7 +163,7 @@ def _ages(ctx: Context, conn: Connection, instance: str | None = None) -> Iterat
     told = {one.instance: one for one in conn.execute(overdue)}
     if not own and not told and ctx.options.notify_hours is None:
         return
-    newest: dict[str, float | None] = dict(conn.execute(good.group_by(t.backup.c.instance)).tuples().all())
+    newest: dict[str, float | None] = {one.instance: one.end_at for one in conn.execute(good.group_by(t.backup.c.instance))}
     for one in conn.execute(registered).all():
         hours = own.get(one.id, own.get(one.project, ctx.options.notify_hours))
         yield _Age(one, hours, newest.get(one.id), told.get(one.id))
