@@ -127,7 +127,8 @@ class AgesJob:
         if age.overdue(now):
             dialect = postgresql if ctx.catalog.postgres else sqlite
             row = dialect.insert(t.backup_overdue).values(instance=here, told_at=now, newest=age.newest)
-            if conn.execute(row.on_conflict_do_nothing()).rowcount != 1:
+            put = row.on_conflict_do_nothing().returning(t.backup_overdue.c.instance)
+            if conn.execute(put).first() is None:
                 return False
             self._tell(conn, "no_good_backup", age, _words(age, now))
             return True

@@ -117,6 +117,8 @@ def post(place: Place, body: bytes, headers: Mapping[str, str], networks: Sequen
     try:
         connection.request("POST", place.target, body, {"Content-Type": "application/json", "Connection": "close", **headers})
         status = connection.getresponse().status
+        if connection.late:  # a head that was cut is taken for one that ended
+            raise TimeoutError
     except ssl.SSLCertVerificationError as error:
         raise NotDelivered(f"its certificate is not trusted: {error.verify_message}") from error
     except (OSError, http.client.HTTPException) as error:
