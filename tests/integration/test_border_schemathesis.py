@@ -1,8 +1,8 @@
 """What the server says of itself in /openapi.json, asked by schemathesis: values that fit and values that do not, at every call.
 
 The path's project and instance are real, so that requests come past the door. Left out are: registering instances and webhooks,
-since the server would enter and post to whatever address was made up; unregistering the only one; and one check: that whatever fits the schema is
-accepted, since an id of the right form need not exist.
+since the server would enter, or post to, whatever address was made up; unregistering the only one; and one check: that whatever
+fits the schema is accepted, since an id of the right form need not exist.
 """
 
 from __future__ import annotations

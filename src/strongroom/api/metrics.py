@@ -29,6 +29,7 @@ from strongroom.api.errors import ApiError
 from strongroom.api.middleware import arrival_of
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
+from strongroom.notifications.outbox import QUEUE
 
 FRESH = 10.0
 """Seconds for which a reading of the catalog is told again."""
@@ -121,7 +122,8 @@ def _jobs(conn: Connection, now: float) -> Iterator[Metric]:
     yield _gauge(conn, "strongroom_jobs", "Jobs that are queued or running.", ("kind", "state"), active)
     failed = sa.select(j.kind, sa.func.count()).where(j.state == "FAILED", j.project.is_not(None)).group_by(j.kind)
     yield _counter(conn, "strongroom_jobs_failed", "Jobs of users and policies that have failed.", ("kind",), failed)
-    oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(j.state == "QUEUED")).scalar()
+    working = sa.and_(j.state == "QUEUED", j.queue != QUEUE)  # what is to be told waits for its receiver, not for a worker
+    oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(working)).scalar()
     yield _one("strongroom_jobs_oldest_queued_seconds", "How long the oldest queued job waits.", now - oldest if oldest else 0)
 
 
