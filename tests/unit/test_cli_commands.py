@@ -355,7 +355,8 @@ def test_hours_without_a_good_backup_are_shown_and_set() -> None:
     server.run("notify", "hours", "default", "--instance", "cache")
     assert server.bodies() == [{"hours": 26.5}, {"hours": None}]
     assert server.asked()[-1] == f"DELETE {one}"
-    assert server.run("notify", "hours", "a-day").exit_code == 2
+    for slip in ("a-day", "nan", "inf", "1e3", "-5"):
+        assert server.run("notify", "hours", slip).exit_code == 2
 
 
 def test_quotas_are_shown_in_words() -> None:

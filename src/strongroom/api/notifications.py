@@ -69,7 +69,8 @@ def list_webhooks(ctx: Here, caller: Annotated[Principal, may(_GET)]) -> dict[st
 def add_webhook(request: WebhookRequest, ctx: Here, caller: Annotated[Principal, may(_SET)]) -> dict[str, Any]:
     """Registers a webhook. The answer holds the secret that signs what it is told, once; nothing is sent to it yet."""
     _require_administrator(caller, _SET)
-    new = webhooks.NewWebhook(request.name, request.url, request.events or outbox.EVENTS)
+    events = [event for event in outbox.EVENTS if request.events is None or event in request.events]
+    new = webhooks.NewWebhook(request.name, request.url, events)
 
     def note(conn: Connection, key: str) -> None:
         where = posting.parse(new.url, ctx.options.notify_networks).origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,7 +116,6 @@ def hours(hours: str | None, instance: str | None) -> None:
 def _hours_of(text: str | None) -> float | None:
     if text in (None, "none", "default"):
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise click.UsageError(f"{text!r} is no number of hours, nor none or default", click.get_current_context()) from None
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) is None:
+        raise click.UsageError(f"{text!r} is no number of hours, nor none or default", click.get_current_context())
+    return float(text)

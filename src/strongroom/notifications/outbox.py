@@ -10,6 +10,7 @@ counts of receivers that have too much waiting, in the order of their ids.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
+
+log = logging.getLogger("strongroom.notifications")
 
 QUEUE = "notifications"
 """The queue of all that tells: a receiver that is slow takes no thread from backups and deletions."""
@@ -65,6 +68,7 @@ def tell(ctx: Context, conn: Connection, event: Event) -> None:
         if key is not None and conn.execute(sa.select(t.job.c.id).where(t.job.c.id == key)).first() is not None:
             continue
         if _waiting(conn, receiver) >= MOST:
+            log.error("receiver %s is not told of %s: %d events wait for it already", receiver, event.event, MOST)
             count(conn, receiver, dropped=1)
             continue
         ctx.jobs.submit(conn, NOTIFY, {"receiver": receiver, "event": told}, id=key, queue=QUEUE, serial=serial(receiver))
@@ -123,14 +127,14 @@ def backup_failed(ctx: Context, conn: Connection, backup: Row[Any], reason: str)
     """In the transaction that decides it; `backup` is its row."""
     job = conn.execute(sa.select(t.job.c.id).where(t.job.c.backup == backup.id, t.job.c.kind == "backup")).scalar()
     words = f"Backup {backup.name} of {backup.engine} instance {backup.instance_name} failed: {reason}"
-    tell(ctx, conn, _of_backup("backup_failed", backup, words, job, {"reason": reason}))
+    tell(ctx, conn, _of_backup("backup_failed", backup, words, job, _why(reason)))
 
 
 def backup_not_begun(ctx: Context, conn: Connection, instance: Row[Any], job: str, reason: str) -> None:
     """An automated backup that was due and refused; `instance` is the instance's row."""
     words = f"The automated backup of {instance.engine} instance {instance.name} could not begin: {reason}"
     told = {"id": instance.id, "name": instance.name, "engine": instance.engine}
-    tell(ctx, conn, Event("backup_failed", instance.project, words, told, None, job, {"reason": reason}))
+    tell(ctx, conn, Event("backup_failed", instance.project, words, told, None, job, _why(reason)))
 
 
 def deletion_failed(ctx: Context, conn: Connection, backup: Row[Any], job: str, reason: str) -> None:
@@ -139,7 +143,7 @@ def deletion_failed(ctx: Context, conn: Connection, backup: Row[Any], job: str, 
         f"The deletion of backup {backup.name} of {backup.engine} instance {backup.instance_name} failed: {reason}. "
         "Delete it again once that is mended: it goes on from there"
     )
-    tell(ctx, conn, _of_backup("deletion_failed", backup, words, job, {"reason": reason}))
+    tell(ctx, conn, _of_backup("deletion_failed", backup, words, job, _why(reason)))
 
 
 def restore_failed(ctx: Context, conn: Connection, backup: Row[Any] | None, target: Row[Any], job: str, reason: str) -> None:
@@ -149,7 +153,7 @@ def restore_failed(ctx: Context, conn: Connection, backup: Row[Any] | None, targ
     words = f"The {what} into {target.engine} instance {target.name} failed: {reason}"
     instance = {"id": target.id, "name": target.name, "engine": target.engine}
     about = None if backup is None else {"id": backup.id, "name": backup.name, "origin": backup.origin}
-    tell(ctx, conn, Event("restore_failed", target.project, words, instance, about, job, {"reason": reason}, key=job))
+    tell(ctx, conn, Event("restore_failed", target.project, words, instance, about, job, _why(reason), key=job))
 
 
 def damage_found(ctx: Context, conn: Connection, backup: Row[Any], job: str, chunks: int, objects: Sequence[str]) -> None:
@@ -160,6 +164,10 @@ def damage_found(ctx: Context, conn: Connection, backup: Row[Any], job: str, chu
     )
     detail = {"chunks": chunks, "objects": list(objects[:20])}
     tell(ctx, conn, _of_backup("damage_found", backup, words, job, detail))
+
+
+def _why(reason: str) -> dict[str, Any]:
+    return {"reason": reason[:_LONGEST]}
 
 
 def _of_backup(event: str, backup: Row[Any], words: str, job: str | None, detail: Mapping[str, Any]) -> Event:
