@@ -219,7 +219,11 @@ def test_only_the_administrator_registers(site: Site) -> None:
         assert http.get(f"{theirs}/command").status_code == 403
         assert http.post(f"{theirs}/webhooks", json=hook).status_code == 201
         assert http.get(f"{theirs}/webhooks").json()["total_count"] == 1
-        assert http.post(f"{theirs}/webhooks", json={**hook, "name": "b", "url": "http://10.0.0.1/"}).status_code == 400
+        for wrong in (
+            {"url": "http://10.0.0.1/"}, {"url": "https://a:b@hooks.example/"}, {"name": "two words"}, {"name": ""},
+            {"events": []}, {"events": ["everything"]}, {"events": "backup_failed"}, {"name": "mine"},
+        ):  # fmt: skip
+            assert http.post(f"{theirs}/webhooks", json={**hook, "name": "b", **wrong}).status_code == 400, wrong
         assert http.delete(f"{theirs}/webhooks/mine").status_code == 204
     assert site.own("GET", "notifications/webhooks").json()["webhooks"] == []
 
