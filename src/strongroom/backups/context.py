@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -31,6 +32,9 @@ class Options:
     chunk_average: int | None = None  # bytes, for lineages that begin; None: by size and kind
     pack_target: int | None = None  # sealed bytes; None: by size
     source_rate: int | None = None  # bytes a second that a capture takes where the instance's limits say nothing; None: no limit
+    notify_command: tuple[str, ...] = ()  # the program, with its arguments, that is told of every project's events; empty: none
+    notify_networks: tuple[IPv4Network | IPv6Network, ...] = ()  # that webhooks may be in, beside public addresses
+    notify_hours: float | None = None  # without a good backup, where nobody has set them; None: it is not told
 
 
 class LineageClosed(RepositoryError):
