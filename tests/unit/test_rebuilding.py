@@ -58,13 +58,14 @@ class RebuiltVault(HarshVault):
         self.project, self.source, self.target = old.project, old.source, old.target
         self.unclaimed: set[str] = set()
         self.restart()
-        with self.catalog.write() as conn:
-            accounts.found(conn, self.ambient, "account", "first", "admin", None)
 
     def rebuild(self, report: list[str] | None = None) -> Rebuilt:
-        result = rebuild(self.ctx, (report if report is not None else []).append)
+        result = rebuild(self.ctx, (report if report is not None else []).append, self._found)
         self.unclaimed = set(result.unknown)
         return result
+
+    def _found(self) -> None:
+        accounts.first_start(self.ctx.catalog, self.ambient, self.ctx.sealer, password_hash=None)
 
     def release(self) -> None:
         """What a person does after looking."""
