@@ -87,7 +87,8 @@ def take(ctx: Context, guard: Guard | None = None, check: Callable[[], None] = l
     adopted = _settle(ctx, guard)
     trail.grow(ctx, guard, check)
     content, newest, digest = _read(ctx)
-    if digest == content.digest and newest is not None and _is_current(ctx, newest):
+    there = newest is not None and newest.seq == content.number and _is_current(ctx, newest)
+    if there and digest == content.digest:
         with ctx.catalog.write(guard) as conn:
             _compared(conn, ctx, content)
         return adopted
