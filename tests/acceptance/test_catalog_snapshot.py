@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from strongroom.catalog import tables as t
 from support.redis_server import RedisServer, binaries, redis_server
 from support.server import Keys, ServerProcess
 
@@ -32,7 +34,7 @@ def furnished(server: ServerProcess, redis: RedisServer) -> tuple[Keys, str, str
     words = ("instance", "add", "cache", "--engine", "redis", "--address", redis.address, "--password-stdin")
     server.cli(*words, stdin="secret-word\n")
     server.cli("schedule", "set", "cache", "--keep-days", "7", "--window", "02:00-03:00", "--days", "1,3")
-    server.cli("instance", "limit", "cache", "--bytes-per-second", "50M")
+    server.cli("instance", "limit", "cache", "--speed", "50M")
     free, held = (server.cli("backup", "create", "cache", name, "--wait")["backup_id"] for name in ("first", "second"))
     server.cli("backup", "hold", held, "--reason", "audit of May")
     return server.new_user(server.owner, "ann", READS, project=server.owner.project), free, held
@@ -44,7 +46,7 @@ def shown(server: ServerProcess, ann: Keys) -> dict[str, Any]:
     server.token(owner)
     server.token(ann)
     with server.http(ann) as client:
-        listed = client.get(f"/v3/{owner.project}/backups")
+        listed = client.get(f"/v4/{owner.project}/backups")
         assert listed.status_code == 200, listed.text
         assert client.delete(f"/v3/{owner.project}/backups/{listed.json()['backups'][0]['id']}").status_code == 403
     return {
@@ -52,9 +54,20 @@ def shown(server: ServerProcess, ann: Keys) -> dict[str, Any]:
         "policies": server.cli("policy", "list"),
         "schedule": server.cli("schedule", "show", "cache"),
         "instances": server.cli("instance", "list"),
-        "limits": server.cli("instance", "show", "cache").get("limits"),
-        "backups": [(one["id"], one["name"], one["held"]) for one in server.cli("backup", "list")["backups"]],
+        "limits": server.cli("instance", "limit", "cache"),
+        "backups": holds(server),
     }
+
+
+def snapshots(server: ServerProcess) -> set[str]:
+    """Their names in the store."""
+    return {path.name for path in (server.folder / "store").rglob("catalog/*")}
+
+
+def holds(server: ServerProcess) -> dict[str, str | None]:
+    """Why each backup is held."""
+    keys = [one["id"] for one in server.cli("backup", "list")["backups"]]
+    return {key: server.cli("backup", "show", key)["held"] for key in keys}
 
 
 def test_everything_is_there_after_the_database_was_lost(tmp_path: Path, redis: RedisServer) -> None:
@@ -72,7 +85,7 @@ def test_everything_is_there_after_the_database_was_lost(tmp_path: Path, redis: 
         assert any("the credentials in" in line and "still enter" in line for line in report)
         server.start()
         assert shown(server, ann) == before
-        assert server.cli("audit", "verify", "--since", head)["head"]
+        assert server.cli("audit", "verify", "--kept", head)["head"]
         server.cli("backup", "delete", held, "--yes", status=1)
         server.cli("backup", "delete", free, "--yes", "--wait")
         assert server.cli("backup", "create", "cache", "third", "--wait")["job"]["status"] == "Completed"
@@ -80,18 +93,21 @@ def test_everything_is_there_after_the_database_was_lost(tmp_path: Path, redis: 
 
 
 def test_with_the_whole_folder_lost_a_root_key_and_the_store_suffice(tmp_path: Path, redis: RedisServer) -> None:
-    """The server is killed some seconds after a change. On another machine the administrator gets a fresh access key, the old ones
-    still sign, and the restored database is what it was."""
+    """The server is killed some seconds after a change. On another machine the administrator gets a fresh access key, the old
+    ones still sign, and the restored database is what it was."""
     with ServerProcess(tmp_path / "data") as server:
         ann, free, held = furnished(server, redis)
         owner = server.owner
         server.stop()  # a first snapshot
         server.start()
         server.cli("backup", "hold", free, "--reason", "a hold in the last minute")
-        end = time.monotonic() + 90
-        while len(list((server.folder / "store").rglob("catalog/*"))) < 2:
+        before = snapshots(server)
+        with server.catalog() as catalog, catalog.write() as conn:  # a minute later
+            conn.execute(sa.update(t.installation).values(snapshot_at=t.installation.c.snapshot_at - 60))
+        end = time.monotonic() + 60
+        while snapshots(server) == before:
             assert time.monotonic() < end, "no snapshot was put"
-            time.sleep(0.2)
+            time.sleep(0.1)
         server.kill()
         other = tmp_path / "other"
         other.mkdir()
@@ -103,11 +119,10 @@ def test_with_the_whole_folder_lost_a_root_key_and_the_store_suffice(tmp_path: P
     assert json.loads((other / "credentials.json").read_text())["access_key"] != owner.access_key
     assert (other / "credentials.json").stat().st_mode & 0o077 == 0
     with with_key as server:
-        holds = {one["id"]: one["held"] for one in server.cli("backup", "list")["backups"]}
-        assert holds == {free: "a hold in the last minute", held: "audit of May"}
+        assert holds(server) == {free: "a hold in the last minute", held: "audit of May"}
         for keys in (owner, ann):
             with server.http(keys) as client:
-                assert client.get(f"/v3/{owner.project}/backups").status_code == 200
+                assert client.get(f"/v4/{owner.project}/backups").status_code == 200
         with redis.client() as client:
             client.flushall()
         server.cli("backup", "restore", held, "--into", "cache", "--overwrite", "--wait")

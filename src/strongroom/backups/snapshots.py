@@ -241,13 +241,13 @@ def _events(conn: Connection) -> int:
 # ---- when ---------------------------------------------------------------------------------------------------------------
 
 
-def due(ctx: Context, *, ending: bool = False) -> bool:
-    """Whether the catalog should be compared with its newest snapshot now. `ending`: whether anything was told since."""
+def due(ctx: Context) -> bool:
+    """Whether the catalog should be compared with its newest snapshot now."""
     with ctx.catalog.read() as conn:
         mine = conn.execute(sa.select(t.installation)).one()
         told = _events(conn) != mine.snapshot_events
-    if ending or mine.snapshot_at is None:
-        return told or mine.snapshot_at is None
+    if mine.snapshot_at is None:
+        return True
     passed = ctx.ambient.now() - mine.snapshot_at
     return not 0 <= passed < (APART if told else COMPARED)
 
@@ -274,14 +274,12 @@ class Watch:
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """For an orderly end, while the workers still run: what was told since goes into a last snapshot, which is waited
-        for, but for so many seconds at most."""
+        """For an orderly end, while the workers still run: the catalog is compared once more, which is waited for, but for so
+        many seconds at most. What takes longer is done after the next start."""
         self._stopping.set()
         self._thread.join()
         end = self._ctx.ambient.monotonic() + seconds
         try:
-            if not due(self._ctx, ending=True):
-                return
             job = submit(self._ctx)
             while self._is_active(job) and self._ctx.ambient.monotonic() < end:
                 self._ctx.ambient.sleep(0.05)
