@@ -19,6 +19,7 @@ from strongroom.catalog import tables as t
 from support import sdk_calls
 from support.redis_server import RedisServer, binaries, redis_server
 from support.server import ServerProcess
+from support.windows import far_window
 
 pytestmark = pytest.mark.skipif(not binaries(), reason="no redis-server here")
 
@@ -134,8 +135,9 @@ def restore_existing_instance(site: Site) -> None:
 
 def backup_policy(site: Site) -> None:
     """Set, shown by both calls and in the instances' list, and turned off again."""
-    wanted = {"keep_days": 9, "start_time": "03:00-04:00", "period": "1,2,3,4,5,6,7"}
-    for policy, start in ((wanted, "03:00-04:00"), ({"keep_days": 0}, "")):
+    window = far_window()
+    wanted = {"keep_days": 9, "start_time": window, "period": "1,2,3,4,5,6,7"}
+    for policy, start in ((wanted, window), ({"keep_days": 0}, "")):
         body = sdk.SetBackupPolicyRequestBody(backup_policy=sdk.BackupPolicy(**policy))
         site.ask("set_backup_policy", body=body)
         for call in ("show_backup_policy", "show_backup_policies"):

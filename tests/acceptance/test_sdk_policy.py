@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from huaweicloudsdkgaussdbfornosql.v3 import (
 
 from support.redis_server import RedisServer, redis_server
 from support.server import ServerProcess
+from support.windows import far_window, open_window
 
 EVERY_DAY = "1,2,3,4,5,6,7"
 
@@ -67,24 +67,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         assert server.stop() == 0
 
 
-def open_window() -> str:
-    """One that began at least 45 minutes ago and ends in some seconds at the earliest: its backup is due at once."""
-    now = datetime.now(UTC)
-    while (left := 900 - now.timestamp() % 900) < 30:
-        time.sleep(left)
-        now = datetime.now(UTC)
-    begin = now - timedelta(seconds=now.timestamp() % 900, minutes=45)
-    return f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}"
-
-
 def test_a_policy_is_set_shown_and_turned_off(site: Site) -> None:
     """A change shows at once, in the instances' list too; off, nothing but zero days is told."""
+    soon, later = far_window(), far_window(9)
     assert site.shown() == (0, "", "")
-    site.put(keep_days=7, start_time="23:30-00:30", period="1,5")
-    assert site.shown() == (7, "23:30-00:30", "1,5")
-    assert site.strategy() == ("23:30-00:30", 7)
-    site.put(keep_days=1, start_time="01:00-02:00", period=EVERY_DAY)
-    assert site.shown() == (1, "01:00-02:00", EVERY_DAY)
+    site.put(keep_days=7, start_time=soon, period="1,5")
+    assert site.shown() == (7, soon, "1,5")
+    assert site.strategy() == (soon, 7)
+    site.put(keep_days=1, start_time=later, period=EVERY_DAY)
+    assert site.shown() == (1, later, EVERY_DAY)
     site.put(keep_days=0)
     assert site.shown() == (0, "", "")
     assert site.strategy() == ("", 0)
@@ -104,11 +95,12 @@ def test_a_policy_is_set_shown_and_turned_off(site: Site) -> None:
 )
 def test_a_wrong_policy_changes_nothing(site: Site, policy: dict[str, Any], code: str) -> None:
     """Each with its own code."""
-    site.put(keep_days=9, start_time="04:15-05:15", period="3,4")
+    window = far_window()
+    site.put(keep_days=9, start_time=window, period="3,4")
     with pytest.raises(ClientRequestException) as error:
         site.put(**policy)
     assert (error.value.status_code, error.value.error_code) == (400, code)
-    assert site.shown() == (9, "04:15-05:15", "3,4")
+    assert site.shown() == (9, window, "3,4")
     site.put(keep_days=0)
 
 

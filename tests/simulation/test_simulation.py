@@ -46,6 +46,11 @@ FAILED_ONCE = (
     88000002495,
     305802143402,
     350155613808,
+    411000000825,
+    411000001050,
+    411000001169,
+    411000001466,
+    411000003667,
 )
 """Seeds that found something, in the product or in the simulation itself, when they were new."""
 

@@ -322,7 +322,7 @@ class InfluxHarness:
     huge = 11 << 20  # a request has 25 MB at most, and a text is twice as long as the bytes that it stands for
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
-        del binary
+        self.programs = {"STRONGROOM_INFLUXD": binary}
         self._servers: dict[str, InfluxServer] = {
             side: stack.enter_context(influx_server(folder, auth=True)) for side in ("source", "other")
         }

@@ -314,6 +314,21 @@ def test_a_put_that_lands_late_is_removed_again_and_again_until_an_operator_clos
     vault.check()
 
 
+def test_an_operators_word_is_about_what_is_late_when_it_is_given(tmp_path: Path) -> None:
+    """What becomes late before the job runs keeps its row: its writer may be alive."""
+    delayed: list[bool] = []
+    vault = Keeper(tmp_path, FaultyStore(MemoryStore(), lambda effect: _delay(effect, delayed)))
+    vault.backup(DATA)
+    delayed.append(True)
+    broken, _ = vault.create({"c": noise(200_000, 3)})
+    job = reconciling.reconcile(vault.ctx, vault.project, lambda conn: None, outside=True, close_late=True)
+    found = vault.ended(job)
+    assert vault.state(broken) == "FAILED"
+    assert found["late"]["rows"] > found["late"]["closed"] == 0
+    closed = vault.reconcile(close_late=True)
+    assert closed["late"]["closed"] == closed["late"]["rows"] == found["late"]["rows"]
+
+
 def test_late_objects_stay_where_the_catalog_is_older_than_the_store(tmp_path: Path) -> None:
     """It may not remove by what it believes: the reason is told, the object and the row stay."""
     vault, store, name, number = late_vault(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from strongroom.backups import restoration
-from strongroom.backups.restoration import UNCHANGED
+from strongroom.backups.filling import UNCHANGED
 from strongroom.storage.base import StoreDenied
 from strongroom.storage.faults import Effect, Fail, Fault
 from support.harsh import Died, HarshVault

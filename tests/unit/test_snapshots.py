@@ -467,9 +467,10 @@ def test_what_a_paused_worker_puts_late_ranks_below_and_goes(vault: HarshVault, 
     vault.snapshot()
     assert again(vault, tmp_path / "new").result.base.name == "catalog/1.4"  # type: ignore[union-attr]
     worker = StepwiseWorker(vault.ctx.jobs, {"reconcile": ReconcileJob(vault.ctx)}, ["default"], ttl=TTL)
-    job = reconciling.reconcile(vault.ctx, vault.project, lambda conn: None, outside=True)
+    job = reconciling.reconcile(vault.ctx, vault.project, lambda conn: None, outside=True, close_late=True)
     vault.run_with(worker)
     found = vault.job(job).result
+    assert (found["late"]["rows"], found["late"]["closed"]) == (1, 1)
     assert found["outcome"] == "clean"
     assert [one["name"] for one in found["late"]["removed"]["objects"]] == ["catalog/1.2"]
     assert told(vault) == ["catalog/1.1", "catalog/1.3", "catalog/1.4"]

@@ -7,23 +7,20 @@ own project's folder is ever opened, whatever a name holds and wherever a link p
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.filling import ATTEMPTS, filling, give_up
 from strongroom.backups.registered import find_instance, lock_instance
-from strongroom.backups.restoration import ATTEMPTS, NotEmpty, begin, end_leftovers, failed_state, survey, told
-from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineError, Ground, Importer, Summary
-from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running
+from strongroom.engines.base import Importer
+from strongroom.jobs.port import JobFailed, Running
 
 
 def import_files(
@@ -80,66 +77,23 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 class ImportJob:
-    """The job `import`: leftovers of an earlier try ended → the files copied and proved → the target changed."""
+    """The job `import`: leftovers of an earlier try ended → the target looked at → files copied and proved → it is changed."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
     def run(self, job: Running) -> Mapping[str, Any]:
-        ctx = self._ctx
-        instance = self._instance(job)
-        engine, target = ctx.engines[instance.engine], ctx.target(instance)
-        scratch = ctx.scratch / f"{job.id}-{job.epoch}"
-        scratch.mkdir(mode=0o700, parents=True)
-        since = ctx.ambient.monotonic()
-        try:
-            if job.epoch > 1:
-                engine.recover(target)
-            summary, warnings = self._import(job, instance, str(scratch))
-        except Draining:
-            end_leftovers(engine, target)
-            raise
-        except Cancelled as error:
-            end_leftovers(engine, target)
-            raise Cancelled(told(error), failed_state(job, error)) from error
-        except (EngineError, errors.NoSuchFile, OSError) as error:
-            end_leftovers(engine, target)
-            raise JobFailed(told(error), failed_state(job, error)) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return {
-            "files": list(job.args["files"]), "entries": summary.entries, "bytes": summary.bytes,
-            "keys": summary.facts.get("keys"), "seconds": round(ctx.ambient.monotonic() - since, 3),
-            "warnings": [*warnings, *summary.warnings],
-        }  # fmt: skip
-
-    def _import(self, job: Running, instance: Row[Any], scratch: str) -> tuple[Summary, Sequence[str]]:
-        """What the engine says of it, and what was warned of before. Raises NotEmpty, errors.NoSuchFile."""
-        engine, target = self._ctx.engines[instance.engine], self._ctx.target(instance)
-        if not isinstance(engine, Importer):
-            raise JobFailed(f"{instance.engine} takes no files")
         names = [str(name) for name in job.args["files"]]
-        files = located(self._ctx, str(instance.project), str(job.args["bucket"]), names)
-        ground = Ground(None)
-        if not job.args.get("begun"):
-            job.progress("looking at the target", 0)
-            ground = survey(engine, target, {}, sum(os.path.getsize(path) for path in files.values()))
-            if ground.holds is not None and not job.args["overwrite"]:
-                raise NotEmpty(instance.name, ground.holds)
-            begin(self._ctx, job)
-        return engine.import_files(target, files, job, scratch), ground.warnings
-
-    def _instance(self, job: Running) -> Row[Any]:
-        with self._ctx.catalog.read() as conn:
-            instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
-        if instance.state != "REGISTERED":
-            raise JobFailed(f"instance {instance.name} is not registered any more")
-        return instance
+        with filling(self._ctx, job) as into:
+            engine = into.engine
+            if not isinstance(engine, Importer):
+                raise JobFailed(f"{into.instance.engine} takes no files")
+            files = located(self._ctx, str(into.instance.project), str(job.args["bucket"]), names)
+            ground = into.look({}, sum(os.path.getsize(path) for path in files.values()))
+            summary = engine.import_files(into.target, files, job, into.scratch)
+        return {"files": names, "keys": summary.facts.get("keys"), **into.told(ground, summary)}
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """Ends what the import left in the target; nothing in the catalog hangs on it."""
+        """Ends what the import left in the target."""
         del outcome, reason
-        if job.attempts == 0 and job.epoch == 1:
-            return  # cancelled before it ran
-        instance = self._instance(job)
-        end_leftovers(self._ctx.engines[instance.engine], self._ctx.target(instance))
+        give_up(self._ctx, job)

@@ -68,15 +68,30 @@ def holds_the_rest(conn: Connection, account: str) -> bool:
 def reconcile(ctx: Context, project: str, note: Callable[[Connection], None], *, outside: bool, close_late: bool = False) -> str:
     """Submits a reconciliation of a project's lineages and, with `outside`, of what lies in no project's; returns its job's id.
 
-    `close_late`: an operator's word that the writers of LATE objects are gone.
+    `close_late`: an operator's word that the writers of what is LATE now are gone. Of what becomes LATE until the job runs it
+    says nothing.
     """
     with ctx.catalog.write() as conn:
         args = {"project": project, "outside": outside, "close_late": close_late}
         job = ctx.jobs.submit(
             conn, "reconcile", args, project=project, serial="reconcile", priority=PRIORITY, max_attempts=ATTEMPTS
         )
+        if close_late:
+            looked_at = t.object_.c.lineage.in_(_lineages_of(project, outside))
+            if outside:
+                looked_at = sa.or_(looked_at, t.object_.c.lineage == "")
+            late = sa.and_(t.object_.c.state == "LATE", looked_at)
+            conn.execute(sa.update(t.object_).where(late).values(closing=job))
         note(conn)
     return job
+
+
+def _lineages_of(project: str, outside: bool) -> sa.Select[tuple[str]]:
+    """The project's, and nobody's with those that are outside."""
+    clause = t.lineage.c.project == project
+    if outside:
+        clause = sa.or_(clause, t.lineage.c.project.not_in(sa.select(identity.project.c.id)))
+    return sa.select(t.lineage.c.id).where(clause)
 
 
 class ReconcileJob:
@@ -140,12 +155,9 @@ class _Reconciliation:
         return self._result(len(mine))
 
     def _lineages(self, conn: Connection) -> Sequence[Any]:
-        """The project's, and nobody's with those that are outside."""
-        clause = t.lineage.c.project == self._project
-        if self._outside:
-            clause = sa.or_(clause, t.lineage.c.project.not_in(sa.select(identity.project.c.id)))
         columns = (t.lineage.c.id, t.lineage.c.state, t.lineage.c.counter, t.lineage.c.stopped)
-        return conn.execute(sa.select(*columns).where(clause).order_by(t.lineage.c.id)).all()
+        mine = t.lineage.c.id.in_(_lineages_of(self._project, self._outside))
+        return conn.execute(sa.select(*columns).where(mine).order_by(t.lineage.c.id)).all()
 
     # One lineage
 
@@ -215,7 +227,7 @@ class _Reconciliation:
                 self._resumed += 1
 
     def _remove_late(self, line: Row[Any], late: Sequence[Row[Any]]) -> None:
-        """Removes LATE objects again, by name, and closes their rows if an operator said so."""
+        """Removes LATE objects again, by name, and closes the rows that an operator's word was about."""
         self._late_rows += len(late)
         if not late:
             return
@@ -239,7 +251,8 @@ class _Reconciliation:
             if self._close_late:
                 with self._ctx.catalog.write(self._job.guard) as conn:
                     ids = [row.id for row in some]
-                    closed = conn.execute(sa.delete(t.object_).where(t.object_.c.id.in_(ids), t.object_.c.state == "LATE"))
+                    said = sa.and_(t.object_.c.state == "LATE", t.object_.c.closing == self._job.id)
+                    closed = conn.execute(sa.delete(t.object_).where(t.object_.c.id.in_(ids), said))
                     self._late_closed += closed.rowcount
 
     # What lies in no lineage

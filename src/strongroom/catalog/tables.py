@@ -290,6 +290,7 @@ object_ = Table(
     Column("late", Boolean, nullable=False),  # a put of it may still arrive: was PLANNED when condemned, or retried
     Column("removal", Text, nullable=True),  # what removes it once condemned: "delete:<backup>" or "job:<id>"
     Column("rewriting", Text, nullable=True),  # the removal whose rewriter has chosen it: at most one at a time
+    Column("closing", Text, nullable=True),  # of a LATE one: the reconciliation that came with the word that its writer is gone
     one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner", "catalog", "trail"),
     one_of("state", "PLANNED", "STORED", "CONDEMNED", "LATE"),
 )

@@ -22,6 +22,7 @@ from strongroom.engines.base import Control, EngineError, EngineUnreachable, Eng
 START_SECONDS = 60.0
 _TRIES = 3  # the port may be taken between our asking for it and the server's
 _LOG = "log"
+_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 
 def program(name: str, variable: str) -> str:
@@ -38,7 +39,7 @@ def running(
 ) -> Iterator[int]:
     """Starts `command(port)` in the folder and yields the port once `ready(port)`; EngineError else, with the end of its log."""
     for left in reversed(range(_TRIES)):
-        port = _free_port()
+        port = free_port()
         guardian = _started(command(port), folder)
         try:
             if not _came_up(guardian, ready, port, control, ambient):
@@ -54,8 +55,11 @@ def running(
 
 def _started(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     guard = [sys.executable, "-m", "strongroom.engines.sandboxing", *command]
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("STRONGROOM_")}  # secrets among them
     with open(os.open(folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        return subprocess.Popen(guard, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            guard, cwd=folder, env=ours, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def _came_up(
@@ -79,14 +83,16 @@ def _end(guardian: subprocess.Popen[bytes]) -> None:
     guardian.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One on the loopback that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def _guard(command: Sequence[str]) -> int:
     """The guardian's process: the program's status, or 0 once it was killed because the pipe has ended."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}  # a program may take settings from any other
+    child = subprocess.Popen(command, env={**kept, "HOME": os.getcwd()}, stdin=subprocess.DEVNULL)
 
     def watch() -> None:
         sys.stdin.buffer.read()

@@ -137,7 +137,12 @@ class Trouble:
         if not sent:
             return
         process, number = sent[len(sent) - 1 - self._tape.draw(len(sent))]
-        if process.store.deliver_late(number):
+        self._world.truth.sender = process
+        try:
+            landed = process.store.deliver_late(number)
+        finally:
+            self._world.truth.sender = None
+        if landed:
             self._world.lands_late(process, process.store.sent[number])
 
     # ---- the store ---------------------------------------------------------------------------------------------------

@@ -168,6 +168,8 @@ class Truth:
     rotten: list[tuple[int, int]] = field(default_factory=list)  # (pack, number)
     known_rotten: list[tuple[int, int]] = field(default_factory=list)  # those that a verification has told of
     buried: set[str] = field(default_factory=set)  # backups that must never come back
+    never_whole: set[str] = field(default_factory=set)  # backups that were deleted after their build had failed
+    sender: Process | None = None  # whose put lands just now, long after it was sent
     seen: int = -1
     read_backs: int = 0
     older: bool = False  # the catalog is older than the store: what it forgot is not its fault
@@ -206,6 +208,8 @@ class Truth:
             if state != before:
                 self._moved(key, before, state, reason)
                 self.states[key] = state
+            if state == "DELETING" and reason is not None:
+                self.never_whole.add(key)
             if held is None:
                 self.held.discard(key)
             else:
@@ -317,13 +321,13 @@ class Truth:
         return found
 
     def landed(self, name: str) -> None:
-        """An object has come into being."""
-        process, row = self.acting(), self.row_of(name)
+        """An object has come into being, by who acts or by who sent it long ago."""
+        process, row = self.sender or self.acting(), self.row_of(name)
         if process is not None and process.kind == "operator" and name.startswith("owner/"):
             self.taken_over = True
         elif process is not None and not process.belongs and (process.beside or row is None):
             self.landed_late.add(name)
-            if self.taken_over:
+            if self.taken_over and self.sender is None:  # else it may have been sent before
                 self._check_mark(process, name)
         elif row is not None:
             self.ledger.landed(name, len(self.store.objects[name]), row[0], row[1])
@@ -424,10 +428,10 @@ class Truth:
             and names.grave(parsed.lineage or "", parsed.seq or 0) not in self.store.objects
         ):
             row = self.checker.sim.raw.execute(
-                "SELECT b.state FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
+                "SELECT b.state, b.fail_reason FROM part p JOIN backup b ON b.id = p.backup WHERE p.lineage = ? AND p.seq = ?",
                 (parsed.lineage, parsed.seq),
             ).fetchone()
-            if row is not None and row[0] == "DELETING":
+            if row == ("DELETING", None):  # a build that had failed: its lost writer removes what it put itself
                 self.broken(f"{name} is removed before there is a grave")
 
     def _there(self, lineage: str, pack: int, but: set[str]) -> BitMap:
@@ -572,7 +576,7 @@ class Truth:
         self._recovering = False
         for key in self.buried & self.states.keys():
             self.broken(f"backup {key} was deleted, and the rebuilt catalog shows it as {self.states[key]}")
-        for key in going - self.spoilt:
+        for key in going - self.spoilt - self.never_whole:  # packs of a failed build go before a manifest that lands late
             if self.states.get(key) == "FAILED" and not self.store_was_full:  # else what is left of it is still whole
                 self.broken(f"backup {key}, which was being deleted, comes back damaged: its packs went first")
         for key in self.needs.keys() - self.states.keys() - overmarked:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureControl, CaptureSink, Control, Ground, Probe, RestoreSource, Summary, Target
+from strongroom.engines.base import (
+    CaptureControl,
+    CaptureSink,
+    Comparison,
+    Control,
+    Ground,
+    Probe,
+    RestoreSource,
+    Summary,
+    Target,
+)
+from strongroom.engines.influxdb import rehearsal
 from strongroom.engines.influxdb.capture import capture
 from strongroom.engines.influxdb.export import export
 from strongroom.engines.influxdb.probe import probe
@@ -50,3 +62,14 @@ class InfluxEngine:
     def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
         """Writes the files that `influxd restore -portable` loads."""
         return export(source, facts, folder, control)
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """See `Rehearser`."""
+        return rehearsal.sandbox(folder, control, self._ambient)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """See `Rehearser`. No scratch is needed."""
+        del scratch
+        return rehearsal.compare(target, source, facts, control, self._ambient)

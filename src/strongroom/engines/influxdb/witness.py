@@ -56,22 +56,27 @@ class Witness:
             raise EngineError("nobody waits for this shard any more")
 
     def _read_back(self, shard: int, sent: Mapping[str, File], folder: str) -> set[str]:
-        for _ in range(TRIES):
-            try:
-                there = dict(self._digests(shard))
-            except CutShort:
-                self._ambient.sleep(_PAUSE_SECONDS)
-                continue
-            for name, (size, digest) in there.items():
-                if name in sent and (sent[name].size, sent[name].digest) != (size, digest):
-                    raise EngineError(f"InfluxDB holds another file than was sent as {folder}/{name}")
-            return set(there)
-        raise EngineError(f"InfluxDB does not give {folder} back after it was sent; its log tells why")
+        there = files_of(self._port, shard, folder, self._ambient)
+        for name, found in there.items():
+            if name in sent and (sent[name].size, sent[name].digest) != (found.size, found.digest):
+                raise EngineError(f"InfluxDB holds another file than was sent as {folder}/{name}")
+        return set(there)
 
-    def _digests(self, shard: int) -> Iterator[tuple[str, tuple[int, str]]]:
-        with self._port.shard(shard) as tar:
-            for member in tar.members():
-                digest = blake3()
-                for piece in tar.pieces():
-                    digest.update(piece)
-                yield member.file, (member.size, digest.hexdigest())
+
+def files_of(port: BackupPort, shard: int, folder: str, ambient: Ambient) -> dict[str, File]:
+    """What a server holds in a shard now, by name, everything read. `folder` is for the words of the EngineError."""
+    for _ in range(TRIES):
+        try:
+            return {one.name: one for one in _files(port, shard)}
+        except CutShort:
+            ambient.sleep(_PAUSE_SECONDS)
+    raise EngineError(f"InfluxDB does not give {folder} back after it was sent; its log tells why")
+
+
+def _files(port: BackupPort, shard: int) -> Iterator[File]:
+    with port.shard(shard) as tar:
+        for member in tar.members():
+            digest = blake3()
+            for piece in tar.pieces():
+                digest.update(piece)
+            yield File(member.file, member.size, digest.hexdigest())

@@ -229,6 +229,7 @@ def upgrade() -> None:
         sa.Column("late", sa.Boolean(), nullable=False),
         sa.Column("removal", sa.Text(), nullable=True),
         sa.Column("rewriting", sa.Text(), nullable=True),
+        sa.Column("closing", sa.Text(), nullable=True),
         sa.CheckConstraint(
             "kind IN ('pack', 'manifest', 'rewrite', 'grave', 'closed', 'key', 'owner', 'catalog', 'trail')",
             name=op.f("ck_object_kind"),
