@@ -54,10 +54,10 @@ _SEGMENTS = sa.select(sa.func.max(t.trail.c.last)).where(t.trail.c.account == id
 _OF_MANIFESTS = frozenset(
     {
         "project", "instance", "instance_name", "engine", "engine_version", "name", "description", "origin", "scope", "state",
-        "version", "begin_at", "end_at", "plain_bytes", "fail_reason",
+        "version", "begin_at", "plain_bytes", "fail_reason",
     }
 )  # fmt: skip
-"""Columns of a backup that its manifest holds or that say what became of it; its holds are the rest."""
+"""Columns of a backup that its manifest holds or that say what became of it; its holds are the rest, but for when it ended."""
 
 KEPT = (
     Kept(identity.account),
@@ -170,5 +170,6 @@ def _put_onto(conn: Connection, kept: Kept, rows: list[dict[str, Any]]) -> int:
 
 def _may(kept: Kept, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:
     """A damaged backup stays held as the rebuild holds it, unless the snapshot knows of another hold."""
-    free = kept.table is t.backup and all(row.get(column.name) is None for column in kept.told)
+    holds = (column.name for column in kept.told if column is not t.backup.c.end_at)
+    free = kept.table is t.backup and all(row.get(name) is None for name in holds)
     return t.backup.c.state == "COMPLETED" if free else sa.true()

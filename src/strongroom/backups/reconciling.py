@@ -77,7 +77,7 @@ def reconcile(ctx: Context, project: str, note: Callable[[Connection], None], *,
             conn, "reconcile", args, project=project, serial="reconcile", priority=PRIORITY, max_attempts=ATTEMPTS
         )
         if close_late:
-            looked_at = t.object_.c.lineage.in_(_lineages_of(project, outside))
+            looked_at: sa.ColumnElement[bool] = t.object_.c.lineage.in_(_lineages_of(project, outside))
             if outside:
                 looked_at = sa.or_(looked_at, t.object_.c.lineage == "")
             late = sa.and_(t.object_.c.state == "LATE", looked_at)
