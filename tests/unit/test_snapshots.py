@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from pyroaring import BitMap
 from sqlalchemy.exc import OperationalError
 
-from strongroom.backups import errors, holding, kept, policies, reconciling, snapshots, trail
+from strongroom.backups import errors, kept, reconciling, snapshots, trail
 from strongroom.backups.context import Options
 from strongroom.backups.rebuilding import HELD
 from strongroom.backups.reconciling import NotQuarantined, ReconcileJob
 from strongroom.backups.snapshots import KEEP, Watch, due, take
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
-from strongroom.catalog.lifespans import numbers_of, suspect
-from strongroom.identity import accounts, audit, tokens, totp
+from strongroom.catalog.lifespans import numbers_of
+from strongroom.identity import accounts, audit, tokens
 from strongroom.identity import tables as identity
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.repository import names
@@ -28,57 +27,12 @@ from strongroom.repository.keys import RootKey, open_catalog, seal_catalog
 from strongroom.repository.lines import LineWriter, digest_of, read_lines
 from strongroom.storage.faults import Delay, Effect, Fail, Stale
 from support.damage import Keeper
+from support.furnished import DATA, furnish, happen, said
 from support.harsh import TTL, HarshVault, Saved
 from support.rebuilt import RebuiltVault, again
 from support.vault import noise
 
 OPTIONS = Options(chunk_average=4096, pack_target=16384)
-DATA = {"a": noise(40_000, 1), "b": noise(9_000, 2)}
-POLICY = '{"Version": "5.0", "Statement": [{"Effect": "Allow", "Action": ["nosql:backup:list"]}]}'
-
-
-def furnish(vault: HarshVault) -> None:
-    """Something in every table that a snapshot holds."""
-    ctx, clock = vault.ctx, vault.clock
-    held, free = vault.backup(DATA), vault.backup(DATA | {"b": noise(9_000, 3)})
-    holding.hold(ctx, vault.project, held, "the audit of May", lambda conn: None)
-    with vault.catalog.write() as conn:
-        account = str(conn.scalar(sa.select(identity.account.c.id)))
-        user = accounts.create_user(conn, clock, account, "ann", "a hash")
-        accounts.create_access_key(conn, clock, ctx.sealer, user)
-        totp.enrol(conn, clock, ctx.sealer, user)
-        policy = accounts.put_policy(conn, clock, account, "looks", POLICY)
-        group = clock.hex_id()
-        conn.execute(identity.group.insert().values(id=group, account=account, name="lookers", created_at=clock.now()))
-        conn.execute(identity.membership.insert().values(group=group, user=user))
-        accounts.grant(conn, clock, group, policy, vault.project)
-        sealed = ctx.sealer.seal(b"secret-word", "instance", vault.source)
-        conn.execute(sa.update(t.instance).where(t.instance.c.id == vault.source).values(secret=sealed, labels='{"a":"b"}'))
-        conn.execute(t.quota.insert().values(project=vault.project, kind="backup", allowed=7))
-        conn.execute(t.recycle_policy.insert().values(project=vault.project, days=3))
-        conn.execute(t.limits.insert().values(subject=vault.source, bytes_per_second=1 << 40, jobs=None))
-        lineage, pack = conn.execute(sa.select(t.pack.c.lineage, t.pack.c.id).order_by(t.pack.c.id)).all()[-1]
-        suspect(conn, lineage, pack, BitMap([0]))
-    policies.put(ctx, vault.project, vault.source, policies.Policy(3, "02:00-03:00", "1,2,3,4,5,6,7"), lambda conn: None)
-    happen(vault, 3)
-    assert free in vault.wanted
-
-
-def happen(vault: HarshVault, count: int) -> None:
-    """Audit events, each in a transaction of its own."""
-    with vault.catalog.read() as conn:
-        account = str(conn.scalar(sa.select(identity.account.c.id).order_by(identity.account.c.created_at)))
-    for number in range(count):
-        with vault.catalog.write() as conn:
-            audit.append(conn, vault.clock, audit.Entry("event", "thing", f"{number}", account=account))
-
-
-def said(vault: HarshVault) -> str:
-    """All that a snapshot of now holds, as a digest."""
-    writer = LineWriter()
-    with vault.catalog.read() as conn:
-        kept.write_rows(conn, writer)
-    return writer.digest
 
 
 def told(vault: HarshVault) -> list[str]:
