@@ -16,9 +16,10 @@ from strongroom.ambient import Machine
 from strongroom.catalog.database import Catalog, open_catalog
 from strongroom.catalog.tables import job as t
 from strongroom.jobs.leases import LeasedJobs
-from strongroom.jobs.port import DuplicateJob, JobFailed, JobLost, JobView, Running, TryAgain
+from strongroom.jobs.port import DuplicateJob, JobFailed, JobLost, Running, TryAgain
 from strongroom.jobs.schedules import Schedule, put_schedule
 from strongroom.jobs.worker import Worker
+from support.job_house import JobHouse
 
 Body = Callable[[Running], Mapping[str, Any] | None]
 
@@ -37,7 +38,7 @@ class Work:
         self.given_up.append((outcome, reason))
 
 
-class House:
+class House(JobHouse):
     """Workers of one catalog; each worker has its own connections, as a process of its own has."""
 
     def __init__(self, url: str, stack: ExitStack) -> None:
@@ -56,24 +57,6 @@ class House:
         worker.start()
         self._stack.callback(worker.shutdown, 0.5)
         return worker
-
-    def submit(self, **options: Any) -> str:
-        with self.catalog.write() as conn:
-            return self.jobs.submit(conn, "work", {}, **options)
-
-    def get(self, job: str) -> JobView:
-        with self.catalog.read() as conn:
-            found = self.jobs.get(conn, job)
-        assert found is not None
-        return found
-
-    def wait(self, job: str, *states: str, seconds: float = 20.0) -> JobView:
-        """The job once it is in one of these states."""
-        until = time.monotonic() + seconds
-        while (shown := self.get(job)).state not in states:
-            assert time.monotonic() < until, f"still {shown}"
-            time.sleep(0.02)
-        return shown
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ FAILED_ONCE = (
     411000001169,
     411000001466,
     411000003667,
+    411000005379,
 )
 """Seeds that found something, in the product or in the simulation itself, when they were new."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,3 +288,19 @@ def copy_of(catalog: Catalog, file: Path) -> bytes:
     finally:
         raw.close()
     return file.read_bytes()
+
+
+class Reviving:
+    """The world after one backup of each of these, at rest, as often as wanted; one at a time."""
+
+    def __init__(self, folder: Path, options: Options, backups: Iterable[dict[str, bytes]]) -> None:
+        self._folder = folder
+        self._last = HarshVault(folder, options)
+        for data in backups:
+            self._last.backup(data)
+        self._saved = self._last.save()
+
+    def again(self) -> HarshVault:
+        """The world anew; the one before is not needed any more, and lends it its compiled statements."""
+        self._last = HarshVault.revive(self._folder, self._saved, self._last)
+        return self._last

@@ -18,6 +18,7 @@ import pytest
 
 from strongroom.engines.base import Summary, Target
 from strongroom.engines.influxdb import InfluxEngine
+from support.processes import end
 from support.redis_dumps import MemoryBackup, Quiet
 from support.redis_server import free_port
 
@@ -132,15 +133,7 @@ bind-address = "127.0.0.1:{self.backup_port}"
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            os.kill(self._process.pid, how)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
+        end(self._process, how, 20)
         self._process = None
 
     def close(self) -> None:

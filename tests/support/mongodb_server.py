@@ -27,6 +27,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure
 
 from strongroom.engines.base import Target
+from support.processes import end
 
 PASSWORDS = {"admin": "pw admin:/@1", "keeper": "pw keeper%2", "filler": "pw filler 3", "nobody": "pw nobody 4"}
 ROLES: dict[str, list[str]] = {"admin": ["root"], "keeper": ["backup"], "filler": ["restore"], "nobody": []}
@@ -158,10 +159,8 @@ class MongoServer:
         return str(path)
 
     def _end(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(30)
-            self.process = None
+        end(self.process, number, 30)
+        self.process = None
 
 
 @contextlib.contextmanager

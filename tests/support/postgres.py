@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.processes import end
+
 ROLE = "strongroom"
 _START = 60.0  # seconds that a start or stop may take on a loaded machine
 
@@ -101,10 +103,7 @@ class PostgresServer:
         self._end(signal.SIGQUIT)
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(how)
-        self._process.wait(_START)
+        end(self._process, how, _START)
         self._process = None
 
     def create_database(self, template: str | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import shutil
 import signal
 import socket
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from support.processes import end
 
 # Programs on PATH, then those inside packages of the `engines` dependency group.
 _PROGRAMS = ("redis-server", "valkey-server")
@@ -163,15 +164,7 @@ class RedisServer:
         self.start()
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            os.kill(self._process.pid, how)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
+        end(self._process, how, 10)
         self._process = None
 
 

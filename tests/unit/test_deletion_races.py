@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,7 +18,7 @@ from strongroom.catalog.space import Partly
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import Cancelled, JobLost
 from strongroom.storage.base import StoreDenied, StoreUnavailable
-from support.harsh import HarshVault, Saved
+from support.harsh import HarshVault, Reviving
 from support.vault import edited, noise
 
 OPTIONS = Options(chunk_average=4096, pack_target=32768)
@@ -32,31 +29,16 @@ def small(number: int) -> dict[str, bytes]:
     return {"edited": edited(noise(30_000, 1), number), "own": noise(9_000, 100 + number), "still": noise(20_000, 2)}
 
 
-@cache
-def six_backups() -> Saved:
-    """A world at rest."""
-    with TemporaryDirectory() as folder:
-        vault = HarshVault(Path(folder), OPTIONS)
-        for number in range(6):
-            vault.backup(small(number))
-        saved = vault.save()
-        vault.catalog.close()
-    return saved
-
-
 @pytest.fixture(scope="module")
-def kept() -> list[HarshVault]:
-    """The last world, whose compiled statements the next one takes over."""
-    return []
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Reviving:
+    """Of six backups."""
+    return Reviving(tmp_path_factory.mktemp("world") / "vault", OPTIONS, map(small, range(6)))
 
 
 @pytest.fixture
-def vault(kept: list[HarshVault], tmp_path_factory: pytest.TempPathFactory) -> HarshVault:
+def vault(worlds: Reviving) -> HarshVault:
     """Its backups are the keys of `wanted`, oldest first."""
-    before = kept.pop() if kept else None
-    folder = tmp_path_factory.mktemp("world") / "vault" if before is None else before.folder
-    kept.append(HarshVault.revive(folder, six_backups(), before))
-    return kept[0]
+    return worlds.again()
 
 
 class Between:

@@ -22,9 +22,10 @@ from strongroom.jobs import worker as module
 from strongroom.jobs.claiming import Claim, Claims
 from strongroom.jobs.execution import Ending
 from strongroom.jobs.leases import LeasedJobs
-from strongroom.jobs.port import JobLost, JobView, Running
+from strongroom.jobs.port import JobLost, Running
 from strongroom.jobs.running import OwnedJob
 from strongroom.jobs.worker import Worker
+from support.job_house import JobHouse
 
 Body = Callable[[Running], Mapping[str, Any] | None]
 
@@ -56,7 +57,7 @@ class Work:
         raise AssertionError(f"{outcome}: {reason}")
 
 
-class House:
+class House(JobHouse):
     """Workers of one catalog in this process."""
 
     def __init__(self, catalog: Catalog, stack: ExitStack) -> None:
@@ -68,23 +69,6 @@ class House:
         worker = Worker(self.jobs, {"work": Work(body)}, ["default"], **{"ttl": 1.5, "beat": 0.05, "poll": 0.05} | options)
         self._stack.callback(worker.shutdown, 0.5)
         return worker
-
-    def submit(self, **options: Any) -> str:
-        with self.catalog.write() as conn:
-            return self.jobs.submit(conn, "work", {}, **options)
-
-    def get(self, job: str) -> JobView:
-        with self.catalog.read() as conn:
-            found = self.jobs.get(conn, job)
-        assert found is not None
-        return found
-
-    def wait(self, job: str, state: str) -> JobView:
-        until = time.monotonic() + 20
-        while (shown := self.get(job)).state != state:
-            assert time.monotonic() < until, f"still {shown}"
-            time.sleep(0.01)
-        return shown
 
 
 @pytest.fixture
@@ -405,6 +389,32 @@ def test_a_job_that_is_claimed_while_the_process_stops_is_handed_on(house: House
     worker.start()
     wait_for(lambda: not stopper.is_alive() and stopper.ident is not None)
     assert (house.get(key).state, house.get(key).attempts) == ("QUEUED", 0)
+
+
+def test_a_worker_that_is_stopped_while_it_starts_stops(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before all of its threads run: the shutdown waits for them, and ends them."""
+    worker, start, errors = house.worker(lambda job: None), threading.Thread.start, list[BaseException]()
+
+    def stop() -> None:
+        try:
+            worker.shutdown(0.5)
+        except BaseException as error:
+            errors.append(error)
+
+    stopper = threading.Thread(target=stop)
+
+    def stopped_before(thread: threading.Thread) -> None:
+        if thread.name == "jobs-beats":
+            start(stopper)
+            stopper.join(1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", stopped_before)
+    worker.start()
+    stopper.join(20)
+    assert not stopper.is_alive()
+    assert errors == []
+    assert not [thread for thread in worker._own_threads if thread.is_alive()]
 
 
 def test_a_second_shutdown_does_nothing(house: House) -> None:

@@ -518,6 +518,21 @@ def test_a_catalog_older_than_the_store_moves_nothing(vault: Keeper, sign: str) 
     assert contents(vault.store) == before
 
 
+def test_the_only_copy_of_what_backups_need_is_not_moved(vault: Keeper) -> None:
+    """A newer catalog has moved chunks into an object that this one does not know, and removed the one that it does: no manifest
+    and no grave tells of that. Once the known one is there too, the other is but a copy."""
+    vault.backup(DATA)
+    (unknown, *_), known = vault.objects("pack"), names.pack(vault.lineage(), 1, 1, "f" * 32)
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.object_).where(t.object_.c.name == unknown).values(name=known))
+    before = contents(vault.store)
+    with pytest.raises(CatalogOutdated, match="only copy"):
+        vault.quarantine(unknown)
+    assert contents(vault.store) == before
+    vault.store.put_new(known, before[unknown])
+    assert [one.name for one in vault.quarantine(unknown)] == [unknown]
+
+
 def lineage_of_nobody(vault: Keeper) -> str:
     """A pack of a lineage that the catalog forgot, as an older one would not know it yet; its keys are in the store."""
     lineage = "e" * 32

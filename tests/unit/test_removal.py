@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,7 +16,7 @@ from strongroom.jobs.port import JobFailed, TryAgain
 from strongroom.repository import names
 from strongroom.storage.base import StoreDenied, StoreFull, StoreUnavailable
 from strongroom.storage.faults import Effect, Fail
-from support.harsh import HarshVault, Saved
+from support.harsh import HarshVault, Reviving
 from support.vault import noise
 
 OPTIONS = Options(chunk_average=4096, pack_target=32768)
@@ -105,30 +102,16 @@ class House:
             return {row.name: row for row in conn.execute(sa.select(t.object_))}
 
 
-@cache
-def two_backups() -> Saved:
-    """A world at rest."""
-    with TemporaryDirectory() as folder:
-        vault = HarshVault(Path(folder), OPTIONS)
-        for number in range(2):
-            vault.backup({"a": noise(9_000, number)})
-        saved = vault.save()
-        vault.catalog.close()
-    return saved
-
-
 @pytest.fixture(scope="module")
-def kept() -> list[HarshVault]:
-    """The last world, whose compiled statements the next one takes over."""
-    return []
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Reviving:
+    """Of two backups."""
+    backups = ({"a": noise(9_000, number)} for number in range(2))
+    return Reviving(tmp_path_factory.mktemp("world") / "vault", OPTIONS, backups)
 
 
 @pytest.fixture
-def house(kept: list[HarshVault], tmp_path_factory: pytest.TempPathFactory) -> House:
-    before = kept.pop() if kept else None
-    folder = tmp_path_factory.mktemp("world") / "vault" if before is None else before.folder
-    kept.append(HarshVault.revive(folder, two_backups(), before))
-    return House(kept[0])
+def house(worlds: Reviving) -> House:
+    return House(worlds.again())
 
 
 def test_what_is_condemned_for_a_removal_goes_and_is_counted(house: House) -> None:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors, removal, staleness
@@ -27,13 +28,15 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import Touched, needing, of_root
 from strongroom.backups.verification import PRIORITY, require_store
 from strongroom.catalog import tables as t
+from strongroom.catalog.lifespans import living
 from strongroom.catalog.many import batches
-from strongroom.catalog.space import held_by
+from strongroom.catalog.space import held_by, holders
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
 from strongroom.repository.keys import open_closed, open_lineage_keys, open_owner
+from strongroom.repository.pack import read_index
 from strongroom.storage.base import InvalidName, ObjectMissing, StoreError, StoreUnavailable, check_name
 
 ATTEMPTS = 3
@@ -400,6 +403,7 @@ def _judge(ctx: Context, project: str, name: str, outside: bool, target: str) ->
         raise NotQuarantined(f"a rebuild of the catalog reads {name}: it stays")
     if line is not None:
         _require_not_newer(ctx, line, said)
+        _require_no_only_copy(ctx, line, said, name)
     elif _LINEAGE.match(folder):
         _require_foreign(ctx, folder)
     found = ctx.store.stat(name)
@@ -435,6 +439,27 @@ def _require_not_newer(ctx: Context, line: Row[Any], said: names.ParsedName | No
         )
     if line.state == "OPEN":
         staleness.require_current(ctx, line.id)
+
+
+def _require_no_only_copy(ctx: Context, line: Row[Any], said: names.ParsedName | None, name: str) -> None:
+    """Raises CatalogOutdated for an unknown object of chunks, some of which backups need, where an object that the catalog has
+    them in is not there: a newer catalog may have moved them into the unknown one, and removed the other."""
+    if line.state != "OPEN" or said is None or said.kind not in ("pack", "rewrite") or said.id is None:
+        return
+    try:
+        packs = read_index(ctx.store, ctx.keys(line.id), line.id, said.id, name).packs
+    except (RepositoryError, ObjectMissing):
+        return  # nobody can read it, whatever is done with it
+    held = {pack: BitMap(one.numbers) for pack, one in packs.items()}
+    with ctx.catalog.read() as conn:
+        needed = [pack for pack, numbers in living(conn, line.id, held).items() if numbers & held[pack]]
+        known = {one.name for one in holders(conn, line.id, needed)}
+    for other in sorted(known):
+        if ctx.store.stat(other) is None:
+            raise staleness.CatalogOutdated(
+                f"the catalog has chunks of {name} in {other}, which is not there: it may be older than the store and {name} the "
+                "only copy; nothing is moved. Stop the server and run `strongroom catalog rebuild`"
+            )
 
 
 def _require_foreign(ctx: Context, lineage: str) -> None:

@@ -69,6 +69,7 @@ class Worker:
         self._wake, self._draining, self._stopping = threading.Event(), threading.Event(), threading.Event()
         self._idle = threading.Condition(self._lock)
         self._own_threads: list[threading.Thread] = []
+        self._starting = threading.RLock()  # a shutdown meanwhile waits for the threads that it is to end
 
     def start(self) -> None:
         """Begins to claim; returns at once."""
@@ -78,10 +79,11 @@ class Worker:
         ]  # fmt: skip
         if self._jobs.catalog.postgres:
             loops.append(("notices", lambda: listen(self._jobs.catalog.engine, self._wake.set, self._stopping)))
-        for name, loop in loops:
-            thread = threading.Thread(target=loop, name=f"jobs-{name}", daemon=True)
-            self._own_threads.append(thread)
-            thread.start()
+        with self._starting:
+            for name, loop in loops:
+                thread = threading.Thread(target=loop, name=f"jobs-{name}", daemon=True)
+                thread.start()
+                self._own_threads.append(thread)
 
     def shutdown(self, grace: float) -> None:
         """Claims no more, asks running jobs to stop, and after at most `grace` seconds gives back those that have not: others, or
@@ -96,8 +98,9 @@ class Worker:
             self._idle.wait_for(lambda: not self._running, timeout=grace)
         self._stopping.set()
         self._wake.set()
-        for thread in self._own_threads:
-            thread.join(timeout=5.0)
+        with self._starting:
+            for thread in self._own_threads:
+                thread.join(timeout=5.0)
         self._jobs.unsubscribe(self._wake.set)
         self._give_back()
 
