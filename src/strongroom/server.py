@@ -2,7 +2,8 @@
 
 One process holds API and worker. Order at start: the data folder is locked → the schema is current → the store is taken into
 possession → a catalog that is not the one that ran here last is noticed → the first start makes account and credentials → leases
-of a dead process are forgotten → worker → API. SIGTERM ends the API first, then gives the jobs back.
+of a dead process are forgotten → worker → API. SIGTERM ends the API first, then puts a last snapshot of the catalog if something
+has changed, then gives the jobs back.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import Wire
-from strongroom.backups import automation, rehearsal
+from strongroom.backups import automation, rehearsal, snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob
@@ -77,6 +78,7 @@ from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
 from strongroom.identity import accounts, forgetting
+from strongroom.identity import audit as audit_trail
 from strongroom.identity import tables as identity
 from strongroom.identity.passwords import Passwords
 from strongroom.identity.secrets import Sealer
@@ -96,6 +98,7 @@ log = logging.getLogger("strongroom")
 
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
 _TELLING = 4  # threads that tell receivers; each has one at most
+_LAST_SNAPSHOT = 5.0  # seconds that it waits for a last snapshot of the catalog before that
 
 
 FAMILIES = (
@@ -123,6 +126,7 @@ class House:
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
+            snapshots.KIND: snapshots.SnapshotJob(ctx),
         }  # fmt: skip
 
     def app(self) -> FastAPI:
@@ -153,6 +157,8 @@ def serve(settings: Settings) -> None:
         workers = (worker, nodes, telling)
         for one in workers:
             one.start()
+        watch = snapshots.Watch(house.context)
+        watch.start()
         try:
             config = uvicorn.Config(
                 house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
@@ -166,6 +172,7 @@ def serve(settings: Settings) -> None:
             log.info("Strongroom listens on %s", endpoint)
             uvicorn.Server(config).run(sockets=[sock])
         finally:
+            watch.stop(_LAST_SNAPSHOT)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda one: one.shutdown(_GRACE), workers))
 
@@ -321,15 +328,66 @@ def rebuild_catalog(settings: Settings, report: Callable[[str], None]) -> None:
             if not _is_new(ctx.catalog):
                 raise RebuildRefused("the catalog is not empty: give an empty database in STRONGROOM_CATALOG_URL")
             endpoint = _endpoint(settings, settings.port)
-            _found(house, endpoint)
-            rebuild(ctx, report)
+            result = rebuild(ctx, report, partial(_found_again, house, endpoint, report))
             with ctx.catalog.read() as conn:
                 most = conn.execute(
                     sa.select(t.backup.c.project).group_by(t.backup.c.project).order_by(sa.func.count().desc()).limit(1)
                 ).scalar()
-            _found(house, endpoint, most)
+            if result.base is None:
+                _found(house, endpoint, most)
             (settings.data_dir / "incarnation").unlink(missing_ok=True)
-            report(f"new credentials are in {settings.credentials_file}; every backup is held: release what you have checked")
+            held = f"{result.backups - result.known} of {result.backups} backups are held as recovered"
+            report(f"{held}, and what is damaged: release what you have checked")
+
+
+def _found_again(house: House, endpoint: str, report: Callable[[str], None]) -> None:
+    """Where no account came back, founds one as a first start does. Else users enter as before; credentials that do not enter any
+    more, as where the data folder was lost, are replaced by a fresh access key of the first administrator."""
+    ctx, file, u = house.context, house.settings.credentials_file, identity.user.c
+    with ctx.catalog.read() as conn:
+        first = conn.execute(
+            sa.select(u.id, u.name, identity.account.c.name.label("account"), u.account.label("account_id"))
+            .join_from(identity.user, identity.account, identity.account.c.id == u.account)
+            .where(u.administrator, u.enabled)
+            .order_by(identity.account.c.created_at, u.created_at, u.id)
+        ).first()
+        known = _access_key_in(file)
+        enters = conn.execute(sa.select(identity.access_key.c.id).where(identity.access_key.c.id == known)).first() is not None
+    if first is None:
+        _found(house, endpoint)
+        report(f"new credentials are in {file}")
+        return
+    if enters:
+        _found(house, endpoint)
+        report(f"users sign in as before; the credentials in {file} still enter")
+        return
+    with ctx.catalog.write() as conn:
+        key = accounts.create_access_key(conn, ctx.ambient, ctx.sealer, first.id)
+        p = identity.project.c
+        project = conn.scalar(sa.select(p.id).where(p.account == first.account_id).order_by(p.created_at, p.id).limit(1))
+        audit_trail.append(
+            conn, ctx.ambient,
+            audit_trail.Entry(
+                "createCredential", "credential", key.id, first.name, level="Major", account=first.account_id,
+                detail={"by": "catalog rebuild"},
+            ),
+        )  # fmt: skip
+        _write_private(
+            file,
+            {
+                "domain": first.account, "user": first.name, "project_id": project, "access_key": key.id,
+                "secret_key": key.secret, "endpoint": endpoint,
+            },
+        )  # fmt: skip
+    _found(house, endpoint)
+    report(f"users sign in as before; a new access key of {first.name} is in {file}")
+
+
+def _access_key_in(file: Path) -> str | None:
+    try:
+        return str(json.loads(file.read_text("utf-8"))["access_key"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class RebuildRefused(Exception):

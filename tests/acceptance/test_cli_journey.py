@@ -147,15 +147,24 @@ def test_on_a_terminal_the_preview_comes_before_the_question(
 
 
 def test_a_catalog_is_rebuilt_by_one_command(server: ServerProcess, redis: RedisServer) -> None:
-    """With the catalog's files gone the command brings the backup back, held, under its own id."""
+    """With the catalog's files gone the command brings the backups back under their own ids: as they were held or not, from the
+    snapshot that the server put at its end; without one, all of them held."""
     add(server, redis)
-    backup = back_up(server, "first")
+    free, held = back_up(server, "first"), back_up(server, "second")
+    server.cli("backup", "hold", held, "--reason", "audit of May")
     server.stop()
     for file in server.folder.glob("catalog.db*"):
         file.unlink()
     assert server.cli("catalog", "rebuild")["report"]
     server.start()
-    assert server.cli("backup", "show", backup)["held"]
+    assert server.cli("backup", "show", free)["held"] is None
+    assert server.cli("backup", "show", held)["held"] == "audit of May"
+    server.stop()
+    for file in [*server.folder.glob("catalog.db*"), *(server.folder / "store").rglob("catalog/*")]:
+        file.unlink()
+    server.cli("catalog", "rebuild")
+    server.start()
+    assert server.cli("backup", "show", free)["held"] == "recovered by a catalog rebuild"
 
 
 def on_terminal(server: ServerProcess, reply: str, *words: str) -> tuple[str, int]:

@@ -34,6 +34,7 @@ from pymongo import MongoClient
 
 from strongroom.catalog import tables as t
 from support.mongodb_server import MongoServer, find_mongod, running
+from support.own_backup import OWN_KINDS, is_own
 from support.redis_server import RedisServer, binaries, redis_server
 from support.server import ServerProcess
 from support.slow_path import slow_path
@@ -48,14 +49,15 @@ Contents = dict[bytes, bytes]
 
 
 def files(server: ServerProcess) -> dict[str, int]:
-    """The objects of the directory store, as name → size; one that goes while we look is left out."""
+    """The objects of the directory store, as name → size, without the service's own backup; one that goes while we look is left
+    out."""
     root, found = server.folder / "store" / "objects", {}
     for folder, _, inside in os.walk(root):  # passes over folders that go
         for name in inside:
             path = Path(folder, name)
             with suppress(FileNotFoundError):
                 found[str(path.relative_to(root))] = path.stat().st_size
-    return found
+    return {name: size for name, size in found.items() if not is_own(name)}
 
 
 def wait_for(server: ServerProcess, true: Callable[[], object], seconds: float = 20) -> None:
@@ -105,7 +107,7 @@ def idle(server: ServerProcess, seconds: float = 60) -> None:
 def store_is_catalog(server: ServerProcess) -> None:
     """Objects in the store = objects in the catalog, byte for byte of size; nothing planned, condemned or undecided is left."""
     with server.catalog() as catalog, catalog.read() as conn:
-        rows = conn.execute(sa.select(t.object_)).all()
+        rows = conn.execute(sa.select(t.object_).where(t.object_.c.kind.not_in(OWN_KINDS))).all()
         unswept = conn.execute(sa.select(t.decision.c.id).where(t.decision.c.swept.is_(False))).all()
         states = {row.state for row in conn.execute(sa.select(t.backup.c.state))}
     assert {row.name: row.bytes for row in rows if row.state == "STORED"} == files(server)

@@ -56,10 +56,16 @@ FAILED_ONCE = (
 )
 """Seeds that found something, in the product or in the simulation itself, when they were new."""
 
+SNAPSHOTS = 30
+"""Histories in which the catalog's snapshots are put and taken."""
+
 MEETING = 40
 """Histories, from seed 0 on, that together meet every situation that is not rare."""
 
+SNAPSHOT = "a snapshot of the catalog is the base of a rebuild"
+
 RARE = {
+    SNAPSHOT,  # only in histories that are told to put them
     "a backup is buried while the catalog is rebuilt",
     "a deletion that failed is asked for again",
     "a late object is removed again",
@@ -122,6 +128,17 @@ def _until(first: int, end: float) -> list[Outcome]:
     while time.monotonic() < end or not outcomes:
         outcomes.append(simulate(first + len(outcomes)).without_story())
     return outcomes
+
+
+def test_histories_with_snapshots_of_the_catalog_end_well() -> None:
+    """One is asked for after each call, and rebuilds begin with it: in the catalog's place, beside it, after an older dump, and
+    once more at the end."""
+    met: Counter[str] = Counter()
+    for seed in range(SNAPSHOTS):
+        outcome = simulate(1_000_000 + seed, flavour={"snapshots": True, "ending": seed % 5})
+        ends_well(outcome)
+        met.update(outcome.met)
+    assert met[SNAPSHOT] > SNAPSHOTS // 2
 
 
 def test_a_history_replays_to_the_step() -> None:

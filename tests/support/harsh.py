@@ -22,6 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from strongroom.ambient import Machine
+from strongroom.backups import snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
@@ -127,13 +128,18 @@ class HarshVault(Vault):
         )
         handlers: dict[str, Handler] = {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx), snapshots.KIND: snapshots.SnapshotJob(ctx),
         }  # fmt: skip
         return ctx, StepwiseWorker(jobs, handlers, ["default"], owner=owner, ttl=TTL)
 
     def run(self) -> None:
         """Runs jobs until none is active; the clock goes to where the next is due."""
         self.run_with(self.worker)
+
+    def snapshot(self) -> None:
+        """A snapshot of the catalog, and whatever else is to be done."""
+        snapshots.submit(self.ctx)
+        self.run()
 
     def run_with(self, worker: StepwiseWorker, pauses: int = 400) -> None:
         """Runs jobs by this worker until none is active. AssertionError: one comes back again and again."""

@@ -30,6 +30,7 @@ from strongroom.identity import tables as identity
 from strongroom.identity.passwords import Passwords
 from strongroom.identity.secrets import Sealer
 from strongroom.settings import Settings
+from support.own_backup import is_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,5 +221,7 @@ class ServerProcess:
         raise AssertionError(f"job {job_id} still runs:\n{self.log[-3000:]}")
 
     def store_size(self) -> int:
-        """Bytes of all objects of the directory store."""
-        return sum(path.stat().st_size for path in (self.folder / "store" / "objects").rglob("*") if path.is_file())
+        """Bytes of all objects of the directory store, but for the service's own backup."""
+        root = self.folder / "store" / "objects"
+        inside = (path for path in root.rglob("*") if not is_own(str(path.relative_to(root))) and path.is_file())
+        return sum(path.stat().st_size for path in inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,10 @@ from strongroom import server
 from strongroom.backups import creation, deletion, errors, holding, instances, restoration
 from strongroom.backups.context import Options
 from strongroom.backups.incarnation import take_possession
-from strongroom.backups.rebuilding import HELD, Rebuilt, rebuild
+from strongroom.backups.rebuilding import HELD
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import held_by
-from strongroom.identity import accounts
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.repository import names
 from strongroom.repository.errors import WrongKey
@@ -28,64 +27,11 @@ from strongroom.repository.keys import RootKey
 from strongroom.settings import Settings
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Delay, Effect, Fail
-from strongroom.storage.memory import MemoryStore
-from support.accounts import HOLDINGS, check_books
 from support.harsh import Died, Fate, HarshVault
-from support.vault import DictEngine, chunk_objects, edited, generations, noise
+from support.rebuilt import RebuiltVault, again
+from support.vault import DictEngine, edited, generations, noise
 
 OPTIONS = Options(chunk_average=4096, pack_target=16384)
-
-
-@dataclass
-class Again:
-    """A vault on a rebuilt catalog, and what the rebuild said."""
-
-    vault: RebuiltVault
-    result: Rebuilt
-    report: list[str]
-
-
-class RebuiltVault(HarshVault):
-    """The same store and databases under a catalog that knows nothing."""
-
-    def __init__(self, folder: Path, old: HarshVault) -> None:
-        inner = MemoryStore()
-        inner._objects.update(old.inner._objects)  # type: ignore[attr-defined]
-        self._begin(folder, inner)
-        self.folder, self.options, self.engine = folder, old.options, DictEngine()
-        self.engine.databases = dict(old.engine.databases)
-        self.wanted = dict(old.wanted)
-        self.project, self.source, self.target = old.project, old.source, old.target
-        self.unclaimed: set[str] = set()
-        self.restart()
-        with self.catalog.write() as conn:
-            accounts.found(conn, self.ambient, "account", "first", "admin", None)
-
-    def rebuild(self, report: list[str] | None = None) -> Rebuilt:
-        result = rebuild(self.ctx, (report if report is not None else []).append)
-        self.unclaimed = set(result.unknown)
-        return result
-
-    def release(self) -> None:
-        """What a person does after looking."""
-        for key in self.wanted:
-            holding.hold(self.ctx, self.project, key, None, lambda conn: None)
-
-    def check_accounts(self) -> None:
-        """As ever, but for what the rebuild reported and left."""
-        there = {stat.name: stat.size for stat in self.inner.list("") if stat.name not in self.unclaimed}
-        with self.catalog.read() as conn:
-            rows = conn.execute(sa.select(t.object_)).all()
-            held = conn.execute(sa.text(HOLDINGS)).all()
-        assert {row.name: row.bytes for row in rows if row.state == "STORED"} == there
-        assert {row.state for row in rows} <= {"STORED", "LATE"}
-        check_books(chunk_objects(rows), held, pytest.fail)
-
-
-def again(old: HarshVault, folder: Path) -> Again:
-    """A rebuild of what the old vault's store holds now."""
-    vault, report = RebuiltVault(folder, old), list[str]()
-    return Again(vault, vault.rebuild(report), report)
 
 
 def completed(vault: HarshVault) -> set[str]:

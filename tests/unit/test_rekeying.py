@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import rekeying
+from strongroom.backups import rekeying, snapshots
+from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
@@ -23,7 +24,7 @@ from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import webhooks
 from strongroom.repository import names
 from strongroom.repository.errors import WrongKey
-from strongroom.repository.keys import RootKey, open_closed, open_owner, root_of_keys
+from strongroom.repository.keys import RootKey, open_closed, open_owner, root_of_catalog, root_of_keys
 from support.harsh import TTL, HarshVault, Saved, fast_catalog
 from support.vault import ROOT, noise
 
@@ -35,7 +36,9 @@ def with_root(vault: HarshVault, root: RootKey) -> HarshVault:
     """From here on the vault's process has this root key."""
     sealer = Sealer(root.secret, accepted=[one.secret for one in root.accepted])
     vault.ctx = ctx = replace(vault.ctx, root_key=root, sealer=sealer, checked={})
-    handlers = {"backup": BackupJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx)}
+    handlers = {
+        "backup": BackupJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), snapshots.KIND: snapshots.SnapshotJob(ctx),
+    }  # fmt: skip
     vault.worker = StepwiseWorker(ctx.jobs, handlers, ["default"], owner="stepwise", ttl=TTL)
     return vault
 
@@ -73,13 +76,16 @@ def closed_lineages(vault: HarshVault) -> list[str]:
     return [stat.name.split("/")[0] for stat in vault.inner.list("") if stat.name.endswith("/closed")]
 
 
+def found_if_none(ctx: Context) -> None:
+    accounts.first_start(ctx.catalog, ctx.ambient, ctx.sealer, password_hash=None)
+
+
 def rebuilt(vault: HarshVault, file: Path) -> Rebuilt:
     """What a rebuild into an empty catalog finds with the vault's keys."""
     empty = fast_catalog(file)
-    with empty.write() as conn:
-        accounts.found(conn, vault.clock, "account", "project", "admin", None)
+    ctx = replace(vault.ctx, catalog=empty, checked={})
     try:
-        return rebuild(replace(vault.ctx, catalog=empty, checked={}), lambda _: None)
+        return rebuild(ctx, lambda _: None, lambda: found_if_none(ctx))
     finally:
         empty.close()
 
@@ -87,8 +93,10 @@ def rebuilt(vault: HarshVault, file: Path) -> Rebuilt:
 def expect_rotated(vault: HarshVault) -> None:
     """With the new key alone a server starts, has every backup and every secret, and the old key's copies go."""
     take_possession(with_root(vault, NEW).ctx)
-    vault.run()
+    vault.snapshot()
     assert roots(vault) == {NEW.id}
+    (snapshot,) = [stat.name for stat in vault.inner.list("catalog/")]
+    assert root_of_catalog(vault.inner.get(snapshot)) == NEW.id
     vault.check()
     prove(vault.ctx)
     with vault.catalog.read() as conn:
@@ -115,7 +123,7 @@ def test_a_rotation_seals_everything_anew_and_touches_no_pack(saved: Saved, tmp_
     assert (done.lineages, done.secrets) == (1, 4)
     after = {stat.name: vault.inner.get(stat.name) for stat in vault.inner.list("")}
     assert before.items() <= after.items()
-    assert {name.split("/")[-2] for name in after.keys() - before.keys()} == {"key", "owner"}
+    assert {name.split("/")[-2] for name in after.keys() - before.keys()} == {"key", "owner", "catalog"}
     with pytest.raises(WrongKey):
         take_possession(with_root(vault, OLD).ctx)
     expect_rotated(vault)
@@ -153,7 +161,7 @@ def test_a_crash_between_any_two_effects_loses_nothing(saved: Saved, tmp_path: P
         if at % 2:  # a server runs in between
             vault.restart()
             take_possession(with_root(vault, BOTH_OLD_FIRST).ctx)
-            vault.run()
+            vault.snapshot()
             vault.backup({"a": noise(60_000, 5)})
             vault.check()
         vault.restart()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,19 @@ import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from strongroom.identity.secrets import Sealer
 from strongroom.repository import names
-from strongroom.repository.keys import GraveFacts, RootKey, seal_closed, seal_grave, seal_lineage_keys, seal_owner
+from strongroom.repository.keys import (
+    GraveFacts,
+    RootKey,
+    seal_catalog,
+    seal_closed,
+    seal_grave,
+    seal_lineage_keys,
+    seal_owner,
+    seal_trail,
+)
+from strongroom.repository.lines import LineWriter
 from strongroom.repository.pack import read_index
 from support.repository import LINEAGE, Vault, noise, rows
 
@@ -162,13 +174,50 @@ def test_another_program_can_read_a_store(tmp_path: Path, compression: int) -> N
     }
 
 
+def open_secret(sealed: bytes, *place: str) -> bytes:
+    """A secret of a row, as the catalog seals it."""
+    extracted = hmac.new(bytes(32), ROOT, hashlib.sha256).digest()
+    key = hmac.new(extracted, b"strongroom secrets at rest 1\1", hashlib.sha256).digest()
+    about = b"\1" + b"".join(len(word).to_bytes(4, "big") + word.encode() for word in place)
+    assert sealed[:1] == b"\1"
+    return AESGCM(key).decrypt(sealed[1:13], sealed[13:], about)
+
+
+def read_lines(packed: bytes) -> list[Any]:
+    """[table, row] of each line."""
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+    return [json.loads(line) for line in plain.splitlines()]
+
+
+def test_another_program_can_read_a_snapshot_and_a_segment_that_it_names() -> None:
+    """The snapshot by the root key, the segment by the key that a row of the snapshot holds."""
+    secret, sealer = bytes(range(100, 132)), Sealer(ROOT)
+    snapshot, segment = LineWriter(), LineWriter()
+    sealed = base64.b64encode(sealer.seal(secret, "trail", LINEAGE)).decode()
+    snapshot.add("snapshot", {"at": 1.5}, counts=False)
+    snapshot.add("trail", {"id": LINEAGE, "account": "a", "first": 1, "last": 1, "secret": sealed})
+    segment.add("audit", {"account": "a", "sequence": 1, "user_name": "Łukasz"})
+    data = seal_catalog(RootKey(ROOT), 2, 5, snapshot.finish())
+    header, content = open_document(b"SRCT", hkdf(ROOT, "catalog"), data)
+    assert (header["owner"], header["number"], header["root"]) == (2, 5, RootKey(ROOT).id)
+    about, (table, row) = read_lines(content)
+    assert about == ["snapshot", {"at": 1.5}]
+    assert table == "trail"
+    key = open_secret(base64.b64decode(row["secret"]), "trail", row["id"])
+    header, content = open_document(b"SRTR", hkdf(key, "trail"), seal_trail(secret, LINEAGE, segment.finish()))
+    assert header == {"trail": LINEAGE}
+    assert read_lines(content) == [["audit", {"account": "a", "sequence": 1, "user_name": "Łukasz"}]]
+
+
 PINNED = {
+    "catalog": "cea2a3b4933e1d3e63c2b8f333800062",
     "closed": "0c0c69525a186928091a725582360834",
     "grave": "73095c4e8df4ac85df92ea77bd6afd73",
     "keys": "cddedcd1d765acc741267a2b2c8e6112",
     "manifest": "dd5f4d6dc62322fe80a7f6a353f2fecd",
     "owner": "fae3bc63f78068ef43133c7ed398e563",
     "packs": "cda3fc81b587870f467526bec4684968",
+    "trail": "17be7caa57901c8765dc0a8be685ee9b",
 }
 
 
@@ -179,12 +228,14 @@ def test_format_1_is_what_it_was(tmp_path: Path) -> None:
     packs = [vault.store.get(stat.name) for stat in vault.store.list(f"{LINEAGE}/pack/")]
     root = RootKey(ROOT)
     objects = {
+        "catalog": seal_catalog(root, 1, 2, b"lines"),
         "closed": seal_closed(root, LINEAGE),
         "grave": seal_grave(vault.keys, GraveFacts("p", "i", LINEAGE, 1, 1, "backup-1")),
         "keys": seal_lineage_keys(root, LINEAGE, vault.keys),
         "manifest": vault.store.get(part.root),
         "owner": seal_owner(root, 1),
         "packs": b"".join(packs),
+        "trail": seal_trail(bytes(32), LINEAGE, b"lines"),
     }
     assert {kind: hashlib.sha256(data).hexdigest()[:32] for kind, data in objects.items()} == PINNED
 

@@ -18,14 +18,18 @@ from strongroom.repository.keys import (
     GraveFacts,
     LineageKeys,
     RootKey,
+    open_catalog,
     open_closed,
     open_grave,
     open_lineage_keys,
     open_owner,
+    open_trail,
+    seal_catalog,
     seal_closed,
     seal_grave,
     seal_lineage_keys,
     seal_owner,
+    seal_trail,
 )
 from support.repository import LINEAGE, Seeded, flipped
 
@@ -38,6 +42,8 @@ SMALL_OBJECTS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "closed": (seal_closed(ROOT, LINEAGE), lambda data: open_closed(ROOT, LINEAGE, data)),
     "owner": (seal_owner(ROOT, 3), lambda data: open_owner(ROOT, 3, data)),
     "grave": (seal_grave(KEYS, FACTS), lambda data: open_grave(KEYS, data)),
+    "catalog": (seal_catalog(ROOT, 3, 7, b"lines"), lambda data: open_catalog(ROOT, 3, 7, data)),
+    "trail": (seal_trail(bytes(32), LINEAGE, b"lines"), lambda data: open_trail(bytes(32), LINEAGE, data)),
 }
 
 
@@ -152,7 +158,9 @@ def test_every_name_that_is_built_is_parsed_back(lineage: str, key: str, seq: in
     assert names.parse(names.grave(lineage, seq)) == names.ParsedName("grave", lineage, seq)
     assert names.parse(names.closed(lineage)) == names.ParsedName("closed", lineage)
     assert names.parse(names.owner(seq)) == names.ParsedName("owner", seq=seq)
-    for kind in ("pack", "manifest", "rewrite", "key"):
+    assert names.parse(names.catalog(attempt, seq)) == names.ParsedName("catalog", None, seq, attempt)
+    assert names.parse(names.trail(key)) == names.ParsedName("trail", id=key)
+    for kind in ("pack", "manifest", "rewrite", "key", "trail"):
         parsed = names.parse(names.for_kind(kind, lineage, key, seq, attempt))
         assert parsed is not None
         assert parsed.kind == kind
@@ -164,7 +172,8 @@ def test_every_name_that_is_built_is_parsed_back(lineage: str, key: str, seq: in
         "", "owner/0", "owner/01", "owner/1/", f"{LINEAGE}", f"{LINEAGE}/closed/", f"{LINEAGE}/grave/-1",
         f"{LINEAGE}/pack/1/{LINEAGE}",
         f"{LINEAGE}/pack/1.1/{LINEAGE}x", f"{LINEAGE}/other/{LINEAGE}", f"{LINEAGE.upper()}g/closed", f"{LINEAGE}/closed\n",
-        f"{LINEAGE}/manifest/1.0/{LINEAGE}", f" {LINEAGE}/closed", "owner/\u0661",
+        f"{LINEAGE}/manifest/1.0/{LINEAGE}", f" {LINEAGE}/closed", "owner/\u0661", "catalog/1", "catalog/0.1", "catalog/1.01",
+        "trail/1",
     ],
 )  # fmt: skip
 def test_a_foreign_name_is_not_ours(name: str) -> None:

@@ -6,12 +6,15 @@ Backups are manifests without graves, in lineages that are not closed; of severa
 * Lifespans are hulls: from the pack's part to the last part that names the chunk.
 * Numbers of a claimed pack that nobody names are gone. A pack that no manifest claims is reported and left, never condemned.
 * The same chunks in two objects: both are kept, either will do; rewriting keeps one.
-* Everything comes back held ("recovered") until a person releases it; instances come back without their passwords.
+* The newest snapshot of the catalog that opens is the base (rebasing.py): users, policies, instances and the audit trail come
+  back from it, and the holds of the backups that it knows. It has no say in lifespans.
+* Every backup that it does not know, or that is damaged, comes back held ("recovered") until a person releases it; instances that
+  it does not know come back without their passwords.
 * A lineage without a part that is left has nothing to say: its objects are reported and left.
 
-Order of effects: the root key is proven; the next `owner/<k>` is put, which stops workers of the old catalog; then rows only, a
-lineage a transaction, marked as unfinished until the last. Nothing is removed. A rebuild that died is begun anew, in an empty
-catalog.
+Order of effects: the root key is proven; the next `owner/<k>` is put, which stops workers of the old catalog; then rows only, the
+base in a transaction and each lineage in one, marked as unfinished until the last. Nothing is removed. A rebuild that died is
+begun anew, in an empty catalog.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection
 
+from strongroom.backups import rebasing
 from strongroom.backups.context import Context
 from strongroom.backups.incarnation import REBUILDING
 from strongroom.catalog import tables as t
@@ -96,6 +100,8 @@ class Rebuilt:
     backups: int = 0
     damaged: int = 0
     unknown: list[str] = field(default_factory=list)  # objects that nothing claims: reported, left
+    base: rebasing.Base | None = None  # the snapshot of the catalog that it began with
+    known: int = 0  # backups whose holds are as that says
     plans: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # (lineage, seq) of the parts of backups of clusters
 
 
@@ -108,13 +114,16 @@ class _Locator:
         return [] if found is None else [Holder(key, name, numbers) for key, name, _, numbers in found.objects]
 
 
-def rebuild(ctx: Context, report: Report) -> Rebuilt:
+def rebuild(ctx: Context, report: Report, found: Callable[[], None] = lambda: None) -> Rebuilt:
     """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
-    StoreError."""
+    StoreError.
+
+    `found` is called once the base is there, before anything that belongs to an account: it makes one where there is none."""
     former = require_root_key(ctx.root_key, ctx.store)
     k = _take_store(ctx, former)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
+    loose: list[tuple[Stat, names.ParsedName]] = []  # snapshots of the catalog, and segments of the audit trail
     result = Rebuilt()
     for stat in ctx.store.list(""):
         parsed = names.parse(stat.name)
@@ -122,11 +131,22 @@ def rebuild(ctx: Context, report: Report) -> Rebuilt:
             result.unknown.append(stat.name)
         elif parsed.lineage is not None:
             by_lineage[parsed.lineage].append((stat, parsed))
+        elif parsed.kind != "owner":
+            loose.append((stat, parsed))
+    result.base = rebasing.choose(ctx, [one for one in loose if one[1].kind == "catalog"], report)
+    with ctx.catalog.write() as conn:
+        if result.base is not None:
+            rebasing.put_back(ctx, conn, result.base, report)
+        known = set(conn.scalars(sa.select(t.object_.c.name).where(t.object_.c.lineage == "")))
+    result.unknown.extend(stat.name for stat, _ in loose if stat.name not in known)
+    found()
     for number, (lineage, objects) in enumerate(sorted(by_lineage.items()), 1):
         report(f"lineage {number} of {len(by_lineage)}: {len(objects)} objects")
         _Lineage(ctx, lineage, objects, former, result, report).rebuild()
     with ctx.catalog.write() as conn:
         _miss_parts(conn, result)
+        if result.base is not None:
+            result.known = rebasing.put_onto(conn, result.base)
         conn.execute(sa.update(t.installation).values(incarnation=""))
     report(
         f"{result.backups} backups in {result.lineages} lineages, {result.damaged} of them damaged; {result.closed} lineages "
@@ -566,7 +586,8 @@ def _owner_of(parts: list[_Part], lineage: str) -> tuple[str, str]:
 
 
 def _ensure_project(conn: Connection, ctx: Context, project: str) -> None:
-    account = conn.execute(sa.select(identity.account.c.id)).scalar_one()
+    first = sa.select(identity.account.c.id).order_by(identity.account.c.created_at, identity.account.c.id).limit(1)
+    account = conn.execute(first).scalar_one()
     if conn.execute(sa.select(identity.project.c.id).where(identity.project.c.id == project)).first() is None:
         conn.execute(
             identity.project.insert().values(

@@ -80,7 +80,10 @@ def reconcile(ctx: Context, project: str, note: Callable[[Connection], None], *,
             conn, "reconcile", args, project=project, serial="reconcile", priority=PRIORITY, max_attempts=ATTEMPTS
         )
         if close_late:
-            late = sa.and_(t.object_.c.state == "LATE", t.object_.c.lineage.in_(_lineages_of(project, outside)))
+            looked_at: sa.ColumnElement[bool] = t.object_.c.lineage.in_(_lineages_of(project, outside))
+            if outside:
+                looked_at = sa.or_(looked_at, t.object_.c.lineage == "")
+            late = sa.and_(t.object_.c.state == "LATE", looked_at)
             conn.execute(sa.update(t.object_).where(late).values(closing=job))
         note(conn)
     return job
@@ -236,6 +239,9 @@ class _Reconciliation:
         except staleness.CatalogOutdated as error:
             self._outdated.append(str(error))
             return
+        self._remove_again(late)
+
+    def _remove_again(self, late: Sequence[Row[Any]]) -> None:
         for some in batches(late, _STEP):
             self._job.check()
             staleness.require_owner(self._ctx)
@@ -255,7 +261,8 @@ class _Reconciliation:
     # What lies in no lineage
 
     def _compare_outside(self, known: set[str]) -> None:
-        """Owner marks, what was moved aside, and whatever else is there. A lineage that began meanwhile is known by now."""
+        """Owner marks, snapshots of the catalog, what was moved aside, and whatever else is there. A lineage that began meanwhile
+        is known by now."""
         self._job.progress("looking outside", 0)
         there: list[str] = []
         for number, stat in enumerate(self._ctx.store.list("")):
@@ -277,6 +284,12 @@ class _Reconciliation:
             if name not in rows and name.partition("/")[0] not in begun:
                 self._judge_unknown(name, _why_outside(name))
         self._judge_stored("", rows, {})
+        for row in rows.values():
+            if row.state == "CONDEMNED":  # the next snapshot's job removes it
+                self._condemned.add(row.name, row.bytes)
+        late = [row for row in rows.values() if row.state == "LATE"]
+        self._late_rows += len(late)
+        self._remove_again(late)
 
     def _result(self, lineages: int) -> Mapping[str, Any]:
         """For the job's row: bounded, whatever was found."""
@@ -327,6 +340,8 @@ def _why_outside(name: str) -> str:
         return "not a name of ours"
     if said.kind == "owner":
         return "another catalog's mark: it has taken this store over"
+    if said.kind in ("catalog", "trail"):
+        return "of another catalog's snapshots, or left by a rebuild that could not open it"
     return "of a lineage that this catalog does not know"
 
 
@@ -384,8 +399,8 @@ def _judge(ctx: Context, project: str, name: str, outside: bool, target: str) ->
     _require_no_row(ctx, name)
     if folder == ASIDE:
         raise NotQuarantined(f"{name} is in quarantine already")
-    if said is not None and said.kind in ("owner", "closed", "grave"):
-        raise NotQuarantined(f"{name} is a mark that a rebuild of the catalog reads: it stays")
+    if said is not None and said.kind in ("owner", "closed", "grave", "catalog", "trail"):
+        raise NotQuarantined(f"a rebuild of the catalog reads {name}: it stays")
     if line is not None:
         _require_not_newer(ctx, line, said)
         _require_no_only_copy(ctx, line, said, name)

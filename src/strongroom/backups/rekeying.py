@@ -8,8 +8,9 @@ catalog. Order of effects, each durable before the one after it; the caller has 
 2. **each lineage's keys**: two new objects are planned, then put; one transaction takes the catalog's own copy over, condemns the
    objects of before and queues their removal, which the server carries out
 3. **the catalog's secrets**, in batches
-4. **proof**: everything opens under the next key alone
-5. the caller puts the next key in the place of the one before
+4. **a snapshot of the catalog**; those of before are condemned, and the server removes them
+5. **proof**: everything opens under the next key alone
+6. the caller puts the next key in the place of the one before
 
 After a crash anywhere the same call goes on from there: what is sealed under the next key already is passed over. In between both
 keys together open everything there is. So a server or a rebuild that has both works, and what it seals meanwhile is sealed anew
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from strongroom.backups import incarnation, removal
+from strongroom.backups import incarnation, removal, snapshots
 from strongroom.backups.context import Context
 from strongroom.backups.objects import plan, stored
 from strongroom.catalog import tables as t
@@ -37,6 +38,7 @@ from strongroom.jobs.clock import DatabaseClock
 from strongroom.repository import names
 from strongroom.repository.keys import (
     LineageKeys,
+    open_catalog,
     open_lineage_keys,
     open_owner,
     root_of_keys,
@@ -66,7 +68,7 @@ class Rotated:
 
 
 def rotate(ctx: Context, report: Report = lambda _: None) -> Rotated:
-    """Steps 1 to 4, resumable. Raises RotationRefused, CatalogOutdated, WrongKey, SecretUnreadable, StoreError."""
+    """Steps 1 to 5, resumable. Raises RotationRefused, CatalogOutdated, WrongKey, SecretUnreadable, StoreError."""
     incarnation.take_possession(ctx)
     _require_quiet(ctx)
     _take_mark(ctx)
@@ -79,6 +81,8 @@ def rotate(ctx: Context, report: Report = lambda _: None) -> Rotated:
     report(f"the keys of {moved} lineages are sealed under it; their copies of before go when the server runs")
     secrets = sum(_secrets(ctx, table, column, kind) for table, column, kind in _SECRETS)
     report(f"{secrets} secrets of the catalog are sealed under it")
+    _snapshot(ctx)
+    report("the catalog's snapshot is sealed under it; those of before go when the server runs")
     prove(ctx)
     report("everything opens under the next root key alone")
     return Rotated(moved, secrets)
@@ -89,6 +93,7 @@ _SECRETS = (
     (t.webhook, t.webhook.c.secret, "webhook"),
     (identity.access_key, identity.access_key.c.secret, "access-key"),
     (identity.user, identity.user.c.totp, "totp"),
+    (t.trail, t.trail.c.secret, "trail"),
 )
 """Columns that the sealer seals: table, column, and the kind that makes the place together with the row's id."""
 
@@ -199,9 +204,16 @@ def _secrets(ctx: Context, table: sa.Table, column: sa.Column[bytes], kind: str)
         after = rows[-1].id
 
 
+def _snapshot(ctx: Context) -> None:
+    """The newest holds the secrets as they are now, under the next key; no other is kept."""
+    snapshots.take(ctx)
+    with ctx.catalog.write() as conn:
+        snapshots.keep_newest(conn, keep=1)
+
+
 def prove(ctx: Context) -> None:
     """Raises RotationRefused or WrongKey, unless the next root key alone opens the owner's mark, the keys of lineages in catalog
-    and store (but for condemned copies), and all secrets of the catalog."""
+    and store (but for condemned copies), the snapshot of the catalog, and all secrets of the catalog."""
     alone = _alone(ctx)
     k = _owner(ctx)
     open_owner(alone.root_key, k, ctx.store.get(names.owner(k)))
@@ -212,10 +224,13 @@ def prove(ctx: Context) -> None:
         copies = conn.execute(
             sa.select(t.object_.c.lineage, t.object_.c.name).where(t.object_.c.kind == "key", t.object_.c.state == "STORED")
         ).all()
+        snapshot = snapshots.newest(conn)
         for table, column, kind in _SECRETS:
             for row in conn.execute(sa.select(table.c.id, column.label("sealed")).where(column.is_not(None))):
                 if not _opens(alone.sealer, row.sealed, kind, row.id):
                     raise RotationRefused(f"the secret of {kind} {row.id} does not open under the next root key: rotate again")
+    if snapshot is not None:
+        open_catalog(alone.root_key, snapshot.attempt, snapshot.seq, ctx.store.get(snapshot.name))
     keys = {row.id: open_lineage_keys(alone.root_key, row.id, row.sealed_keys) for row in lineages}
     for copy in copies:
         if open_lineage_keys(alone.root_key, copy.lineage, ctx.store.get(copy.name)) != keys.get(copy.lineage):

@@ -33,6 +33,10 @@ installation = Table(
     Column("owner", BigInteger, nullable=False),  # k of the newest owner/<k> object that this catalog put
     Column("incarnation", Text, nullable=False),  # equal to the incarnation file, or the database was restored or promoted
     Column("created_at", Double, nullable=False),
+    Column("snapshot", BigInteger, nullable=False, default=0),  # n of the newest catalog/<k>.<n> that was planned
+    Column("snapshot_digest", Text, nullable=False, default=""),  # of what it holds
+    Column("snapshot_events", BigInteger, nullable=False, default=0),  # audit rows there were when the catalog was last compared
+    Column("snapshot_at", Double, nullable=True),  # when it was last compared with its newest snapshot; NULL: never
 )
 
 instance = Table(
@@ -318,7 +322,7 @@ object_ = Table(
     "object",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("lineage", Text, nullable=False),  # "" for owner/<k>
+    Column("lineage", Text, nullable=False),  # "" for owner/<k>, snapshots of the catalog, and the audit trail's segments
     Column("kind", Text, nullable=False),
     Column("name", Text, nullable=False, unique=True),
     Column("state", Text, nullable=False),
@@ -327,13 +331,13 @@ object_ = Table(
     Column("dead_bytes", BigInteger, nullable=False),  # sealed bytes of chunks in it that are gone: waiting
     Column("marked_by", BigInteger, nullable=True),  # the decision whose sweep marked chunks in it dead last
     Column("marked_bytes", BigInteger, nullable=True),  # … and how many of dead_bytes that were
-    Column("seq", BigInteger, nullable=False),  # of the part or grave that it belongs to; 0 for none
-    Column("attempt", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),  # of the part or grave that it belongs to, the number of a snapshot; 0 for none
+    Column("attempt", BigInteger, nullable=False),  # of a snapshot: its owner's number
     Column("late", Boolean, nullable=False),  # a put of it may still arrive: was PLANNED when condemned, or retried
     Column("removal", Text, nullable=True),  # what removes it once condemned: "delete:<backup>" or "job:<id>"
     Column("rewriting", Text, nullable=True),  # the removal whose rewriter has chosen it: at most one at a time
     Column("closing", Text, nullable=True),  # of a LATE one: the reconciliation that came with the word that its writer is gone
-    one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner"),
+    one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner", "catalog", "trail"),
     one_of("state", "PLANNED", "STORED", "CONDEMNED", "LATE"),
 )
 Index("ix_object_lineage", object_.c.lineage, object_.c.kind, object_.c.seq)
@@ -354,6 +358,18 @@ holding = Table(
     Column("bytes", BigInteger, nullable=False),  # their sealed bytes
 )
 Index("ix_holding_pack", holding.c.lineage, holding.c.pack)
+
+# Rows of the audit trail that lie in the store, in an object that is never written again (kind "trail", the same id).
+trail = Table(
+    "trail",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("first", BigInteger, nullable=False),  # sequences of its first and last row
+    Column("last", BigInteger, nullable=False),
+    Column("secret", LargeBinary, nullable=False),  # the object's own key, sealed under the root key
+)
+Index("uq_trail_account_last", trail.c.account, trail.c.last, unique=True)
 
 job = Table(
     "job",

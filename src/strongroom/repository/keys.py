@@ -1,9 +1,10 @@
 """Keys, and the small objects that are sealed by them alone.
 
-root key      seals each lineage's keys, the mark of a closed lineage, and owner marks
+root key      seals each lineage's keys, the mark of a closed lineage, owner marks, and snapshots of the catalog
 lineage key   by derived subkeys: wraps the keys of packs and indexes, seals manifests and graves
 dedup key     hashes chunks; its own, so that it survives a rotation of the others
 pack key      random per pack, in the pack's index only
+trail key     random per segment of the audit trail, in the catalog and its snapshots only
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from strongroom.repository._aead import KEY, Box, derive
 from strongroom.repository._document import open_document, read_header, seal_document
 from strongroom.repository.errors import Damaged, Misuse, WrongKey
 
-_KEYS, _CLOSED, _OWNER, _GRAVE = b"SRKY", b"SRCL", b"SROW", b"SRGV"
+_KEYS, _CLOSED, _OWNER, _GRAVE, _CATALOG, _TRAIL = b"SRKY", b"SRCL", b"SROW", b"SRGV", b"SRCT", b"SRTR"
 _CLOSING = "closed"
 
 Former = Mapping[str, bytes]
@@ -175,6 +176,36 @@ def open_owner(root: RootKey, k: int, data: bytes) -> Former:
 def root_of_owner(data: bytes) -> str:
     """Id of the root key that says it sealed this owner's mark; unproven. Raises Damaged, UnknownFormat."""
     return str(read_header(_OWNER, data, "an owner's mark").get("root"))
+
+
+def seal_catalog(root: RootKey, k: int, n: int, content: bytes) -> bytes:
+    """The object `catalog/<k>.<n>`."""
+    return seal_document(_CATALOG, root._box("catalog"), {"owner": k, "number": n, "root": root.id}, content)
+
+
+def open_catalog(root: RootKey, k: int, n: int, data: bytes) -> bytes:
+    """What seal_catalog was given. Raises WrongKey, Damaged, UnknownFormat."""
+    what = f"catalog snapshot {k}.{n}"
+    ours = _sealed_by(root, _own_header(_CATALOG, data, what, {"owner": k, "number": n}), what)
+    return open_document(_CATALOG, ours._box("catalog"), data, what)
+
+
+def root_of_catalog(data: bytes) -> str:
+    """Id of the root key that says it sealed this snapshot, of which `data` is the beginning; unproven. Raises Damaged,
+    UnknownFormat."""
+    return str(read_header(_CATALOG, data, "a catalog snapshot").get("root"))
+
+
+def seal_trail(key: bytes, id: str, content: bytes) -> bytes:
+    """The object `trail/<id>`, under a key of its own."""
+    return seal_document(_TRAIL, Box(derive(key, "trail")), {"trail": id}, content)
+
+
+def open_trail(key: bytes, id: str, data: bytes) -> bytes:
+    """What seal_trail was given. Raises Damaged, UnknownFormat."""
+    what = f"segment {id} of the audit trail"
+    _own_header(_TRAIL, data, what, {"trail": id})
+    return open_document(_TRAIL, Box(derive(key, "trail")), data, what)
 
 
 @dataclass(frozen=True, slots=True)

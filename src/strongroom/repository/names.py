@@ -3,7 +3,8 @@
 <lineage>/pack/<seq>.<attempt>/<id>         <lineage>/grave/<seq>
 <lineage>/manifest/<seq>.<attempt>/<id>     <lineage>/closed
 <lineage>/rewrite/<id>                      owner/<k>
-<lineage>/key/<id>
+<lineage>/key/<id>                         catalog/<k>.<n>
+                                           trail/<id>
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ _FORMS = tuple(
         rf"(?P<lineage>{_ID})/(?P<kind>grave)/(?P<seq>{_COUNT})",
         rf"(?P<lineage>{_ID})/(?P<kind>closed)",
         rf"(?P<kind>owner)/(?P<seq>{_COUNT})",
+        rf"(?P<kind>catalog)/(?P<attempt>{_COUNT})\.(?P<seq>{_COUNT})",
+        rf"(?P<kind>trail)/(?P<id>{_ID})",
     )
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedName:
-    """What an object's name says. `seq` is the owner's number for `owner`; what a kind has not is None."""
+    """What an object's name says. `seq` is the owner's number for `owner`; of `catalog` it is the snapshot's, and `attempt` its
+    owner's. What a kind has not is None."""
 
     kind: str
     lineage: str | None = None
@@ -73,6 +77,16 @@ def owner(k: int) -> str:
     return f"owner/{k}"
 
 
+def catalog(k: int, n: int) -> str:
+    """The n-th snapshot that the k-th owner of the store put of its catalog."""
+    return f"catalog/{k}.{n}"
+
+
+def trail(id: str) -> str:
+    """A segment of the audit trail."""
+    return f"trail/{id}"
+
+
 def for_kind(kind: str, lineage: str, id: str, seq: int = 0, attempt: int = 0) -> str:
     """The name of an object of one of the kinds that carry an id. Raises Misuse for any other kind."""
     match kind:
@@ -84,6 +98,8 @@ def for_kind(kind: str, lineage: str, id: str, seq: int = 0, attempt: int = 0) -
             return rewrite(lineage, id)
         case "key":
             return key(lineage, id)
+        case "trail":
+            return trail(id)
     raise Misuse(f"objects of kind {kind!r} are not named by an id")
 
 

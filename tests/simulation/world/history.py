@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from simulation.world import threads, users
@@ -29,11 +30,12 @@ from simulation.world.surroundings import Contents, Databases, Seeded
 from simulation.world.tape import Tape
 from simulation.world.trouble import Swarm, Trouble
 from simulation.world.truth import Truth
-from strongroom.backups import holding, instances, reconciling, removal, verification
+from strongroom.backups import holding, instances, reconciling, removal, snapshots, verification
 from strongroom.backups.incarnation import recognise, take_possession
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import sweeping
 from strongroom.identity import accounts
+from strongroom.identity import tables as identity
 from strongroom.storage.base import StoreError
 
 CALLS = 12
@@ -123,6 +125,7 @@ class World:
         self.instances: list[tuple[str, str]] = []
         self.processes: list[Process] = []
         self.calls_left = CALLS
+        self.snapshots = False  # whether one of the catalog is asked for after each call
         self.dumped: Rows | None = None
         self._count = 0
         self._rebuilds = 0
@@ -282,6 +285,8 @@ class World:
         failed = self.sim.raw.execute("SELECT backup FROM deletion WHERE state = 'FAILED'").fetchall()
         for (key,) in failed:
             users.delete(self, process, key)
+        if self.snapshots:
+            snapshots.submit(process.ctx)
         left = self.sim.raw.execute("SELECT 1 FROM object WHERE state IN ('CONDEMNED', 'PLANNED') LIMIT 1").fetchone()
         self._looked_through = left is not None or self.ending == 4
         if self._looked_through:
@@ -335,11 +340,9 @@ class World:
         """A rebuild; one that fails is begun anew, in an empty catalog."""
         with self._watching():
             self.sim.load({})
-            with self.sim.catalog.write() as conn:
-                accounts.found(conn, self.ambient, "account", "another", "admin", None)
         self.tell(process, "rebuilds the catalog from the store")
         try:
-            rebuild(process.ctx, lambda text: self.tell(process, f"rebuild: {text}"))
+            rebuild(process.ctx, lambda text: self.tell(process, f"rebuild: {text}"), self._found_again)
         except (StoreError, OperationalError) as error:
             self.tell(process, f"the rebuild fails: {error}")
             self._begin_again()
@@ -349,6 +352,14 @@ class World:
             self._take_over(process)
         self.calls_left = CALLS_AFTER
         self._start_everybody()
+
+    def _found_again(self) -> None:
+        """An account where no snapshot of the catalog has brought one back."""
+        with self._watching(), self.sim.catalog.write() as conn:
+            if conn.execute(sa.select(identity.account.c.id)).first() is None:
+                accounts.found(conn, self.ambient, "account", "another", "admin", None)
+            else:
+                self.meet("a snapshot of the catalog is the base of a rebuild")
 
     def _begin_again(self) -> None:
         self.meet("a rebuild dies or fails and begins anew")
@@ -395,10 +406,8 @@ class World:
             self.sims.append(self.sim)
             self.sim.load({})
             self.truth.checker = self._process("checker")
-            with self.sim.catalog.write() as conn:
-                accounts.found(conn, self.ambient, "account", "another", "admin", None)
             self.tell(None, "a catalog is made from the store once more")
-            rebuild(self.truth.checker.ctx, lambda text: self.tell(None, f"rebuild: {text}"))
+            rebuild(self.truth.checker.ctx, lambda text: self.tell(None, f"rebuild: {text}"), self._found_again)
             self.truth.rebuilt_catalog()
         self._raise_failure()
 
@@ -417,7 +426,8 @@ class World:
             (key if key in known else self._register(address.removeprefix("plain://")), address)
             for key, address in self.instances
         ]
-        self.target = self._register("target")
+        if self.target not in known:
+            self.target = self._register("target")
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -481,6 +491,8 @@ class World:
             self._think(process)
             try:
                 users.one_call(self, process)
+                if self.snapshots:
+                    snapshots.submit(process.ctx)
             except OperationalError as error:
                 self.tell(process, f"gets an error: {error.orig}")
 

@@ -38,6 +38,7 @@ DOINGS = (
     "an older catalog is noticed",
     "a worker of the catalog before learns that it was replaced",
     "a second rebuild from the same store",
+    "a snapshot of the catalog is the base of a rebuild",
 )
 
 TROUBLES = (

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import sqlalchemy as sa
 
 from simulation.world.surroundings import Databases, Seeded
+from strongroom.backups import snapshots
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
@@ -175,6 +176,7 @@ class Process:
         handlers: dict[str, Handler] = {
             "backup": BackupJob(self.ctx), "restore": RestoreJob(self.ctx), "delete": DeleteJob(self.ctx),
             "remove": RemoveJob(self.ctx), "verify": VerifyJob(self.ctx), "reconcile": ReconcileJob(self.ctx),
+            snapshots.KIND: snapshots.SnapshotJob(self.ctx),
         }  # fmt: skip
         self.worker = StepwiseWorker(jobs, handlers, ["default"], owner=name, ttl=TTL)
 

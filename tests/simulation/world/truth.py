@@ -47,6 +47,7 @@ FAIR_ENDS = {
     "remove": re.compile(r"access denied"),
     "verify": re.compile(_STORE),
     "reconcile": re.compile(_STORE),
+    "catalog-snapshot": re.compile(r"access denied|another catalog"),
 }
 """The same of other jobs, by kind."""
 

@@ -86,6 +86,10 @@ def upgrade() -> None:
         sa.Column("owner", sa.BigInteger(), nullable=False),
         sa.Column("incarnation", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("snapshot", sa.BigInteger(), nullable=False),
+        sa.Column("snapshot_digest", sa.Text(), nullable=False),
+        sa.Column("snapshot_events", sa.BigInteger(), nullable=False),
+        sa.Column("snapshot_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
     )
     op.create_table(
@@ -227,7 +231,8 @@ def upgrade() -> None:
         sa.Column("rewriting", sa.Text(), nullable=True),
         sa.Column("closing", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('pack', 'manifest', 'rewrite', 'grave', 'closed', 'key', 'owner')", name=op.f("ck_object_kind")
+            "kind IN ('pack', 'manifest', 'rewrite', 'grave', 'closed', 'key', 'owner', 'catalog', 'trail')",
+            name=op.f("ck_object_kind"),
         ),
         sa.CheckConstraint("state IN ('PLANNED', 'STORED', 'CONDEMNED', 'LATE')", name=op.f("ck_object_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_object")),
@@ -316,6 +321,16 @@ def upgrade() -> None:
         sa.Column("paused", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_schedule")),
     )
+    op.create_table(
+        "trail",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_trail")),
+    )
+    op.create_index("uq_trail_account_last", "trail", ["account", "last"], unique=True)
     op.create_table(
         "decision",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
