@@ -84,6 +84,7 @@ _TABLE = (
     Action("strongroom:audit:list", Level.LIST),
     Action("strongroom:identity:list", Level.LIST),  # and the account's administrator alone, as all of identity's
     Action("strongroom:identity:manage", Level.WRITE),
+    Action("strongroom:audit:export", Level.READ),  # and the account's administrator alone
     Action("strongroom:audit:verify", Level.READ),  # and the account's administrator alone
     Action("strongroom:store:verify", Level.WRITE),
     Action("strongroom:store:reconcile", Level.WRITE),  # and the account's administrator alone
