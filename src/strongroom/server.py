@@ -40,6 +40,7 @@ from strongroom.api import (
     limits,
     maintenance,
     metrics,
+    notifications,
     policies,
     quotas,
     recycling,
@@ -86,6 +87,9 @@ from strongroom.jobs.leases import LeasedJobs
 from strongroom.jobs.port import Handler
 from strongroom.jobs.schedules import put_schedule
 from strongroom.jobs.worker import Worker
+from strongroom.notifications import ages, delivery
+from strongroom.notifications.outbox import NOTIFY
+from strongroom.notifications.outbox import QUEUE as NOTIFICATIONS
 from strongroom.repository.keys import RootKey
 from strongroom.settings import RequestRate, Settings
 from strongroom.storage.opening import open_store
@@ -93,12 +97,13 @@ from strongroom.storage.opening import open_store
 log = logging.getLogger("strongroom")
 
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
+_TELLING = 4  # threads that tell receivers; each has one at most
 _LAST_SNAPSHOT = 5.0  # seconds that it waits for a last snapshot of the catalog before that
 
 
 FAMILIES = (
     backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
-    audit, refused,
+    notifications, audit, refused,
 )  # fmt: skip
 """The API's families of calls, those that are refused last: a call that works goes before."""
 
@@ -119,6 +124,7 @@ class House:
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
             snapshots.KIND: snapshots.SnapshotJob(ctx),
         }  # fmt: skip
@@ -146,8 +152,11 @@ def serve(settings: Settings) -> None:
         worker = Worker(house.jobs, house.handlers(), ["default"], threads=settings.workers, claimable=may)
         # Apart from the others, for a cluster's backup waits for its nodes' jobs.
         nodes = Worker(house.jobs, house.handlers(), node_queues(settings), threads=settings.workers, claimable=may)
-        worker.start()
-        nodes.start()
+        # Apart too: a receiver that is slow keeps nothing waiting but what is to be told.
+        telling = Worker(house.jobs, house.handlers(), [NOTIFICATIONS], threads=_TELLING)
+        workers = (worker, nodes, telling)
+        for one in workers:
+            one.start()
         watch = snapshots.Watch(house.context)
         watch.start()
         try:
@@ -165,7 +174,7 @@ def serve(settings: Settings) -> None:
         finally:
             watch.stop(_LAST_SNAPSHOT)
             with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda one: one.shutdown(_GRACE), (worker, nodes)))
+                list(pool.map(lambda one: one.shutdown(_GRACE), workers))
 
 
 def node_queues(settings: Settings) -> list[str]:
@@ -194,7 +203,8 @@ def opened(settings: Settings, ambient: Ambient | None = None, root: RootKey | N
             scratch.mkdir(mode=0o700)
             options = Options(
                 reclaim_budget=settings.reclaim_budget, verify_after_delete=settings.verify_after_delete,
-                source_rate=settings.source_rate,
+                source_rate=settings.source_rate, notify_command=settings.notify_command,
+                notify_networks=settings.notify_networks, notify_hours=settings.notify_hours,
             )  # fmt: skip
             context = Context(
                 catalog, store, leased, engines(), root, _sealer(root), ambient, scratch, options, imports=settings.imports
@@ -265,8 +275,8 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        for hourly in (forgetting.HOURLY, automation.HOURLY):
-            put_schedule(house.jobs, conn, hourly)
+        for regular in (forgetting.HOURLY, automation.HOURLY, ages.REGULARLY):
+            put_schedule(house.jobs, conn, regular)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:
             forget_leases(conn)

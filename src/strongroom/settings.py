@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ LEAST_SOURCE_RATE = 64 << 10
 """Bytes a second: with less a server would take a reader for dead before it has read its next piece."""
 CREDENTIALS_FILE = "credentials.json"
 """In the data folder: how this machine's clients enter (project, access key, secret key, endpoint)."""
+
+MOST_HOURS = 24 * 366.0
+"""Hours without a good backup: what is more is a slip."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([0-9]+)")
 _PASSWORD_IN_URL = re.compile(r"(//[^/@:]*):[^/@]*@")
@@ -69,6 +75,9 @@ class Settings:
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
     log_format: str  # one of logs.FORMATS
     imports: Path  # where operators put files that are to be imported, in PROJECT/BUCKET
+    notify_command: tuple[str, ...] = field(repr=False)  # the program that is told of events, with its arguments; empty: none
+    notify_networks: tuple[Network, ...]  # that webhooks may be in, beside public addresses
+    notify_hours: float | None  # without a good backup, where nobody has set them; None: it is not told
 
     @classmethod
     def load(
@@ -120,6 +129,9 @@ class Settings:
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),
             log_format=_one_of("STRONGROOM_LOG", environ.get("STRONGROOM_LOG"), FORMATS),
             imports=Path(environ.get("STRONGROOM_IMPORTS") or folder / "imports").absolute(),
+            notify_command=_command("STRONGROOM_NOTIFY_COMMAND", environ.get("STRONGROOM_NOTIFY_COMMAND")),
+            notify_networks=_networks("STRONGROOM_NOTIFY_NETWORKS", environ.get("STRONGROOM_NOTIFY_NETWORKS")),
+            notify_hours=_hours("STRONGROOM_NOTIFY_HOURS", environ.get("STRONGROOM_NOTIFY_HOURS")),
         )
 
     @property
@@ -191,6 +203,35 @@ def redacted(url: str) -> str:
 
 def _words(text: str | None) -> tuple[str, ...] | None:
     return None if not text else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _command(name: str, text: str | None) -> tuple[str, ...]:
+    """A program with its arguments; the error never repeats them."""
+    try:
+        words = tuple(shlex.split(text or ""))
+    except ValueError as error:
+        raise SettingsError(f"{name} cannot be split into words: {error}") from None
+    if words and not Path(words[0]).is_absolute():
+        raise SettingsError(f"{name} begins with no full path of a program, such as /usr/local/bin/tell")
+    return words
+
+
+def _networks(name: str, text: str | None) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(word) for word in _words(text) or ())
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}: give networks with commas between, such as 10.0.0.0/8,127.0.0.1") from None
+
+
+def _hours(name: str, text: str | None) -> float | None:
+    """A number of hours above 0, or none."""
+    try:
+        hours = float(text) if text else None
+    except ValueError:
+        hours = math.nan
+    if hours is not None and not 0 < hours <= MOST_HOURS:
+        raise SettingsError(f"{name} is {text!r}: give hours above 0, such as 26")
+    return hours
 
 
 def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:

@@ -24,6 +24,7 @@ EXAMPLES = {
     "key": "SRNOTHING",
     "kind": "users",
     "holder": "nobody",
+    "webhook": "nothing",
 }
 
 

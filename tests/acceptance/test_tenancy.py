@@ -176,6 +176,9 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
         yield NO_INSTANCE, "PUT", us.url(f"redis/instances/{instance}/pitr/policy"), {"enabled": False}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/limits"), None
         yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/limits"), {"bytes_per_second": None}
+        yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/notifications/hours"), None
+        yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/notifications/hours"), {"hours": 1}
+        yield NO_INSTANCE, "DELETE", us.own(f"instances/{instance}/notifications/hours"), None
         for job in jobs:
             yield NO_JOB, "GET", us.own(f"jobs/{job}"), None
             yield NO_JOB, "POST", us.own(f"jobs/{job}/cancel"), None

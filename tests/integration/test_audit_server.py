@@ -10,6 +10,7 @@ from strongroom.backups import automation
 from strongroom.catalog import tables as t
 from strongroom.identity import forgetting
 from strongroom.identity import tables as identity
+from strongroom.notifications import ages
 from support.server import ServerProcess
 
 
@@ -21,8 +22,8 @@ def test_a_record_that_somebody_edits_in_the_database_ends_the_command_with_1(tm
         owner = server.owner
         with server.catalog() as catalog, catalog.read() as conn:
             kinds = {row.name: (row.kind, row.every) for row in conn.execute(sa.select(t.schedule))}
-        hourly = (forgetting.HOURLY, automation.HOURLY)
-        assert kinds == {one.name: (one.kind, 3600.0) for one in hourly}
+        regular = (forgetting.HOURLY, automation.HOURLY, ages.REGULARLY)
+        assert kinds == {one.name: (one.kind, one.every) for one in regular}
         told = server.cli("audit", "verify")
         assert (told["outcome"], told["head"].split(":")[0]) == ("whole", str(told["records"]))
         assert told["records"] >= 3
@@ -50,5 +51,5 @@ def test_a_server_that_starts_again_keeps_its_schedule(tmp_path: Path) -> None:
         with catalog.read() as conn:
             rows = conn.execute(sa.select(t.schedule)).all()
             jobs = conn.execute(sa.select(t.job.c.kind)).scalars().all()
-        assert len(rows) == 2
+        assert len(rows) == 3
         assert all(row.next_due == 1.0 or row.kind in jobs for row in rows)

@@ -52,6 +52,7 @@ FAILED_ONCE = (
     411000001466,
     411000003667,
     411000005379,
+    411000005760,
 )
 """Seeds that found something, in the product or in the simulation itself, when they were new."""
 

@@ -37,6 +37,15 @@ def furnish(vault: Vault) -> None:
         conn.execute(t.quota.insert().values(project=vault.project, kind="backup", allowed=7))
         conn.execute(t.recycle_policy.insert().values(project=vault.project, days=3))
         conn.execute(t.limits.insert().values(subject=vault.source, bytes_per_second=1 << 40, jobs=None))
+        secret = ctx.sealer.seal(b"signs deliveries", "webhook", "hook")
+        conn.execute(
+            t.webhook.insert().values(
+                id="hook", project=vault.project, name="pager", url="https://example.com/", events="backup_failed", secret=secret,
+                created_at=clock.now(),
+            )
+        )  # fmt: skip
+        conn.execute(t.backup_age.insert().values(subject=vault.source, hours=30.0))
+        conn.execute(t.backup_overdue.insert().values(instance=vault.source, told_at=clock.now(), newest=None))
         lineage, pack = conn.execute(sa.select(t.pack.c.lineage, t.pack.c.id).order_by(t.pack.c.id)).all()[-1]
         suspect(conn, lineage, pack, BitMap([0]))
     policies.put(ctx, vault.project, vault.source, policies.Policy(3, "02:00-03:00", "1,2,3,4,5,6,7"), lambda conn: None)

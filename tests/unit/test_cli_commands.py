@@ -305,6 +305,60 @@ QUOTAS = {
 }
 
 
+def test_a_webhook_is_added_and_its_secret_shown() -> None:
+    """All events unless some are named."""
+    made = {"id": "1" * 32, "name": "team", "url": "https://hooks.example/", "events": ["backup_failed"], "secret": "a-secret"}
+    server = FakeServer({f"POST {OWN}/notifications/webhooks": (201, made)})
+    result = server.run("notify", "add", "team", "https://hooks.example/")
+    assert "a-secret" in result.stdout
+    assert "not shown again" in result.stdout
+    server.run("notify", "add", "team", "https://hooks.example/", "--event", "backup_failed", "--event", "damage_found")
+    plain = {"name": "team", "url": "https://hooks.example/"}
+    assert server.bodies() == [plain, {**plain, "events": ["backup_failed", "damage_found"]}]
+    assert server.run("notify", "add", "team", "https://hooks.example/", "--event", "all").exit_code == 2
+
+
+def test_webhooks_are_listed_with_what_became_of_them() -> None:
+    """Given up and dropped are both never told."""
+    hook = {
+        "name": "team", "url": "https://hooks.example/", "delivered": 7, "failed": 5, "given_up": 2, "dropped": 1,
+        "last_error": "it answered 500",
+    }  # fmt: skip
+    result = FakeServer({f"GET {OWN}/notifications/webhooks": {"webhooks": [hook]}}).run("notify", "list")
+    (line,) = (line for line in result.stdout.splitlines() if "team" in line)
+    assert line.split() == ["team", "https://hooks.example/", "7", "5", "3", "it", "answered", "500"]
+    assert "No webhook" in FakeServer({f"GET {OWN}/notifications/webhooks": {"webhooks": []}}).run("notify", "list").stdout
+
+
+def test_a_test_of_a_receiver_says_what_came_back() -> None:
+    """Or why nothing did, with status 1; one says which receiver."""
+    done = job("Completed", kind="notify-test", result={"outcome": "delivered", "status": 204, "seconds": 0.1})
+    failed = job("Failed", kind="notify-test", fail_reason="it answered 500")
+    answers = {f"POST {OWN}/notifications/test": (202, {"job_id": JOB}), f"GET {OWN}/jobs/{JOB}": done}
+    server = FakeServer(answers)
+    assert server.run("notify", "test", "team").stdout == "team answered 204 after 0.1 s.\n"
+    assert server.run("notify", "test", "--command").stdout == "The command ended with status 0 after 0.1 s.\n"
+    assert server.bodies() == [{"webhook": "team"}, {"webhook": None}]
+    result = FakeServer({**answers, f"GET {OWN}/jobs/{JOB}": failed}).run("notify", "test", "team")
+    assert (result.exit_code, "it answered 500" in result.stderr) == (1, True)
+    assert server.run("notify", "test").exit_code == server.run("notify", "test", "team", "--command").exit_code == 2
+
+
+def test_hours_without_a_good_backup_are_shown_and_set() -> None:
+    """Of the project or of an instance; a number, none, or default."""
+    project, one = f"{OWN}/notifications/hours", f"{OWN}/instances/{CACHE['id']}/notifications/hours"
+    told = {"hours": 26.0, "default": True}
+    server = FakeServer({**INSTANCES, f"GET {project}": told, f"PUT {project}": told, f"PUT {one}": told, f"DELETE {one}": told})
+    assert server.run("notify", "hours").stdout.split(maxsplit=4)[-1].strip() == "26 hours (default)"
+    server.run("notify", "hours", "26.5")
+    server.run("notify", "hours", "none", "--instance", "cache")
+    server.run("notify", "hours", "default", "--instance", "cache")
+    assert server.bodies() == [{"hours": 26.5}, {"hours": None}]
+    assert server.asked()[-1] == f"DELETE {one}"
+    for slip in ("a-day", "nan", "inf", "1e3", "-5"):
+        assert server.run("notify", "hours", slip).exit_code == 2
+
+
 def test_quotas_are_shown_in_words() -> None:
     """What is used and allowed; bytes in binary units, nothing set is no limit."""
     result = FakeServer({f"GET {OWN}/quotas": QUOTAS}).run("quota", "show")

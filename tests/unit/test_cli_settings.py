@@ -46,12 +46,37 @@ def test_options_go_before_the_environment() -> None:
         ("STRONGROOM_RATE_PER_USER", "5"),
         ("STRONGROOM_RATE_PER_ADDRESS", "0/5"),
         ("STRONGROOM_ROOT_KEY", "abc"),
+        ("STRONGROOM_NOTIFY_COMMAND", "'/usr/bin/tell"),
+        ("STRONGROOM_NOTIFY_COMMAND", "tell --all"),
+        ("STRONGROOM_NOTIFY_NETWORKS", "10.0.0.1/8"),
+        ("STRONGROOM_NOTIFY_NETWORKS", "intranet"),
+        ("STRONGROOM_NOTIFY_HOURS", "0"),
+        ("STRONGROOM_NOTIFY_HOURS", "nan"),
+        ("STRONGROOM_NOTIFY_HOURS", "a day"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
     """The error names the variable."""
     with pytest.raises(SettingsError, match=name):
         Settings.load("/srv/x", {name: value})
+
+
+def test_who_is_told_is_nobody_unless_the_operator_says_so() -> None:
+    """The command is split into words, once and without a shell, and no representation shows it."""
+    nobody = Settings.load("/srv/x", {})
+    assert (nobody.notify_command, nobody.notify_networks, nobody.notify_hours) == ((), (), None)
+    told = {
+        "STRONGROOM_NOTIFY_COMMAND": "/bin/tell 'the team' --key=abc", "STRONGROOM_NOTIFY_NETWORKS": "10.0.0.0/8, ::1",
+        "STRONGROOM_NOTIFY_HOURS": "26.5",
+    }  # fmt: skip
+    settings = Settings.load("/srv/x", told)
+    assert settings.notify_command == ("/bin/tell", "the team", "--key=abc")
+    assert [str(network) for network in settings.notify_networks] == ["10.0.0.0/8", "::1/128"]
+    assert settings.notify_hours == 26.5
+    assert "--key" not in repr(settings)
+    with pytest.raises(SettingsError) as refused:
+        Settings.load("/srv/x", {"STRONGROOM_NOTIFY_COMMAND": "tell --key=abc"})
+    assert "abc" not in str(refused.value)
 
 
 def test_rates_are_numbers_or_off() -> None:

@@ -22,6 +22,7 @@ from strongroom.backups import reconciling
 from strongroom.backups.context import Options
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.catalog import tables as t
+from strongroom.notifications import outbox, webhooks
 from strongroom.settings import Settings, SettingsError
 from support.border import quick_passwords
 from support.harsh import HarshVault
@@ -98,6 +99,28 @@ def test_what_is_told_is_what_there_is(house: House) -> None:
     assert age == pytest.approx(house.clock.now() - ended)
     never = found[one("newest_backup_age_seconds", project=house.project, instance=house.target, name="target", engine="plain")]
     assert never >= age
+
+
+def test_what_became_of_what_was_to_be_told(house: House) -> None:
+    """By receiver; what waits for a receiver is no job that waits for a worker."""
+    hook, _secret = webhooks.add(house.ctx, house.project, webhooks.NewWebhook("hook", "https://hooks.example/"), lambda *_: None)
+    house.engine.broken = "the server went away"
+    house.create(next(generations(1)))
+    while house.worker.step() is not None:
+        pass
+    house.clock.passed += 90
+    with house.catalog.write() as conn:
+        outbox.count(conn, hook, delivered=3, failed=2, dropped=1)
+        outbox.begin_receiver(conn, outbox.COMMAND)
+        outbox.count(conn, outbox.COMMAND, given_up=4)
+        conn.execute(t.backup_overdue.insert().values(instance=house.source, told_at=0.0))
+    found = house.readings()
+    for project, receiver, expected in ((house.project, "hook", (3, 2, 0, 1)), ("", "command", (0, 0, 4, 0))):
+        for outcome, number in zip(("delivered", "failed", "given_up", "dropped"), expected, strict=True):
+            assert found[one("notifications_total", project=project, receiver=receiver, outcome=outcome)] == number
+    assert found[one("overdue_instances")] == 1
+    assert found[one("jobs", kind="notify", state="QUEUED")] == 1
+    assert found[one("jobs_oldest_queued_seconds")] == 0
 
 
 def test_jobs_that_wait_and_that_failed(house: House) -> None:
@@ -194,6 +217,7 @@ def test_the_alerts_and_the_dashboard_name_what_is_told(house: House) -> None:
     house.engine.databases.pop("plain://source")
     house.create()
     house.run()
+    webhooks.add(house.ctx, house.project, webhooks.NewWebhook("hook", "https://hooks.example/"), lambda *_: None)
     house.create()
     app = house.app()
     ask(app, "/healthz")

@@ -21,6 +21,7 @@ from strongroom.identity import accounts, totp
 from strongroom.identity import tables as identity
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.stepwise import StepwiseWorker
+from strongroom.notifications import webhooks
 from strongroom.repository import names
 from strongroom.repository.errors import WrongKey
 from strongroom.repository.keys import RootKey, open_closed, open_owner, root_of_catalog, root_of_keys
@@ -43,7 +44,7 @@ def with_root(vault: HarshVault, root: RootKey) -> HarshVault:
 
 
 def world(folder: Path) -> HarshVault:
-    """Two backups; a lineage that has closed; secrets of an instance, an access key and a second factor."""
+    """Two backups; a lineage that has closed; secrets of an instance, an access key, a second factor and a webhook."""
     vault = HarshVault(folder)
     gone = vault.backup({"a": noise(30_000, 1)})
     vault.delete(gone)
@@ -57,6 +58,7 @@ def world(folder: Path) -> HarshVault:
         totp.enrol(conn, vault.clock, vault.ctx.sealer, str(user))
         sealed = vault.ctx.sealer.seal(b"secret-word", "instance", vault.source)
         conn.execute(sa.update(t.instance).where(t.instance.c.id == vault.source).values(secret=sealed))
+    webhooks.add(vault.ctx, vault.project, webhooks.NewWebhook("hook", "https://hooks.example/"), lambda conn, key: None)
     return vault
 
 
@@ -118,7 +120,7 @@ def test_a_rotation_seals_everything_anew_and_touches_no_pack(saved: Saved, tmp_
     vault = with_root(HarshVault.revive(tmp_path / "vault", saved), BOTH_NEW_FIRST)
     before = {stat.name: vault.inner.get(stat.name) for stat in vault.inner.list("")}
     done = rotate(vault.ctx)
-    assert (done.lineages, done.secrets) == (1, 3)
+    assert (done.lineages, done.secrets) == (1, 4)
     after = {stat.name: vault.inner.get(stat.name) for stat in vault.inner.list("")}
     assert before.items() <= after.items()
     assert {name.split("/")[-2] for name in after.keys() - before.keys()} == {"key", "owner", "catalog"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from strongroom.backups.context import Options
 from strongroom.backups.grouping import Group
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
+from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.storage.base import StoreDenied, StoreFull
 from strongroom.storage.faults import Effect, Fail
 from support.harsh import TTL, HarshVault
@@ -115,6 +117,41 @@ def test_a_pack_that_dies_while_it_is_rewritten_takes_the_copy_with_it(vault: Ha
     vault.check()
     kinds = {stat.name.split("/")[-1] for stat in vault.store.list("") if not stat.name.startswith("owner/")}
     assert kinds == {"closed"}
+
+
+@pytest.mark.parametrize("after", ["_candidates", "_choose"])
+def test_a_lineage_that_is_closed_before_its_sources_are_read_ends_the_rewrite(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: str
+) -> None:
+    """Every other backup is deleted, and the keys with them, once the sources are found, or once they are taken: no defect, and
+    nothing is left."""
+    keys, other, step = scattered(vault), vault.another_process(), getattr(rewriting, after)
+    closed = []
+
+    def closing(*args: Any) -> Any:
+        found = step(*args)
+        if not closed:
+            closed.append(True)
+            _delete_all(vault, other, keys[1:])
+        return found
+
+    before = vault.size()
+    vault.delete(keys[0])
+    monkeypatch.setattr(rewriting, after, closing)
+    vault.run()
+    assert closed
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    exact(vault, keys, before)
+    vault.check()
+    kinds = {stat.name.split("/")[-1] for stat in vault.store.list("") if not stat.name.startswith("owner/")}
+    assert kinds == {"closed"}
+
+
+def _delete_all(vault: HarshVault, worker: StepwiseWorker, keys: list[str]) -> None:
+    for key in keys:
+        vault.delete(key)
+    while worker.step() is not None:
+        pass
 
 
 def test_a_source_condemned_meanwhile_is_not_switched(vault: HarshVault) -> None:

@@ -1,28 +1,74 @@
-"""Our own call about the audit trail: does it still say what was written?
+"""Our own calls about the audit trail: what is in it, all of it, and whether it still says what was written.
 
-A trail is an account's, not a project's, so the account's administrator alone may ask.
+A trail is an account's, not a project's: its administrator alone sees it whole. Who may list sees what happened in the project.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
+from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from strongroom.api.authentication import authenticated_router, may
+from strongroom.api.contract import Filter, Text, Time, coded
 from strongroom.api.services import Services, given
-from strongroom.identity import audit
+from strongroom.identity import audit, trail
 from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 
 router = authenticated_router("Audit")
+Given = Annotated[Services, given(Services)]
 
-_VERIFY = "strongroom:audit:verify"
+_VERIFY, _LIST, _EXPORT = "strongroom:audit:verify", "strongroom:audit:list", "strongroom:audit:export"
+_Limit = Annotated[int, Field(ge=1, le=1000), coded("DBS.280439", "Invalid limit.")]
+_Sequence = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class RecordFilters(Filter):
+    """What is looked for; `before` is the `next` of the page before."""
+
+    event: Text | None = None
+    outcome: Literal["OK", "FAILED", "REFUSED"] | None = None
+    level: Literal["Normal", "Major"] | None = None
+    user: Text | None = None
+    resource_type: Text | None = None
+    resource_id: Text | None = None
+    request_id: Text | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    before: _Sequence | None = None
+    limit: _Limit = 100
+
+
+@router.get("/strongroom/v1/{project_id}/audit")
+def list_records(
+    filters: Annotated[RecordFilters, Query()], services: Given, caller: Annotated[Principal, may(_LIST)]
+) -> dict[str, Any]:
+    """Records, newest first: an administrator's are the account's, anybody else's those of the project."""
+    project = None if caller.administrator else caller.required_project()
+    wanted = trail.Wanted(
+        caller.account, project, filters.event, filters.outcome, filters.level, filters.user,
+        filters.resource_type, filters.resource_id, filters.request_id, filters.start_time, filters.end_time,
+    )  # fmt: skip
+    with services.catalog.read() as conn:
+        found, following = trail.records(conn, wanted, filters.before, filters.limit)
+    return {"records": found, "next": following}
+
+
+@router.get("/strongroom/v1/{project_id}/audit/export")
+def export_records(
+    services: Given, caller: Annotated[Principal, may(_EXPORT)], after: Annotated[_Sequence, Query()] = 0
+) -> StreamingResponse:
+    """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it."""
+    _require_administrator(caller, _EXPORT)
+    return StreamingResponse(trail.lines(services.catalog, caller.account, after), media_type="application/x-ndjson")
 
 
 @router.get("/strongroom/v1/{project_id}/audit/verification")
 def verify_audit(
-    services: Annotated[Services, given(Services)],
+    services: Given,
     caller: Annotated[Principal, may(_VERIFY)],
     kept: Annotated[str | None, Query(pattern="^[0-9]{1,18}:[0-9a-f]{0,64}$")] = None,
 ) -> dict[str, Any]:
@@ -30,8 +76,7 @@ def verify_audit(
 
     `kept`: a `head` that an earlier call told and that was kept elsewhere; the trail must still lead to it.
     """
-    if not caller.administrator:
-        raise Forbidden(_VERIFY)
+    _require_administrator(caller, _VERIFY)
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
         broken = audit.check_chain(conn, caller.account, None if kept is None else audit.Head.parse(kept))
@@ -41,3 +86,9 @@ def verify_audit(
         "head": str(head),
         "broken": None if broken is None else {"record": broken.sequence, "reason": broken.reason},
     }
+
+
+def _require_administrator(caller: Principal, action: str) -> None:
+    """A policy in one project does not suffice to see the account's others."""
+    if not caller.administrator:
+        raise Forbidden(action)

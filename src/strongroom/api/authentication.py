@@ -27,6 +27,7 @@ from strongroom.api import errors
 from strongroom.api.contract import ProjectId
 from strongroom.api.limiter import Limiter
 from strongroom.api.middleware import arrival_of, decode_segment
+from strongroom.api.refusal_records import note_refusal
 from strongroom.api.services import Services
 from strongroom.identity import principal as identity
 from strongroom.identity.callers import Asked, identify
@@ -114,7 +115,13 @@ class AuthenticatedRoute(APIRoute):
             users: Limiter = request.app.state.users
             if wait := users.take(arrival.principal.user):
                 raise errors.TooManyRequests("user", wait)
-            return await handle(_Asking(request.scope, request.receive))
+            try:
+                return await handle(_Asking(request.scope, request.receive))
+            except Exception as error:
+                if request.method != "GET":
+                    name = self.endpoint.__name__
+                    await run_in_threadpool(note_refusal, services, arrival.principal, name, request.path_params, error)
+                raise
 
         return authenticated
 

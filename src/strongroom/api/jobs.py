@@ -43,6 +43,7 @@ NAMES = {
     "rehearse": "TestRestore",
     "reconcile": "ReconcileStore",
     "expire": "DeleteAutomatedBackups",
+    "notify-test": "TestNotification",
 }
 """Kinds of jobs by the names that the contract and we give them."""
 _STATUS = {"QUEUED": "Running", "RUNNING": "Running", "DONE": "Completed", "FAILED": "Failed", "CANCELLED": "Failed"}

@@ -29,6 +29,7 @@ from strongroom.api.errors import ApiError
 from strongroom.api.middleware import arrival_of
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
+from strongroom.notifications.outbox import QUEUE
 
 FRESH = 10.0
 """Seconds for which a reading of the catalog is told again."""
@@ -112,6 +113,7 @@ def _families(conn: Connection, now: float) -> Iterator[Metric]:
     yield from _backups(conn, now)
     yield from _deletions(conn)
     yield from _reconciled(conn, now)
+    yield from _notifications(conn)
 
 
 def _jobs(conn: Connection, now: float) -> Iterator[Metric]:
@@ -120,7 +122,8 @@ def _jobs(conn: Connection, now: float) -> Iterator[Metric]:
     yield _gauge(conn, "strongroom_jobs", "Jobs that are queued or running.", ("kind", "state"), active)
     failed = sa.select(j.kind, sa.func.count()).where(j.state == "FAILED", j.project.is_not(None)).group_by(j.kind)
     yield _counter(conn, "strongroom_jobs_failed", "Jobs of users and policies that have failed.", ("kind",), failed)
-    oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(j.state == "QUEUED")).scalar()
+    working = sa.and_(j.state == "QUEUED", j.queue != QUEUE)  # what is to be told waits for its receiver, not for a worker
+    oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(working)).scalar()
     yield _one("strongroom_jobs_oldest_queued_seconds", "How long the oldest queued job waits.", now - oldest if oldest else 0)
 
 
@@ -201,6 +204,25 @@ def _reconciled(conn: Connection, now: float) -> Iterator[Metric]:
     odd = sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size"))
     yield _one("strongroom_unaccounted_objects", "Unknown, missing and wrong objects that the last reconciliation found.", odd)
     yield _one("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", max(now - row.finished_at, 0.0))
+
+
+def _notifications(conn: Connection) -> Iterator[Metric]:
+    known = t.notification_receiver.c
+    rows = conn.execute(
+        sa.select(t.notification_receiver, t.webhook.c.project, t.webhook.c.name)
+        .outerjoin(t.webhook, t.webhook.c.id == known.id)
+        .order_by(known.id)
+    ).all()
+    told = CounterMetricFamily(
+        "strongroom_notifications", "Events by what became of them; `failed` counts tries, most of which are followed by others.",
+        labels=["project", "receiver", "outcome"],
+    )  # fmt: skip
+    for row in rows:
+        for outcome in ("delivered", "failed", "given_up", "dropped"):
+            told.add_metric([row.project or "", row.name or row.id, outcome], float(getattr(row, outcome)))
+    yield told
+    overdue = conn.execute(sa.select(sa.func.count()).select_from(t.backup_overdue)).scalar_one()
+    yield _one("strongroom_overdue_instances", "Instances of which it was told that they have no good backup.", overdue)
 
 
 def _one(name: str, text: str, value: float) -> Metric:

@@ -24,6 +24,8 @@ REFUSALS: dict[type[Exception], Answer] = {
     errors.TooManyTags: Answer(400, "DBS.212003"),
     errors.NotPending: Answer(400, "DBS.212003"),
     errors.NotOffered: Answer(400, "DBS.212003"),
+    errors.NoSuchWebhook: Answer(404, "DBS.280016", "Resource not found: {}."),
+    errors.BadWebhook: Answer(400, "DBS.200001", "Parameter error: {}."),
     errors.BadBatch: Answer(400, "DBS.200001"),
     errors.BadScope: Answer(400, "DBS.200001", "Parameter error: {}."),
 }

@@ -326,7 +326,7 @@ class _Lineage:
                 total += fresh
             touched = [backup for one in told for backup in one["backups"]]
             if total and touched:
-                damage.tell_audit(conn, ctx, touched[-1], self._reading.job.id, total, [one["name"] for one in told])
+                damage.tell(conn, ctx, touched[-1], self._reading.job.id, total, [one["name"] for one in told])
         for one in told:
             self._reading.tell(one)
 

@@ -23,6 +23,7 @@ from strongroom.catalog import tables as t
 from strongroom.identity import audit
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.jobs.schedules import Schedule
+from strongroom.notifications import outbox
 
 log = logging.getLogger("strongroom.backups")
 
@@ -87,7 +88,13 @@ class AutomateJob:
         return creation.create(ctx, policy.project, policy.instance, wanted, note)[0]
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """Nothing hangs on it: the window is still open, or the next one makes up for it."""
+        """The window is still open, or the next one makes up for it; but that a backup was due and refused is told."""
+        if outcome != "FAILED":
+            return
+        with self._ctx.catalog.write(job.guard) as conn:
+            row = conn.execute(sa.select(t.instance).where(t.instance.c.id == str(job.args["instance"]))).one()
+            outbox.backup_not_begun(self._ctx, conn, row, job.id, reason)
+            job.fail(conn, reason)
 
 
 class _Done(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from strongroom.catalog.database import Catalog
 from strongroom.engines.base import Engine, Target
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.leases import LeasedJobs
+from strongroom.repository.errors import RepositoryError
 from strongroom.repository.keys import LineageKeys, RootKey, open_lineage_keys
 from strongroom.storage.base import Store
 
@@ -30,6 +32,13 @@ class Options:
     chunk_average: int | None = None  # bytes, for lineages that begin; None: by size and kind
     pack_target: int | None = None  # sealed bytes; None: by size
     source_rate: int | None = None  # bytes a second that a capture takes where the instance's limits say nothing; None: no limit
+    notify_command: tuple[str, ...] = ()  # the program, with its arguments, that is told of every project's events; empty: none
+    notify_networks: tuple[IPv4Network | IPv6Network, ...] = ()  # that webhooks may be in, beside public addresses
+    notify_hours: float | None = None  # without a good backup, where nobody has set them; None: it is not told
+
+
+class LineageClosed(RepositoryError):
+    """A lineage's last backup has gone meanwhile: nothing in it can be opened, nor need be."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,11 @@ class Context:
     checked: dict[str, int] = field(default_factory=dict)  # lineages compared with the store, by the catalog's `moves` then
 
     def keys(self, lineage: str) -> LineageKeys:
-        """The lineage's keys. Raises WrongKey if the root key does not open them."""
+        """The lineage's keys. Raises WrongKey if the root key does not open them, LineageClosed where there are none any more."""
         with self.catalog.read() as conn:
             sealed = conn.execute(sa.select(t.lineage.c.sealed_keys).where(t.lineage.c.id == lineage)).scalar_one()
+        if sealed is None:
+            raise LineageClosed(f"the last backup of lineage {lineage} was deleted, and its keys with it")
         return open_lineage_keys(self.root_key, lineage, sealed)
 
     def target(self, instance: sa.Row[tuple[object, ...]]) -> Target:

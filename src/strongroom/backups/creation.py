@@ -40,6 +40,7 @@ from strongroom.catalog.many import batches
 from strongroom.catalog.space import bury, condemn
 from strongroom.engines.base import ClusterEngine, EngineError, Node, Probe, Summary
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
+from strongroom.notifications import outbox
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
 from strongroom.repository.errors import Damaged, RepositoryError
 from strongroom.repository.keys import LineageKeys, open_lineage_keys, seal_lineage_keys
@@ -181,7 +182,7 @@ def stop(ctx: Context, project: str, backup: str, note: Note) -> str:
         lineages = _lineages(conn, backup)
     cancel = partial(_cancel_build, ctx, backup)
     with sweeping.decide_swept(ctx.catalog, first=cancel, backups=[backup], lineages=lineages) as conn:
-        job = fail(ctx, conn, backup, "stopped by a user", shown=True)
+        job = fail(ctx, conn, backup, "stopped by a user", stopped=True, shown=True)
         if job is None:
             raise errors.BackupNotBuilding(f"backup {backup} is not being built")
         note(conn)
@@ -195,11 +196,14 @@ def _cancel_build(ctx: Context, backup: str, conn: Connection) -> None:
         ctx.jobs.cancel(conn, row.id)
 
 
-def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: bool = False, asked: bool = False) -> str | None:
+def fail(
+    ctx: Context, conn: Connection, backup: str, reason: str, *, stopped: bool = False, shown: bool = False, asked: bool = False
+) -> str | None:
     """The decision that a build has failed, for backups and lineages that are locked: its parts leave their chains, it owns
     nothing from here on. Returns the removal's job (in the project's list if `shown`), None if it is not being built.
 
-    `asked`: the store has no mark or manifest of its seqs; what a catalog of before may still put there is buried ahead."""
+    Receivers are told, unless it was `stopped` by somebody. `asked`: the store has no mark or manifest of its seqs; what a
+    catalog of before may still put there is buried ahead."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
     if row.state != "BUILDING":
         return None
@@ -221,6 +225,8 @@ def fail(ctx: Context, conn: Connection, backup: str, reason: str, *, shown: boo
     conn.execute(
         sa.update(t.backup).where(t.backup.c.id == backup).values(state="FAILED", fail_reason=reason, end_at=ctx.ambient.now())
     )
+    if not stopped:
+        outbox.backup_failed(ctx, conn, row, reason)
     return job
 
 
@@ -253,7 +259,7 @@ class _Building:
         with ctx.catalog.read() as conn:
             lineages = _lineages(conn, backup)
         with sweeping.decide_swept(ctx.catalog, job.guard, backups=[backup], lineages=lineages) as conn:
-            fail(ctx, conn, backup, reason)
+            fail(ctx, conn, backup, reason, stopped=ending == "CANCELLED")
             self._follow(conn, job, backup)
             if ending == "FAILED":
                 job.fail(conn, reason)

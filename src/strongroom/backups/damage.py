@@ -18,6 +18,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import numbers_of, suspect
 from strongroom.catalog.space import held_by
 from strongroom.identity import audit
+from strongroom.notifications import outbox
 from strongroom.repository import names
 from strongroom.repository.errors import Damaged
 from strongroom.repository.places import add_chunks
@@ -77,9 +78,11 @@ def mark(conn: Connection, lineage: str, name: str, finding: Finding) -> tuple[d
     return living, fresh
 
 
-def tell_audit(conn: Connection, ctx: Context, backup: str, job: str, chunks: int, objects: Sequence[str]) -> None:
-    """New damage is told once, of a backup that needs it: how many chunks became suspect, and the objects that they are in."""
+def tell(conn: Connection, ctx: Context, backup: str, job: str, chunks: int, objects: Sequence[str]) -> None:
+    """New damage is told once, of a backup that needs it: how many chunks became suspect, and the objects that they are in. To
+    the audit trail and to whoever wants a word of it."""
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+    outbox.damage_found(ctx, conn, row, job, chunks, objects)
     entry = audit.Entry(
         "StrongroomDamageFound", "backup", row.id, row.name, outcome="FAILED", level="Major", project=row.project,
         detail={"job": job, "chunks": chunks, "objects": list(objects[:20])},

@@ -26,6 +26,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.space import Forecast, Partly, Toll, condemn
 from strongroom.identity import audit
 from strongroom.jobs.port import Running, TryAgain
+from strongroom.notifications import outbox
 from strongroom.repository.errors import RepositoryError
 from strongroom.storage.base import StoreError
 
@@ -407,6 +408,7 @@ class DeleteJob:
             )
             row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
             job.fail(conn, reason)
+            outbox.deletion_failed(ctx, conn, row, job.id, reason)
             audit.append(
                 conn, ctx.ambient,
                 audit.Entry(

@@ -18,6 +18,8 @@ Refused
 ├── TooManyTags
 ├── NotPending          a job that has begun is no scheduled task any more
 ├── NotOffered          this server does not do that; the text says what it does instead
+├── NoSuchWebhook
+├── BadWebhook          its name is taken, there are too many, or its URL cannot be a webhook's
 └── BadBatch            a batch is 1 to 10 different ids
 """
 
@@ -102,6 +104,14 @@ class NotPending(Refused):
 
 class NotOffered(Refused):
     """Strongroom, or this engine, does not do that."""
+
+
+class NoSuchWebhook(Refused):
+    """There is no such webhook in the project."""
+
+
+class BadWebhook(Refused):
+    """The project cannot have this webhook."""
 
 
 class BadBatch(Refused):

@@ -23,6 +23,7 @@ from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Engine, EngineError, Ground, Summary, Surveyor, Target, target_state
 from strongroom.jobs.port import Cancelled, Draining, JobFailed, Running, TryAgain
+from strongroom.notifications import outbox
 from strongroom.repository.errors import RepositoryError
 from strongroom.storage.base import StoreError
 
@@ -122,12 +123,22 @@ def filling(ctx: Context, job: Running) -> Iterator[Filling]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def give_up(ctx: Context, job: Running) -> None:
-    """Ends what the job left in its instance, after its last try; nothing in the catalog hangs on it."""
+def give_up(ctx: Context, job: Running, outcome: str, reason: str) -> None:
+    """Ends what the job left in its instance, after its last try; nothing in the catalog hangs on it. That it failed is told, but
+    not that somebody ended it."""
     if job.attempts == 0 and job.epoch == 1:
         return  # cancelled before it ran
+    if outcome == "FAILED":
+        _tell(ctx, job, reason)
     instance = _instance(ctx, job)
     _end_leftovers(ctx.engines[instance.engine], ctx.target(instance))
+
+
+def _tell(ctx: Context, job: Running, reason: str) -> None:
+    with ctx.catalog.write(job.guard) as conn:
+        instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
+        backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args.get("backup"))).first()
+        outbox.restore_failed(ctx, conn, backup, instance, job.id, reason)
 
 
 def _instance(ctx: Context, job: Running) -> Row[Any]:

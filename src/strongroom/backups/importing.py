@@ -95,5 +95,4 @@ class ImportJob:
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the import left in the target."""
-        del outcome, reason
-        give_up(self._ctx, job)
+        give_up(self._ctx, job, outcome, reason)

@@ -15,6 +15,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Tabled, Target
+from strongroom.notifications import ages
 
 Note = Callable[[Connection, str], None]
 
@@ -95,6 +96,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         if busy is not None:
             raise errors.InstanceBusy(f"job {busy.id} uses the instance: wait for its end, or stop it")
         conn.execute(sa.delete(t.limits).where(t.limits.c.subject == instance))
+        ages.forget(conn, instance)
         policies.forget(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)

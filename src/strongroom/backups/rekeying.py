@@ -90,6 +90,7 @@ def rotate(ctx: Context, report: Report = lambda _: None) -> Rotated:
 
 _SECRETS = (
     (t.instance, t.instance.c.secret, "instance"),
+    (t.webhook, t.webhook.c.secret, "webhook"),
     (identity.access_key, identity.access_key.c.secret, "access-key"),
     (identity.user, identity.user.c.totp, "totp"),
     (t.trail, t.trail.c.secret, "trail"),

@@ -123,5 +123,4 @@ class RestoreJob:
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Ends what the restore left in the target."""
-        del outcome, reason
-        give_up(self._ctx, job)
+        give_up(self._ctx, job, outcome, reason)

@@ -34,7 +34,7 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Row
 
 from strongroom.backups import removal, staleness
-from strongroom.backups.context import Context
+from strongroom.backups.context import Context, LineageClosed
 from strongroom.backups.damage import note_damage
 from strongroom.backups.grouping import Class, Group, group
 from strongroom.backups.objects import plan, remove_lost, stored
@@ -132,10 +132,14 @@ def reclaim(ctx: Context, job: Running, lineages: Sequence[str], backup: str) ->
             while True:
                 job.progress("rewriting", written, max(total, written))
                 left = None if row.thorough else total - written
-                sources, groups = _next_round(ctx, lineage, left, passed)
-                if not sources:
+                try:
+                    sources, groups = _next_round(ctx, lineage, left, passed)
+                    if not sources:
+                        break
+                    put = _rewrite(ctx, job, lineage, sources, groups, mine, passed)
+                except LineageClosed:  # meanwhile, by a delete of what was left: nothing in it lives any more
+                    _let_go(ctx, job, [lineage], mine)
                     break
-                put = _rewrite(ctx, job, lineage, sources, groups, mine, passed)
                 written += sum(put.values())
                 names += put
                 removal.remove_condemned(ctx, job, mine)

@@ -391,7 +391,7 @@ class _Lineage:
                 state = conn.execute(sa.select(t.part.c.state).where(here)).scalar_one()
                 fresh = sum([self._mark(conn, name, one) for name, one in found.items()])
                 if fresh:
-                    damage.tell_audit(conn, self._ctx, part.backup, self._job.id, fresh, sorted(found))
+                    damage.tell(conn, self._ctx, part.backup, self._job.id, fresh, sorted(found))
         (self._tally.verified if state == "COMPLETED" else self._tally.superseded).append(part.backup)
 
     def _mark(self, conn: Connection, name: str, finding: Finding) -> int:

@@ -105,6 +105,52 @@ limits = Table(
     Column("jobs", Integer, nullable=True),  # backups and restores at once in a worker; NULL: as many as it has threads
 )
 
+# Where a project's administrator wants to be told.
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),  # without user and password
+    Column("events", Text, nullable=False),  # "backup_failed,deletion_failed,…"
+    Column("secret", LargeBinary, nullable=False),  # what deliveries are signed with, sealed under the root key
+    Column("created_at", Double, nullable=False),
+)
+Index("uq_webhook_name", webhook.c.project, webhook.c.name, unique=True)
+
+# What is known of a receiver. Counts only grow.
+notification_receiver = Table(
+    "notification_receiver",
+    metadata,
+    Column("id", Text, primary_key=True),  # a webhook's id, or "command": the operator's
+    Column("delivered", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),  # tries that failed; most of them are followed by others
+    Column("given_up", BigInteger, nullable=False),  # events that it was never told, after many tries
+    Column("dropped", BigInteger, nullable=False),  # events that were not queued, since too many waited
+    Column("failures", Integer, nullable=False),  # in a row, up to now
+    Column("resting_until", Double, nullable=False),  # it is not tried before; 0: it may be
+    Column("last_error", Text, nullable=True),  # why the last try failed; NULL: it did not
+    Column("last_at", Double, nullable=True),  # of the last try
+)
+
+# After how many hours without a good backup is told of it. Without a row the next wider one holds.
+backup_age = Table(
+    "backup_age",
+    metadata,
+    Column("subject", Text, primary_key=True),  # an instance's id, or a project's
+    Column("hours", Double, nullable=True),  # NULL: it is never told
+)
+
+# Instances of which it was told that they have no good backup, and not yet that they have one again.
+backup_overdue = Table(
+    "backup_overdue",
+    metadata,
+    Column("instance", Text, ForeignKey("instance.id"), primary_key=True),
+    Column("told_at", Double, nullable=False),
+    Column("newest", Double, nullable=True),  # when its newest good backup had ended then; NULL: it had none
+)
+
 lineage = Table(
     "lineage",
     metadata,

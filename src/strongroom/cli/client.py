@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import ssl
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -111,11 +111,26 @@ class Client:
         try:
             response = self._http.request(method, path, params=given, json=body, headers=headers)
         except httpx.HTTPError as error:
-            raise Unreachable(
-                f"no answer from {self._connection.endpoint}: {error or type(error).__name__}\n"
-                "Is the server running (`strongroom serve`), and is this its endpoint?"
-            ) from error
+            raise self._unreachable(error) from error
         return _read(response, self._connection.endpoint)
+
+    def own_lines(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
+        """An answer of Strongroom's own API that is no JSON, as it comes. Raises Unreachable where it ends too early."""
+        whole = f"/strongroom/v1/{quote(self._connection.project_id, safe='')}/{path}"
+        try:
+            with self._http.stream("GET", whole, params=dict(query)) as response:
+                if not response.is_success:
+                    response.read()
+                    _read(response, self._connection.endpoint)
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        return Unreachable(
+            f"no answer from {self._connection.endpoint}: {error or type(error).__name__}\n"
+            "Is the server running (`strongroom serve`), and is this its endpoint?"
+        )
 
     def pages(
         self, call: Callable[..., Answer], path: str, items: str, query: Mapping[str, Any], most: int | None

@@ -18,6 +18,7 @@ from strongroom.cli.jobs import job
 from strongroom.cli.keys import key
 from strongroom.cli.limits import limit, limits
 from strongroom.cli.maintenance import quarantine, reconcile, verify
+from strongroom.cli.notifications import notify
 from strongroom.cli.policies import policy
 from strongroom.cli.projects import project
 from strongroom.cli.quotas import quota
@@ -40,8 +41,8 @@ def strongroom() -> None:
 
 
 COMMANDS = (
-    serve, instance, schedule, backup, deletion, job, quota, limits, verify, reconcile, quarantine, user, group, key, policy,
-    project, audit, catalog,
+    serve, instance, schedule, backup, deletion, job, quota, limits, notify, verify, reconcile, quarantine, user, group, key,
+    policy, project, audit, catalog,
 )  # fmt: skip
 for command in COMMANDS:
     strongroom.add_command(command)

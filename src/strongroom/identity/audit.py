@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from strongroom.ambient import Ambient
@@ -125,20 +125,25 @@ def check_chain(conn: Connection, account: str, kept: Head | None = None) -> Cha
     still be there.
     """
     newest = head(conn, account)
-    sequence, previous = 0, ""
     rows = sa.select(t.audit).where(t.audit.c.account == account).order_by(t.audit.c.sequence)
-    for row in conn.execute(rows.execution_options(yield_per=1000)):
-        sequence += 1
-        if row.sequence != sequence:
-            return ChainBroken(sequence, "a row is missing")
-        if row.previous != previous or row.digest != _digest(_fields(row)):
-            return ChainBroken(sequence, "a row was changed")
-        if kept is not None and kept.sequence == sequence and kept.digest != row.digest:
-            return ChainBroken(sequence, "it is not the row whose digest was kept: the trail was written anew")
-        previous = row.digest
-    if Head(sequence, previous) != newest or (kept is not None and kept.sequence > sequence):
-        return ChainBroken(sequence + 1, "the newest rows are missing")
-    return None
+    found = (row._asdict() for row in conn.execute(rows.execution_options(yield_per=1000)))
+    last, broken = follow(found, Head(0, ""), kept)
+    if broken is None and (last != newest or (kept is not None and kept.sequence > last.sequence)):
+        return ChainBroken(last.sequence + 1, "the newest rows are missing")
+    return broken
+
+
+def follow(rows: Iterable[Mapping[str, Any]], last: Head, kept: Head | None) -> tuple[Head, ChainBroken | None]:
+    """Goes through rows, each with its digest, that must come right after `last`; the last sound one, and what is wrong then."""
+    for row in rows:
+        if row["sequence"] != last.sequence + 1:
+            return last, ChainBroken(last.sequence + 1, "a row is missing")
+        if row["previous"] != last.digest or row["digest"] != _digest(_fields(row)):
+            return last, ChainBroken(last.sequence + 1, "a row was changed")
+        last = Head(row["sequence"], row["digest"])
+        if kept is not None and kept.sequence == last.sequence and kept.digest != last.digest:
+            return last, ChainBroken(last.sequence, "it is not the row whose digest was kept: the trail was written anew")
+    return last, None
 
 
 def head(conn: Connection, account: str) -> Head:
@@ -168,8 +173,8 @@ def _account_of(conn: Connection, project: str | None) -> str:
     return conn.scalar(sa.select(t.project.c.account).where(t.project.c.id == project)) or ""
 
 
-def _fields(row: Row[Any]) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "digest"}
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "digest"}
 
 
 def _digest(row: Mapping[str, Any]) -> str:

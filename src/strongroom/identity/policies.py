@@ -79,9 +79,12 @@ _TABLE = (
     Action("strongroom:backup:preview", Level.READ),
     Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:quota:set", Level.WRITE),  # and the account's administrator alone
+    Action("strongroom:notification:get", Level.READ),  # and the account's administrator alone, but for hours
+    Action("strongroom:notification:set", Level.WRITE),  # and the account's administrator alone
     Action("strongroom:audit:list", Level.LIST),
     Action("strongroom:identity:list", Level.LIST),  # and the account's administrator alone, as all of identity's
     Action("strongroom:identity:manage", Level.WRITE),
+    Action("strongroom:audit:export", Level.READ),  # and the account's administrator alone
     Action("strongroom:audit:verify", Level.READ),  # and the account's administrator alone
     Action("strongroom:store:verify", Level.WRITE),
     Action("strongroom:store:reconcile", Level.WRITE),  # and the account's administrator alone

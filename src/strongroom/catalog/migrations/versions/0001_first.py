@@ -271,6 +271,45 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project", name=op.f("pk_recycle_policy")),
     )
     op.create_table(
+        "webhook",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("events", sa.Text(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook")),
+    )
+    op.create_index("uq_webhook_name", "webhook", ["project", "name"], unique=True)
+    op.create_table(
+        "notification_receiver",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("delivered", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("given_up", sa.BigInteger(), nullable=False),
+        sa.Column("dropped", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("resting_until", sa.Double(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("last_at", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notification_receiver")),
+    )
+    op.create_table(
+        "backup_age",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("hours", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("subject", name=op.f("pk_backup_age")),
+    )
+    op.create_table(
+        "backup_overdue",
+        sa.Column("instance", sa.Text(), nullable=False),
+        sa.Column("told_at", sa.Double(), nullable=False),
+        sa.Column("newest", sa.Double(), nullable=True),
+        sa.ForeignKeyConstraint(["instance"], ["instance.id"], name=op.f("fk_backup_overdue_instance_instance")),
+        sa.PrimaryKeyConstraint("instance", name=op.f("pk_backup_overdue")),
+    )
+    op.create_table(
         "schedule",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
