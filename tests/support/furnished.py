@@ -10,6 +10,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import suspect
 from strongroom.identity import accounts, audit, totp
 from strongroom.identity import tables as identity
+from strongroom.notifications.outbox import begin_receiver
 from strongroom.repository.lines import LineWriter, read_lines
 from support.vault import Vault, noise
 
@@ -44,6 +45,7 @@ def furnish(vault: Vault) -> None:
                 created_at=clock.now(),
             )
         )  # fmt: skip
+        begin_receiver(conn, "hook")
         conn.execute(t.backup_age.insert().values(subject=vault.source, hours=30.0))
         conn.execute(t.backup_overdue.insert().values(instance=vault.source, told_at=clock.now(), newest=None))
         lineage, pack = conn.execute(sa.select(t.pack.c.lineage, t.pack.c.id).order_by(t.pack.c.id)).all()[-1]

@@ -74,6 +74,7 @@ KEPT = (
     Kept(t.backup_policy),
     Kept(t.limits),
     Kept(t.webhook),
+    Kept(t.notification_receiver),
     Kept(t.backup_age),
     Kept(t.backup_overdue),
     Kept(t.schedule),
@@ -89,7 +90,6 @@ KEPT = (
 
 LEFT_OUT = {
     "installation": "is about one database: which owner of the store it is, and its last snapshot",
-    "notification_receiver": "counts what one catalog has told, and begins anew",
     "token": "ends with the catalog: whoever had one signs in again",
     "job": "is work of the catalog before; what had begun is decided by what it left in the store",
     "lineage": "comes from key objects, closing marks and manifests",
