@@ -247,12 +247,14 @@ def test_no_good_backup_is_told_by_the_servers_own_schedule(site: Site) -> None:
     look(site.server)
     (told,) = site.hooks.wait_for("no_good_backup", path="/ok?ages")
     assert "has had no good backup for 6.0 hours" in told.body["words"]
-    assert [one["event"] for one in site.told()].count("no_good_backup") == 1, "the command too"
+    until(lambda: "no_good_backup" in [one["event"] for one in site.told()])
     look(site.server)
     site.server.cli("backup", "create", "cache", "the-new-one", "--wait")
     look(site.server)
     site.hooks.wait_for("good_backup_again", path="/ok?ages")
+    until(lambda: "good_backup_again" in [one["event"] for one in site.told()])
     assert len(site.hooks.events("no_good_backup", "/ok?ages")) == 1
+    assert [one["event"] for one in site.told()].count("no_good_backup") == 1, "the command too"
     assert site.server.cli("notify", "hours", "default", "--instance", "cache") == {"hours": 26.0, "default": True}
     assert site.server.cli("notify", "hours", "none") == {"hours": None, "default": False}
     site.server.cli("notify", "remove", "ages")

@@ -69,6 +69,7 @@ RARE = {
     "a backup is buried while the catalog is rebuilt",
     "a deletion that failed is asked for again",
     "a late object is removed again",
+    "a put refused for want of room",
     "a paused worker goes on with the rebuilt catalog",
     "a store that stays full",
     "an older catalog is noticed",

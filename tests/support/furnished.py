@@ -10,7 +10,7 @@ from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import suspect
 from strongroom.identity import accounts, audit, totp
 from strongroom.identity import tables as identity
-from strongroom.notifications.outbox import begin_receiver
+from strongroom.notifications import outbox
 from strongroom.repository.lines import LineWriter, read_lines
 from support.vault import Vault, noise
 
@@ -38,14 +38,14 @@ def furnish(vault: Vault) -> None:
         conn.execute(t.quota.insert().values(project=vault.project, kind="backup", allowed=7))
         conn.execute(t.recycle_policy.insert().values(project=vault.project, days=3))
         conn.execute(t.limits.insert().values(subject=vault.source, bytes_per_second=1 << 40, jobs=None))
-        secret = ctx.sealer.seal(b"signs deliveries", "webhook", "hook")
+        secret = ctx.sealer.seal(b"signs", "webhook", "w" * 32)
         conn.execute(
             t.webhook.insert().values(
-                id="hook", project=vault.project, name="pager", url="https://example.com/", events="backup_failed", secret=secret,
-                created_at=clock.now(),
+                id="w" * 32, project=vault.project, name="team", url="https://example.org/hook", events="backup_failed",
+                secret=secret, created_at=clock.now(),
             )
         )  # fmt: skip
-        begin_receiver(conn, "hook")
+        outbox.begin_receiver(conn, "w" * 32)
         conn.execute(t.backup_age.insert().values(subject=vault.source, hours=30.0))
         conn.execute(t.backup_overdue.insert().values(instance=vault.source, told_at=clock.now(), newest=None))
         lineage, pack = conn.execute(sa.select(t.pack.c.lineage, t.pack.c.id).order_by(t.pack.c.id)).all()[-1]

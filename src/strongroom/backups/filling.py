@@ -135,8 +135,12 @@ def give_up(ctx: Context, job: Running, outcome: str, reason: str) -> None:
 
 
 def _tell(ctx: Context, job: Running, reason: str) -> None:
-    with ctx.catalog.write(job.guard) as conn:
+    """Writes nothing where nobody wants to know."""
+    with ctx.catalog.read() as conn:
         instance = conn.execute(sa.select(t.instance).where(t.instance.c.id == job.args["instance"])).one()
+        if not outbox.receivers(ctx, conn, instance.project, "restore_failed"):
+            return
+    with ctx.catalog.write(job.guard) as conn:
         backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args.get("backup"))).first()
         outbox.restore_failed(ctx, conn, backup, instance, job.id, reason)
 

@@ -74,7 +74,7 @@ KEPT = (
     Kept(t.backup_policy),
     Kept(t.limits),
     Kept(t.webhook),
-    Kept(t.notification_receiver),
+    Kept(t.notification_receiver),  # a webhook without is one that was removed
     Kept(t.backup_age),
     Kept(t.backup_overdue),
     Kept(t.schedule),
