@@ -529,23 +529,22 @@ def a_worker_of_the_catalog_before_goes_on(patch: pytest.MonkeyPatch) -> None:
 @plant(30)
 def a_hold_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """A held backup may be deleted."""
-    refusal = deletion._refusal
-
-    def lenient(conn: Any, backup: Any) -> Any:
-        found = refusal(conn, backup)
-        return None if isinstance(found, errors.BackupHeld) else found
-
-    patch.setattr(deletion, "_refusal", lenient)
+    _pass_over(patch, errors.BackupHeld)
 
 
 @plant(60)
 def a_restore_protects_nothing(patch: pytest.MonkeyPatch) -> None:
     """A backup may be deleted while a restore reads it."""
+    _pass_over(patch, errors.BackupRestoring)
+
+
+def _pass_over(patch: pytest.MonkeyPatch, kind: type[errors.Refused]) -> None:
+    """A delete that should be refused for this is not."""
     refusal = deletion._refusal
 
-    def lenient(conn: Any, backup: Any) -> Any:
-        found = refusal(conn, backup)
-        return None if isinstance(found, errors.BackupRestoring) else found
+    def lenient(*args: Any) -> Any:
+        found = refusal(*args)
+        return None if isinstance(found, kind) else found
 
     patch.setattr(deletion, "_refusal", lenient)
 
