@@ -248,7 +248,16 @@ def test_text_of_the_server_is_shown_as_it_is() -> None:
     ("arguments", "asked", "body"),
     [
         (("backup", "stop", BACKUP), f"PUT /v3/{PROJECT}/backups/{BACKUP}", {"action": "stop"}),
-        (("backup", "hold", BACKUP, "--reason", "audit"), f"PUT {OWN}/backups/{BACKUP}/hold", {"reason": "audit"}),
+        (
+            ("backup", "hold", BACKUP, "--reason", "audit"),
+            f"PUT {OWN}/backups/{BACKUP}/hold",
+            {"reason": "audit", "kind": "pin"},
+        ),
+        (
+            ("backup", "hold", BACKUP, "--reason", "court", "--legal", "--until", "2027-01-31T00:00:00+0000"),
+            f"PUT {OWN}/backups/{BACKUP}/hold",
+            {"reason": "court", "kind": "legal", "until": "2027-01-31T00:00:00+0000"},
+        ),
         (("backup", "release", BACKUP), f"DELETE {OWN}/backups/{BACKUP}/hold", None),
         (("job", "cancel", JOB), f"POST {OWN}/jobs/{JOB}/cancel", {}),
         (("backup", "show", "a/../b"), f"GET {OWN}/backups/a%2F..%2Fb", None),

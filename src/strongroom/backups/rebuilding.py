@@ -32,6 +32,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups import rebasing
 from strongroom.backups.context import Context
+from strongroom.backups.holds import Hold
 from strongroom.backups.incarnation import REBUILDING
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import to_sizes
@@ -410,7 +411,8 @@ class _Lineage:
                 state="COMPLETED" if part.reason is None else "FAILED", version=0,
                 begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
                 plain_bytes=0 if totals is None else totals.plain_bytes,
-                fail_reason=None if part.reason is None else f"damaged: {part.reason}", held=HELD,
+                fail_reason=None if part.reason is None else f"damaged: {part.reason}",
+                **Hold(HELD, "recovered").columns(now),
             )
         )  # fmt: skip
         self._result.backups += 1

@@ -87,7 +87,13 @@ def _on_a_backup(world: World, process: Process, kind: str) -> None:
     elif kind == "stop":
         creation.stop(ctx, project, key, lambda conn: None)
     else:
-        holding.hold(ctx, project, key, "evidence" if kind == "hold" else None, lambda conn: None)
+        _hold(world, process, key) if kind == "hold" else holding.hold(ctx, project, key, None, lambda conn: None)
+
+
+def _hold(world: World, process: Process, key: str) -> None:
+    """For good, or for some minutes by the clock of now."""
+    until = world.ambient.now() + 300.0 if int(key[0], 16) % 3 == 0 else None
+    holding.hold(process.ctx, world.project, key, holding.Hold("evidence", until=until), lambda conn: None)
 
 
 def _batch(world: World, process: Process, keys: list[str]) -> None:
