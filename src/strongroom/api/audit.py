@@ -61,9 +61,15 @@ def list_records(
 def export_records(
     services: Given, caller: Annotated[Principal, may(_EXPORT)], after: Annotated[_Sequence, Query()] = 0
 ) -> StreamingResponse:
-    """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it."""
+    """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it.
+
+    The header X-Audit-Head says with which record it must end.
+    """
     _require_administrator(caller, _EXPORT)
-    return StreamingResponse(trail.lines(services.catalog, caller.account, after), media_type="application/x-ndjson")
+    with services.catalog.read() as conn:
+        head = audit.head(conn, caller.account)
+    lines = trail.lines(services.catalog, caller.account, after, head)
+    return StreamingResponse(lines, media_type="application/x-ndjson", headers={"X-Audit-Head": str(head)})
 
 
 @router.get("/strongroom/v1/{project_id}/audit/verification")
