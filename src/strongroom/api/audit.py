@@ -21,6 +21,7 @@ from strongroom.identity.principal import Principal
 router = authenticated_router("Audit")
 Given = Annotated[Services, given(Services)]
 
+_LINES = "application/x-ndjson"
 _VERIFY, _LIST, _EXPORT = "strongroom:audit:verify", "strongroom:audit:list", "strongroom:audit:export"
 _Limit = Annotated[int, Field(ge=1, le=1000), coded("DBS.280439", "Invalid limit.")]
 _Sequence = Annotated[int, Field(ge=0, le=10**15)]
@@ -57,7 +58,10 @@ def list_records(
     return {"records": found, "next": following}
 
 
-@router.get("/strongroom/v1/{project_id}/audit/export")
+@router.get(
+    "/strongroom/v1/{project_id}/audit/export",
+    responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
+)
 def export_records(
     services: Given, caller: Annotated[Principal, may(_EXPORT)], after: Annotated[_Sequence, Query()] = 0
 ) -> StreamingResponse:
@@ -69,7 +73,7 @@ def export_records(
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
     lines = trail.lines(services.catalog, caller.account, after, head)
-    return StreamingResponse(lines, media_type="application/x-ndjson", headers={"X-Audit-Head": str(head)})
+    return StreamingResponse(lines, media_type=_LINES, headers={"X-Audit-Head": str(head)})
 
 
 @router.get("/strongroom/v1/{project_id}/audit/verification")
