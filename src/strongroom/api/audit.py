@@ -11,11 +11,11 @@ from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from strongroom.api.administrators import require_administrator
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import Filter, Text, Time, coded
 from strongroom.api.services import Services, given
 from strongroom.identity import audit, trail
-from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 
 router = authenticated_router("Audit")
@@ -69,7 +69,7 @@ def export_records(
 
     The header X-Audit-Head says with which record it must end.
     """
-    _require_administrator(caller, _EXPORT)
+    require_administrator(caller, _EXPORT)
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
     lines = trail.lines(services.catalog, caller.account, after, head)
@@ -86,7 +86,7 @@ def verify_audit(
 
     `kept`: a `head` that an earlier call told and that was kept elsewhere; the trail must still lead to it.
     """
-    _require_administrator(caller, _VERIFY)
+    require_administrator(caller, _VERIFY)
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
         broken = audit.check_chain(conn, caller.account, None if kept is None else audit.Head.parse(kept))
@@ -96,9 +96,3 @@ def verify_audit(
         "head": str(head),
         "broken": None if broken is None else {"record": broken.sequence, "reason": broken.reason},
     }
-
-
-def _require_administrator(caller: Principal, action: str) -> None:
-    """A policy in one project does not suffice to see the account's others."""
-    if not caller.administrator:
-        raise Forbidden(action)
