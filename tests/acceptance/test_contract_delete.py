@@ -187,15 +187,17 @@ def test_a_token_alone_and_a_token_beside_a_signature_delete_as_well(site: Site)
 
 
 def test_a_delete_is_written_into_the_audit_trail_once(site: Site) -> None:
-    """NoSQLDeleteBackup with who, from where and the request's id; not again for the same job; a refusal writes none; the chain
-    holds."""
+    """NoSQLDeleteBackup with who, from where and the request's id; not again for the same job; the refusal of what is
+    gone is a record of its own; the chain holds."""
     backup = site.backup()
     with site.busy():
         first = site.delete(backup)
         site.delete(backup)
     site.server.wait(first.json()["job_id"])
     site.delete(backup)
-    (event,) = site.events(backup)
+    event, refusal = site.events(backup)
+    assert (refusal.event, refusal.outcome) == ("NoSQLDeleteBackup", "REFUSED")
+    assert "DBS.201214" in refusal.detail
     assert (event.event, event.resource_type, event.outcome, event.level) == (
         "NoSQLDeleteBackup",
         "backup",

@@ -509,7 +509,7 @@ def test_files_that_the_server_compacts_before_they_are_read_back_are_sent_again
         if len(uploads) == 1:
             names = set(sent)
             end = time.monotonic() + 30
-            while names <= set(dict(self._digests(shard))) and time.monotonic() < end:
+            while names <= set(witness.files_of(self._port, shard, folder, self._ambient)) and time.monotonic() < end:
                 time.sleep(0.1)
         return read_back(self, shard, sent, folder)
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from strongroom.api import audit as border
 from strongroom.identity import audit, trail
+from strongroom.identity import tables as t
 from strongroom.identity.audit import Entry, Head
 from support.border import NOON, House, build_house
 from support.cli_server import OWN, FakeServer, refusal
@@ -135,6 +137,23 @@ def exported(house: House, after: int = 0) -> list[bytes]:
     return answer.content.splitlines(keepends=True)
 
 
+def test_an_export_says_with_which_record_it_must_end(house: House) -> None:
+    """So that the newest records, removed from the table, are missed; without the head what is left is sound."""
+    token = house.token()
+    head = head_of(house)
+    with house.services.catalog.write() as conn:
+        conn.execute(
+            sa.delete(t.audit).where(t.audit.c.account == house.first.founded.account, t.audit.c.sequence >= head.sequence)
+        )
+    answer = house.request("GET", f"/strongroom/v1/{house.project}/audit/export", headers=token)
+    assert answer.headers["X-Audit-Head"] == str(head)
+    lines = answer.content.splitlines(keepends=True)
+    assert trail.check_lines(lines, None).broken is None
+    broken = trail.check_lines(lines, head).broken
+    assert broken is not None
+    assert (broken.sequence, broken.reason) == (head.sequence, "the newest rows are missing")
+
+
 def head_of(house: House) -> Head:
     with house.services.catalog.read() as conn:
         return audit.head(conn, house.first.founded.account)
@@ -237,7 +256,8 @@ def test_the_command_lists_page_by_page() -> None:
 def test_an_export_is_written_whole_or_not_at_all(house: House, tmp_path: Path) -> None:
     """For its owner alone; a file that is there is not touched; a refusal leaves none; a broken trail is written, and told."""
     lines, path, file = exported(house), f"GET {OWN}/audit/export", tmp_path / "trail.jsonl"
-    server = FakeServer({path: lambda request: httpx.Response(200, content=b"".join(lines))})
+    headers = {"X-Audit-Head": str(trail.check_lines(lines, None).last)}
+    server = FakeServer({path: lambda request: httpx.Response(200, content=b"".join(lines), headers=headers)})
     result = server.run("audit", "export", str(file), "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -251,6 +271,12 @@ def test_an_export_is_written_whole_or_not_at_all(house: House, tmp_path: Path) 
     result = broken.run("audit", "export", str(other))
     assert (result.exit_code, "record 5" in result.stderr) == (1, True)
     assert other.read_bytes() == b"".join(_edited(lines))
+    shorter = FakeServer({path: lambda request: httpx.Response(200, content=b"".join(lines[:-1]), headers=headers)})
+    result = shorter.run("audit", "export", str(tmp_path / "shorter.jsonl"))
+    assert (result.exit_code, "the newest rows are missing" in result.stderr) == (1, True)
+    nothing = FakeServer({path: lambda request: httpx.Response(200, content=b"", headers=headers)})
+    assert nothing.run("audit", "export", str(tmp_path / "nothing.jsonl")).exit_code == 1
+    assert nothing.run("audit", "export", str(tmp_path / "up-to-date.jsonl"), "--after", str(len(lines))).exit_code == 0
     third = tmp_path / "third.jsonl"
     assert FakeServer({path: refusal(403, "DBS.280032", "no")}).run("audit", "export", str(third)).exit_code == 1
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith("third")] == []

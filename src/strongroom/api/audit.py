@@ -11,16 +11,17 @@ from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from strongroom.api.administrators import require_administrator
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import Filter, Text, Time, coded
 from strongroom.api.services import Services, given
 from strongroom.identity import audit, trail
-from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 
 router = authenticated_router("Audit")
 Given = Annotated[Services, given(Services)]
 
+_LINES = "application/x-ndjson"
 _VERIFY, _LIST, _EXPORT = "strongroom:audit:verify", "strongroom:audit:list", "strongroom:audit:export"
 _Limit = Annotated[int, Field(ge=1, le=1000), coded("DBS.280439", "Invalid limit.")]
 _Sequence = Annotated[int, Field(ge=0, le=10**15)]
@@ -57,13 +58,22 @@ def list_records(
     return {"records": found, "next": following}
 
 
-@router.get("/strongroom/v1/{project_id}/audit/export")
+@router.get(
+    "/strongroom/v1/{project_id}/audit/export",
+    responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
+)
 def export_records(
     services: Given, caller: Annotated[Principal, may(_EXPORT)], after: Annotated[_Sequence, Query()] = 0
 ) -> StreamingResponse:
-    """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it."""
-    _require_administrator(caller, _EXPORT)
-    return StreamingResponse(trail.lines(services.catalog, caller.account, after), media_type="application/x-ndjson")
+    """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it.
+
+    The header X-Audit-Head says with which record it must end.
+    """
+    require_administrator(caller, _EXPORT)
+    with services.catalog.read() as conn:
+        head = audit.head(conn, caller.account)
+    lines = trail.lines(services.catalog, caller.account, after, head)
+    return StreamingResponse(lines, media_type=_LINES, headers={"X-Audit-Head": str(head)})
 
 
 @router.get("/strongroom/v1/{project_id}/audit/verification")
@@ -76,7 +86,7 @@ def verify_audit(
 
     `kept`: a `head` that an earlier call told and that was kept elsewhere; the trail must still lead to it.
     """
-    _require_administrator(caller, _VERIFY)
+    require_administrator(caller, _VERIFY)
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
         broken = audit.check_chain(conn, caller.account, None if kept is None else audit.Head.parse(kept))
@@ -86,9 +96,3 @@ def verify_audit(
         "head": str(head),
         "broken": None if broken is None else {"record": broken.sequence, "reason": broken.reason},
     }
-
-
-def _require_administrator(caller: Principal, action: str) -> None:
-    """A policy in one project does not suffice to see the account's others."""
-    if not caller.administrator:
-        raise Forbidden(action)

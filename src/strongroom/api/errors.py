@@ -79,6 +79,11 @@ ANSWERS: dict[type[Exception], Answer] = {
 """Errors of the domains. An error that is in no row, nor any of its ancestors, is our fault: 500."""
 
 
+def row_of(error: Exception) -> Answer | None:
+    """What an error of a domain is outside; None if it is our fault."""
+    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), None)
+
+
 def install(app: FastAPI) -> None:
     """Makes the app answer every error in the contract's form."""
     app.add_exception_handler(ApiError, _api_error)
@@ -108,7 +113,8 @@ async def _api_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
-    row = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+    row = row_of(error)
+    assert row is not None
     return answer(row.status, row.code, row.message.replace("{}", str(error)))
 
 

@@ -11,14 +11,14 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
+from strongroom.api.administrators import require_holder
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import InstanceId
 from strongroom.api.services import given
-from strongroom.backups import pacing, reconciling
+from strongroom.backups import pacing
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.identity import audit
-from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 from strongroom.settings import LEAST_SOURCE_RATE
 
@@ -77,7 +77,7 @@ def reset_instance_limits(
 @router.get("/strongroom/v1/{project_id}/limits")
 def show_worker_limits(ctx: Here, caller: Annotated[Principal, may(_WORKERS)]) -> dict[str, Any]:
     """The limits of each worker process."""
-    _require_holder(ctx, caller)
+    require_holder(ctx, caller, _WORKERS)
     with ctx.catalog.read() as conn:
         found = pacing.limits_of(ctx, conn, pacing.WORKER)
     return {"bytes_per_second": found.bytes_per_second, "jobs": found.jobs}
@@ -86,7 +86,7 @@ def show_worker_limits(ctx: Here, caller: Annotated[Principal, may(_WORKERS)]) -
 @router.put("/strongroom/v1/{project_id}/limits")
 def set_worker_limits(request: WorkerLimits, ctx: Here, caller: Annotated[Principal, may(_WORKERS)]) -> dict[str, Any]:
     """Sets both; running captures follow within a second or two, and jobs that run already go on. `jobs` 0 begins none."""
-    _require_holder(ctx, caller)
+    require_holder(ctx, caller, _WORKERS)
 
     def note(conn: Connection) -> None:
         detail = request.model_dump()
@@ -99,7 +99,7 @@ def set_worker_limits(request: WorkerLimits, ctx: Here, caller: Annotated[Princi
 @router.delete("/strongroom/v1/{project_id}/limits", status_code=204)
 def reset_worker_limits(ctx: Here, caller: Annotated[Principal, may(_WORKERS)]) -> Response:
     """Lifts both."""
-    _require_holder(ctx, caller)
+    require_holder(ctx, caller, _WORKERS)
 
     def note(conn: Connection) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomLimitWorkers", "worker", ""))
@@ -113,9 +113,3 @@ def _set(ctx: Context, caller: Principal, instance: str, limits: pacing.Limits |
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomLimitInstance", "instance", instance, detail=detail))
 
     pacing.set_for_instance(ctx, caller.required_project(), instance, limits, note)
-
-
-def _require_holder(ctx: Context, caller: Principal) -> None:
-    with ctx.catalog.read() as conn:
-        if not caller.administrator or not reconciling.holds_the_rest(conn, caller.account):
-            raise Forbidden(_WORKERS)

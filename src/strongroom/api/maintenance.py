@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, FailFast, Field
 from sqlalchemy import Connection
 
+from strongroom.api.administrators import require_administrator
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import BackupId, InstanceId, JobAccepted
 from strongroom.api.errors import SERVER_ERROR, ApiError, ParameterError
@@ -20,7 +21,6 @@ from strongroom.backups import reconciling, rehearsal, verification
 from strongroom.backups.context import Context
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.identity import audit
-from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 from strongroom.storage.base import StoreError
 
@@ -98,7 +98,7 @@ def rehearse(request: RehearsalRequest, ctx: Here, caller: Annotated[Principal, 
 @router.post("/strongroom/v1/{project_id}/reconciliations", status_code=202)
 def reconcile(request: ReconciliationRequest, ctx: Here, caller: Annotated[Principal, may(_RECONCILE)]) -> JobAccepted:
     """Compares store and catalog. The job's result tells what is unknown, missing or of another size; only LATE objects go."""
-    _require_administrator(caller, _RECONCILE)
+    require_administrator(caller, _RECONCILE)
     project = caller.required_project()
 
     def note(conn: Connection) -> None:
@@ -112,7 +112,7 @@ def reconcile(request: ReconciliationRequest, ctx: Here, caller: Annotated[Princ
 @router.post("/strongroom/v1/{project_id}/quarantine")
 def quarantine(request: QuarantineRequest, ctx: Here, caller: Annotated[Principal, may(_QUARANTINE)]) -> dict[str, Any]:
     """Moves unknown objects below quarantine/. Refuses, moving nothing, if the catalog knows one of them."""
-    _require_administrator(caller, _QUARANTINE)
+    require_administrator(caller, _QUARANTINE)
     project = caller.required_project()
 
     def note(conn: Connection, moves: Mapping[str, str]) -> None:
@@ -128,12 +128,6 @@ def quarantine(request: QuarantineRequest, ctx: Here, caller: Annotated[Principa
     except StoreError as error:
         raise ApiError(500, SERVER_ERROR, f"The store failed: {error}. What is not in quarantine is in its place.") from error
     return {"quarantined": [{"name": one.name, "moved_to": one.moved_to, "bytes": one.bytes} for one in moved]}
-
-
-def _require_administrator(caller: Principal, action: str) -> None:
-    """A policy alone does not suffice: a user of one project must not learn of the store's other objects."""
-    if not caller.administrator:
-        raise Forbidden(action)
 
 
 def _outside(ctx: Context, caller: Principal) -> bool:

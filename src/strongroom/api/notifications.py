@@ -13,14 +13,13 @@ from fastapi import Path, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row
 
+from strongroom.api.administrators import require_administrator, require_holder
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import InstanceId, JobAccepted
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import reconciling
 from strongroom.backups.context import Context
 from strongroom.identity import audit
-from strongroom.identity.errors import Forbidden
 from strongroom.identity.principal import Principal
 from strongroom.notifications import ages, delivery, outbox, posting, webhooks
 from strongroom.settings import MOST_HOURS
@@ -59,7 +58,7 @@ class HoursRequest(BaseModel):
 @router.get("/strongroom/v1/{project_id}/notifications/webhooks")
 def list_webhooks(ctx: Here, caller: Annotated[Principal, may(_GET)]) -> dict[str, Any]:
     """The project's webhooks by name, with what became of what they were to be told. Their secrets are not shown."""
-    _require_administrator(caller, _GET)
+    require_administrator(caller, _GET)
     with ctx.catalog.read() as conn:
         rows = webhooks.of_project(conn, caller.required_project())
     return {"webhooks": [_webhook(row) for row in rows], "total_count": len(rows)}
@@ -68,7 +67,7 @@ def list_webhooks(ctx: Here, caller: Annotated[Principal, may(_GET)]) -> dict[st
 @router.post("/strongroom/v1/{project_id}/notifications/webhooks", status_code=201)
 def add_webhook(request: WebhookRequest, ctx: Here, caller: Annotated[Principal, may(_SET)]) -> dict[str, Any]:
     """Registers a webhook. The answer holds the secret that signs what it is told, once; nothing is sent to it yet."""
-    _require_administrator(caller, _SET)
+    require_administrator(caller, _SET)
     events = [event for event in outbox.EVENTS if request.events is None or event in request.events]
     new = webhooks.NewWebhook(request.name, request.url, events)
 
@@ -84,7 +83,7 @@ def add_webhook(request: WebhookRequest, ctx: Here, caller: Annotated[Principal,
 @router.delete("/strongroom/v1/{project_id}/notifications/webhooks/{webhook}", status_code=204)
 def remove_webhook(webhook: Named, ctx: Here, caller: Annotated[Principal, may(_SET)]) -> Response:
     """Takes a webhook off; what waits for it is not told any more."""
-    _require_administrator(caller, _SET)
+    require_administrator(caller, _SET)
 
     def note(conn: Connection, key: str) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRemoveWebhook", "webhook", key, webhook))
@@ -96,7 +95,7 @@ def remove_webhook(webhook: Named, ctx: Here, caller: Annotated[Principal, may(_
 @router.get("/strongroom/v1/{project_id}/notifications/command")
 def show_command(ctx: Here, caller: Annotated[Principal, may(_GET)]) -> dict[str, Any]:
     """Whether this server has a command, and what became of what it was to be told; for the first account's administrator."""
-    _require_holder(ctx, caller, _GET)
+    require_holder(ctx, caller, _GET)
     with ctx.catalog.read() as conn:
         row = webhooks.of_command(conn)
     known = {} if row is None else _known(row)
@@ -106,9 +105,9 @@ def show_command(ctx: Here, caller: Annotated[Principal, may(_GET)]) -> dict[str
 @router.post("/strongroom/v1/{project_id}/notifications/test", status_code=202)
 def send_test(request: TestRequest, ctx: Here, caller: Annotated[Principal, may(_SET)]) -> JobAccepted:
     """Has a worker send a test event; the job's result says what came back. Sent once."""
-    _require_administrator(caller, _SET)
+    require_administrator(caller, _SET)
     if request.webhook is None:
-        _require_holder(ctx, caller, _SET)
+        require_holder(ctx, caller, _SET)
 
     def note(conn: Connection, receiver: str) -> None:
         kind = "command" if request.webhook is None else "webhook"
@@ -163,7 +162,7 @@ def reset_instance_hours(instance_id: InstanceId, ctx: Here, caller: Annotated[P
 
 
 def _set_project(ctx: Context, caller: Principal, hours: ages.Hours) -> None:
-    _require_administrator(caller, _SET)
+    require_administrator(caller, _SET)
     project = caller.required_project()
 
     def note(conn: Connection) -> None:
@@ -174,7 +173,7 @@ def _set_project(ctx: Context, caller: Principal, hours: ages.Hours) -> None:
 
 
 def _set_instance(ctx: Context, caller: Principal, instance: str, hours: ages.Hours) -> None:
-    _require_administrator(caller, _SET)
+    require_administrator(caller, _SET)
 
     def note(conn: Connection) -> None:
         entry = audit.Entry.by(caller, "StrongroomSetBackupAge", "instance", instance, detail=_hours(hours))
@@ -199,14 +198,3 @@ def _known(row: Row[Any]) -> dict[str, Any]:
         "delivered": row.delivered, "failed": row.failed, "given_up": row.given_up, "dropped": row.dropped,
         "last_at": iso(row.last_at), "last_error": row.last_error,
     }  # fmt: skip
-
-
-def _require_administrator(caller: Principal, action: str) -> None:
-    if not caller.administrator:
-        raise Forbidden(action)
-
-
-def _require_holder(ctx: Context, caller: Principal, action: str) -> None:
-    with ctx.catalog.read() as conn:
-        if not caller.administrator or not reconciling.holds_the_rest(conn, caller.account):
-            raise Forbidden(action)

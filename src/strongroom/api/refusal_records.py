@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from sqlalchemy.exc import DBAPIError
 
-from strongroom.api.errors import ANSWERS, PARAMETER_ERROR, ApiError
+from strongroom.api.errors import PARAMETER_ERROR, ApiError, row_of
 from strongroom.api.services import Services
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
@@ -105,5 +105,5 @@ def _status_and_code(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, ApiError):
         fits = 400 <= error.status < 500 and error.code != PARAMETER_ERROR
         return (error.status, error.code) if fits else None
-    row = next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), None)
+    row = row_of(error)
     return None if row is None or row.status >= 500 else (row.status, row.code)

@@ -39,6 +39,7 @@ def audit() -> None:
 @click.option("--outcome", type=click.Choice(["OK", "FAILED", "REFUSED"]), help="Only these.")
 @click.option("--level", type=click.Choice(["Normal", "Major"]), help="Only these.")
 @click.option("--user", help="Whose, by name or id.")
+@click.option("--type", "resource_type", help="Only what happened to these, e.g. backup.")
 @click.option("--resource", "resource_id", metavar="ID", help="On what, by id.")
 @click.option("--request", "request_id", metavar="ID", help="Of one request.")
 @click.option("--from", "start_time", metavar="TIME", help="Not before, e.g. 2026-11-24T12:00:00+0000.")
@@ -85,10 +86,17 @@ def export(file: Path, after: int) -> None:
     if file.exists():
         raise NotWritten(f"{file} is there already: name a new file")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out, client() as api:
-            for piece in api.own_lines("audit/export", {"after": after}):
+        with (
+            open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out,
+            client() as api,
+            api.own_stream("audit/export", {"after": after}) as answer,
+        ):
+            for piece in answer.iter_bytes():
                 out.write(piece)
-        told = _checked(draft, None)
+            head = _head(answer.headers.get("X-Audit-Head"))
+        told = _checked(draft, head)
+        if head is not None and not told["first"] and head.sequence > after:
+            told |= {"outcome": "broken", "broken": {"record": after + 1, "reason": "the newest rows are missing"}}
         draft.rename(file)
     except OSError as error:
         raise NotWritten(f"{file} cannot be written: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ import hmac
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -114,15 +115,16 @@ class Client:
             raise self._unreachable(error) from error
         return _read(response, self._connection.endpoint)
 
-    def own_lines(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
-        """An answer of Strongroom's own API that is no JSON, as it comes. Raises Unreachable where it ends too early."""
+    @contextmanager
+    def own_stream(self, path: str, query: Mapping[str, Any]) -> Iterator[httpx.Response]:
+        """An answer of Strongroom's own API that is read piece by piece. Raises Unreachable where it ends too early."""
         whole = f"/strongroom/v1/{quote(self._connection.project_id, safe='')}/{path}"
         try:
             with self._http.stream("GET", whole, params=dict(query)) as response:
                 if not response.is_success:
                     response.read()
                     _read(response, self._connection.endpoint)
-                yield from response.iter_bytes()
+                yield response
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 

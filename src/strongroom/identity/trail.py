@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from strongroom.catalog.database import Catalog
 from strongroom.identity import tables as t
-from strongroom.identity.audit import ChainBroken, Head, follow, head
+from strongroom.identity.audit import ChainBroken, Head, follow
 
 _PAGE = 1000
 """Rows that one transaction of an export reads."""
@@ -63,20 +63,19 @@ def records(conn: Connection, wanted: Wanted, before: int | None, limit: int) ->
     return found, found[-1]["sequence"] if len(rows) > limit else None
 
 
-def lines(catalog: Catalog, account: str, after: int) -> Iterator[bytes]:
-    """The account's records after a sequence up to what is the newest at the beginning, oldest first, a line of JSON each.
+def lines(catalog: Catalog, account: str, after: int, upto: Head) -> Iterator[bytes]:
+    """The account's records after a sequence up to a head, oldest first, a line of JSON each.
 
-    One short transaction after the other reads them, so that a slow reader holds up nobody.
+    One short transaction after the other reads them, so that a slow reader holds up nobody. Where records are missing it ends
+    early: whoever gets the lines compares the last with the head.
     """
-    with catalog.read() as conn:
-        newest = head(conn, account).sequence
     at = t.audit.c
-    while after < newest:
-        page = sa.select(t.audit).where(at.account == account, at.sequence > after, at.sequence <= newest)
+    while after < upto.sequence:
+        page = sa.select(t.audit).where(at.account == account, at.sequence > after, at.sequence <= upto.sequence)
         with catalog.read() as conn:
             rows = conn.execute(page.order_by(at.sequence).limit(_PAGE)).all()
         if not rows:
-            return  # the trail is broken: whoever checks the lines is told
+            return
         yield b"".join(_line(_record(row._asdict())) for row in rows)
         after = rows[-1].sequence
 

@@ -42,6 +42,8 @@ CALLS = 12
 """Calls of users in a history."""
 CALLS_AFTER = 5
 """Calls of users after the catalog was replaced."""
+MOST_TROUBLE = 3_000
+"""Steps after which trouble lets what is under way end: without an end to it any work can be cut off again and again."""
 MOST_STEPS = 6_000
 """Steps after which a history is stuck."""
 REBUILDS = 3
@@ -129,6 +131,7 @@ class World:
         self.dumped: Rows | None = None
         self._count = 0
         self._rebuilds = 0
+        self._spent = False  # trouble has lasted long enough
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
@@ -550,6 +553,9 @@ class World:
         self.ambient.passes(0.05)
         with self._watching():
             self.truth.look()
+        if self.scheduler.step > MOST_TROUBLE and not self._spent:
+            self.tell(None, "trouble has lasted long enough: what is still under way may end")
+            self._spent = self.tape.calm = True
         if self.scheduler.step > MOST_STEPS:
             raise Violation("a job is stuck")
 
