@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from strongroom.backups import kept, trail
+from strongroom.backups import kept, trail_segments
 from strongroom.backups.context import Context
+from strongroom.backups.objects import register_found
 from strongroom.backups.snapshots import ABOUT
 from strongroom.catalog import tables as t
 from strongroom.identity import audit
@@ -75,13 +76,8 @@ def put_back(ctx: Context, conn: Connection, base: Base, report: Callable[[str],
     """All that stands by itself, into an empty catalog, and proves the audit trail. Raises RepositoryError."""
     counts = kept.put_back(conn, base.lines(), onto=False)
     for parsed, name, size in base.objects:
-        conn.execute(
-            t.object_.insert().values(
-                id=ctx.ambient.hex_id(), lineage="", kind="catalog", name=name, state="STORED", bytes=size, live=0, dead_bytes=0,
-                seq=parsed.seq, attempt=parsed.attempt, late=False,
-            )
-        )  # fmt: skip
-    for key, why in trail.put_back(ctx, conn).items():
+        register_found(conn, ctx.ambient.hex_id(), "", "catalog", name, size, parsed.seq or 0, parsed.attempt or 0)
+    for key, why in trail_segments.put_back(ctx, conn).items():
         report(f"{names.trail(key)}: {why}; its rows of the audit trail do not come back")
     for account in conn.scalars(sa.select(identity.audit_head.c.account).order_by(identity.audit_head.c.account)).all():
         broken = audit.check_chain(conn, account)
