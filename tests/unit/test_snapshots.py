@@ -331,7 +331,7 @@ def test_one_that_does_not_open_is_told_and_the_one_before_is_taken(
 
 
 def test_what_a_newer_version_has_written_ends_the_rebuild_with_words(vault: HarshVault, tmp_path: Path) -> None:
-    """A table or a column that is unknown here is not dropped."""
+    """A table or a column that is unknown here is not dropped. The store stays the newer version's."""
     vault.snapshot()
     root = vault.ctx.root_key
     for table, row in (("dreams", {"id": 1}), ("account", {"id": "x", "colour": "red"})):
@@ -341,6 +341,7 @@ def test_what_a_newer_version_has_written_ends_the_rebuild_with_words(vault: Har
         spoil(vault, "catalog/1.1", seal_catalog(root, 1, 1, writer.finish()))
         with pytest.raises(UnknownFormat, match="newer version"):
             again(vault, tmp_path / table)
+        assert [stat.name for stat in vault.inner.list("owner/")] == ["owner/1"]
 
 
 def test_lines_are_told_by_their_digest() -> None:

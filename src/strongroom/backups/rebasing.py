@@ -47,7 +47,7 @@ def choose(ctx: Context, snapshots: list[tuple[Stat, names.ParsedName]], report:
     """The newest that opens, which is told with its age; None if there is none. Those that do not open are told. Raises
     StoreError."""
     base: Base | None = None
-    for stat, parsed in sorted(snapshots, key=lambda one: (one[1].attempt or 0, one[1].seq or 0), reverse=True):
+    for stat, parsed in _newest_first(snapshots):
         try:
             packed = open_catalog(ctx.root_key, parsed.attempt or 0, parsed.seq or 0, ctx.store.get(stat.name))
             table, about = next(read_lines(packed, stat.name), ("", {}))
@@ -63,6 +63,24 @@ def choose(ctx: Context, snapshots: list[tuple[Stat, names.ParsedName]], report:
         at = datetime.fromtimestamp(base.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         report(f"{base.name} is the base: the catalog as it was at {at} UTC, {_age(ctx.ambient.now() - base.at)} ago")
     return base
+
+
+def require_ours(ctx: Context) -> None:
+    """Raises UnknownFormat if the newest snapshot that opens was made by a newer version: for before the store is taken from the
+    catalog that put it. Raises StoreError."""
+    there = [(stat, parsed) for stat in ctx.store.list("catalog/") if (parsed := names.parse(stat.name)) is not None]
+    for stat, parsed in _newest_first(there):
+        try:
+            packed = open_catalog(ctx.root_key, parsed.attempt or 0, parsed.seq or 0, ctx.store.get(stat.name))
+            lines = list(read_lines(packed, stat.name))
+        except (RepositoryError, ObjectMissing):
+            continue
+        kept.require_known(line for line in lines if line[0] != ABOUT)
+        return
+
+
+def _newest_first(snapshots: list[tuple[Stat, names.ParsedName]]) -> list[tuple[Stat, names.ParsedName]]:
+    return sorted(snapshots, key=lambda one: (one[1].attempt or 0, one[1].seq or 0), reverse=True)
 
 
 def _age(seconds: float) -> str:

@@ -116,11 +116,12 @@ class _Locator:
 
 
 def rebuild(ctx: Context, report: Report, found: Callable[[], None] = lambda: None) -> Rebuilt:
-    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
-    StoreError.
+    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (before anything is done: WrongKey,
+    and UnknownFormat for what a newer version has written), StoreError.
 
     `found` is called once the base is there, before anything that belongs to an account: it makes one where there is none."""
     former = require_root_key(ctx.root_key, ctx.store)
+    rebasing.require_ours(ctx)
     k = _take_store(ctx, former)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
