@@ -130,6 +130,8 @@ def test_the_server_goes_on_with_a_released_folder(
             assert server.cli("backup", "show", release.facts["failed"])["status"] == "FAILED"
             require_people(server, release)
             require_settings(server)
+            (hook,) = server.cli("notify", "list")["webhooks"]
+            assert "test_restore_failed" in hook["events"], "it was registered for all"
             server.cli("notify", "test", release.facts["webhook"]["name"])
             assert any(one.is_signed(release.facts["webhook"]["secret"]) for one in told.told)
 

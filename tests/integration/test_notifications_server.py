@@ -70,7 +70,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("notifications")
     command = f"{sys.executable} -c \"{_TELL}\" '{folder}/told'"
-    environ = {"STRONGROOM_NOTIFY_NETWORKS": "127.0.0.1", "STRONGROOM_NOTIFY_COMMAND": command}
+    forgetful = folder / "forgetful-redis"  # for test restores: it keeps little of what it is given
+    forgetful.write_text(f'#!/bin/sh\nexec {binaries()[0]} "$@" --maxmemory 1500kb --maxmemory-policy allkeys-random\n')
+    forgetful.chmod(0o700)
+    environ = {
+        "STRONGROOM_NOTIFY_NETWORKS": "127.0.0.1", "STRONGROOM_NOTIFY_COMMAND": command,
+        "STRONGROOM_REDIS_SERVER": str(forgetful),
+    }  # fmt: skip
     with (
         redis_server(folder, password=PASSWORD) as redis,
         receiver() as hooks,
@@ -122,6 +128,25 @@ def test_a_failed_backup_reaches_webhook_and_command(site: Site) -> None:
     assert "secret" not in json.dumps(listed)
     assert [(one["name"], one["delivered"], one["last_error"]) for one in listed] == [("team", 1, None)]
     site.server.cli("notify", "remove", "team")
+
+
+@needs_redis
+def test_a_test_restore_that_differs_is_told(site: Site) -> None:
+    """Into a server that has dropped most of it by the time that it is compared. The names of keys stay here."""
+    secret = site.server.cli("notify", "add", "tests", site.hooks.url("/ok?tests"), "--event", "test_restore_failed")["secret"]
+    with site.redis.client() as client:
+        client.mset({f"large:{number}": "v" * 5_000 for number in range(1_000)})
+    made = site.server.cli("backup", "create", "cache", "to-be-tested", "--wait")
+    job = site.server.cli("verify", "--restore", "--backup", made["backup_id"], "--wait", status=1)["job"]
+    assert job["result"]["outcome"] == "differs"
+    (told,) = site.hooks.wait_for("test_restore_failed", path="/ok?tests")
+    assert told.is_signed(secret)
+    assert (told.body["backup"]["id"], told.body["job"]) == (made["backup_id"], job["id"])
+    assert "what was restored differs" in told.body["words"]
+    assert "large:" not in told.content.decode()
+    site.server.cli("notify", "remove", "tests")
+    with site.redis.client() as client:
+        client.delete(*(f"large:{number}" for number in range(1_000)))
 
 
 @needs_redis

@@ -32,7 +32,10 @@ _SET = "strongroom:notification:set"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 Named = Annotated[str, Path(pattern=_NAME)]
-EventName = Literal["backup_failed", "deletion_failed", "restore_failed", "damage_found", "no_good_backup", "good_backup_again"]
+EventName = Literal[
+    "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
+    "good_backup_again",
+]  # fmt: skip
 
 
 class WebhookRequest(BaseModel):
@@ -188,7 +191,8 @@ def _hours(hours: ages.Hours) -> dict[str, Any]:
 
 def _webhook(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": row.id, "name": row.name, "url": row.url, "events": row.events.split(","), "created_at": iso(row.created_at),
+        "id": row.id, "name": row.name, "url": row.url, "events": list(outbox.events_of(row.events)),
+        "created_at": iso(row.created_at),
         **_known(row),
     }  # fmt: skip
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from strongroom.cli.client import Answer
 
-_EVENTS = ("backup_failed", "deletion_failed", "restore_failed", "damage_found", "no_good_backup", "good_backup_again")
+_EVENTS = (
+    "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
+    "good_backup_again",
+)  # fmt: skip
 
 
 @click.group("notify")

@@ -47,7 +47,7 @@ def add(ctx: Context, project: str, new: NewWebhook, note: Note) -> tuple[str, s
             conn.execute(
                 t.webhook.insert().values(
                     id=key, project=project, name=new.name, url=new.url,
-                    events=",".join(new.events),
+                    events=outbox.text_of(new.events),
                     secret=ctx.sealer.seal(secret.encode(), "webhook", key), created_at=ctx.ambient.now(),
                 )
             )  # fmt: skip
