@@ -149,6 +149,43 @@ def test_a_test_restore_that_differs_is_told(site: Site) -> None:
         client.delete(*(f"large:{number}" for number in range(1_000)))
 
 
+def test_a_secret_is_replaced_while_both_sign(site: Site) -> None:
+    """By command, drawn or given; the trail says who did it, and neither it nor the log nor the database has a secret."""
+    cli, place = site.server.cli, "/ok?rotated"
+    old = cli("notify", "add", "rotated", site.hooks.url(place))["secret"]
+    made = cli("notify", "rotate", "rotated", "--overlap", "1")
+    cli("notify", "test", "rotated")
+    (told,) = site.hooks.wait_for("test", path=place)
+    assert told.is_signed(old)
+    assert told.is_signed(made["secret"])
+    assert len(told.signatures) == 2
+    given = "a-secret-of-our-own-vault"
+    assert cli("notify", "rotate", "rotated", "--secret-stdin", "--overlap", "0", stdin=f"{given}\n")["secret"] is None
+    cli("notify", "test", "rotated")
+    told = site.hooks.wait_for("test", 2, path=place)[-1]
+    assert told.is_signed(given)
+    assert len(told.signatures) == 1
+    with site.server.catalog() as catalog, catalog.read() as conn:
+        mine = sa.and_(identity.audit.c.resource_name == "rotated", identity.audit.c.event == "StrongroomRotateWebhookSecret")
+        rows = conn.execute(sa.select(identity.audit).where(mine).order_by(identity.audit.c.sequence)).all()
+    assert [json.loads(row.detail) for row in rows] == [
+        {"given": False, "overlap_hours": 1.0}, {"given": True, "overlap_hours": 0.0},
+    ]  # fmt: skip
+    data = b"".join(path.read_bytes() for path in site.server.folder.glob("catalog.db*")) + site.server.log.encode()
+    for secret in (old, made["secret"], given):
+        assert secret.encode() not in data
+    for wrong in (
+        {"overlap_hours": -1}, {"overlap_hours": 169}, {"overlap_hours": "1"}, {"secret": "short"},
+        {"secret": "with spaces in it, so long"},
+        {"secret": '"quoted-and-long-enough-to-be"'}, {"secret": "x" * 129}, {"secret": 7},
+    ):  # fmt: skip
+        answer = site.own("POST", "notifications/webhooks/rotated/secret", json=wrong)
+        assert answer.status_code == 400, wrong
+        assert str(wrong.get("secret", "none")) not in answer.text
+    assert site.own("POST", "notifications/webhooks/nothing/secret", json={}).status_code == 404
+    cli("notify", "remove", "rotated")
+
+
 @needs_redis
 def test_what_is_registered_counts_and_is_in_the_audit_trail(site: Site) -> None:
     """Events that were not asked for are not told; who did what is in the trail, without path and query of the URL."""
@@ -230,6 +267,7 @@ def test_only_the_administrator_registers(site: Site) -> None:
     hook = {"name": "mine", "url": site.hooks.url()}
     for method, path, body in (
         ("GET", "notifications/webhooks", None), ("POST", "notifications/webhooks", hook),
+        ("POST", "notifications/webhooks/mine/secret", {}),
         ("DELETE", "notifications/webhooks/mine", None), ("POST", "notifications/test", {"webhook": "mine"}),
         ("PUT", "notifications/hours", {"hours": 1}), ("DELETE", "notifications/hours", None),
         ("GET", "notifications/command", None), ("POST", "notifications/test", {}),

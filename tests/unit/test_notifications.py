@@ -160,6 +160,48 @@ def test_the_signature_is_over_the_time_and_the_body(house: House, post: Post) -
     assert house.ctx.sealer.open(row.secret, "webhook", key).decode() == secret
 
 
+def signatures(house: House, post: Post, *secrets: str) -> bool:
+    """Whether what is told now is signed by just these, in this order."""
+    post.posted.clear()
+    delivery.test(house.ctx, house.project, "hook", lambda conn, key: None)
+    house.tell()
+    ((_, body, headers),) = post.posted
+    plain = json.dumps(body, sort_keys=True).encode()
+    wanted = [f"v1={posting.sign(secret, int(headers['X-Strongroom-Timestamp']), plain)}" for secret in secrets]
+    return headers["X-Strongroom-Signature"].split(",") == wanted
+
+
+def test_a_secret_that_is_replaced_signs_beside_the_new_one_for_a_while(house: House, post: Post) -> None:
+    """To the second. A rotation within that time ends it; one without any leaves one secret at once. None is in clear text."""
+
+    def rotate(overlap: float, secret: str | None = None) -> str:
+        new, until = webhooks.rotate(house.ctx, house.project, "hook", secret, overlap, lambda conn, key: None)
+        assert until == house.clock.now() + overlap
+        return new
+
+    first = webhooks.add(house.ctx, house.project, webhooks.NewWebhook("hook", URL), lambda conn, key: None)[1]
+    second = rotate(3600)
+    assert second != first
+    assert signatures(house, post, second, first)
+    house.clock.passed += 3500
+    assert signatures(house, post, second, first)
+    house.clock.passed += 100
+    assert signatures(house, post, second)
+    third = rotate(3600)
+    fourth = rotate(3600, "given-by-an-administrator")
+    assert fourth == "given-by-an-administrator"
+    assert signatures(house, post, fourth, third)
+    fifth = rotate(0)
+    assert signatures(house, post, fifth)
+    sixth = rotate(3600)
+    with house.catalog.read() as conn:
+        (row,) = conn.execute(sa.select(t.webhook)).all()
+    assert not any(secret in repr(row) for secret in (fifth, sixth))
+    assert fifth not in repr(webhooks.secrets_of(house.ctx, row))
+    with pytest.raises(errors.NoSuchWebhook):
+        webhooks.rotate(house.ctx, house.project, "other", None, 0, lambda conn, key: None)
+
+
 def test_the_signature_of_a_known_text() -> None:
     """As any receiver's own library computes it."""
     known = "9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae"  # by openssl dgst
