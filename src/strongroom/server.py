@@ -52,7 +52,7 @@ from strongroom.api import (
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
-from strongroom.api.wire import Wire
+from strongroom.api.wire import limited
 from strongroom.backups import automation, rehearsal, snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
@@ -161,8 +161,8 @@ def serve(settings: Settings) -> None:
         watch.start()
         try:
             config = uvicorn.Config(
-                house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
-                timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
+                house.app(), http=limited(settings.connections), log_config=None, access_log=False, server_header=False,
+                date_header=True, timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
                 ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):
