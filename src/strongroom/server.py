@@ -99,6 +99,7 @@ log = logging.getLogger("strongroom")
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
 _TELLING = 4  # threads that tell receivers; each has one at most
 _LAST_SNAPSHOT = 5.0  # seconds that it waits for a last snapshot of the catalog before that
+_BACKLOG = 64  # connections that are taken at once: those of them that are too many have a file for a moment
 
 
 FAMILIES = (
@@ -162,8 +163,8 @@ def serve(settings: Settings) -> None:
         try:
             config = uvicorn.Config(
                 house.app(), http=limited(settings.connections), log_config=None, access_log=False, server_header=False,
-                date_header=True, timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
-                ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
+                date_header=True, backlog=_BACKLOG, timeout_graceful_shutdown=5, proxy_headers=False,
+                h11_max_incomplete_event_size=65536, ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(
