@@ -26,6 +26,7 @@ from strongroom.engines.base import (
     EngineError,
     EngineUnreachable,
     Entry,
+    NothingShared,
     Rehearser,
     RestoreBroken,
     Surveyor,
@@ -77,7 +78,7 @@ class Job:
         self._on_took()
 
 
-class Memory:
+class Memory(NothingShared):
     """A backup in memory, and what is done when the first bytes of it come in."""
 
     def __init__(self, on_write: Callable[[], None] = lambda: None) -> None:
@@ -214,7 +215,7 @@ def test_a_server_that_is_killed_while_it_is_restored_is_told_of_and_restored_an
 
     def on_progress(phase: str) -> None:
         begun.append(phase)
-        if phase in ("send", "data"):
+        if phase == harness.filling:
             kill()
 
     try:

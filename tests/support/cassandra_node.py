@@ -100,11 +100,19 @@ _LOGBACK = """\
 """
 
 
+def _lacks() -> list[str]:
+    lacks = [] if LIB.is_dir() and any(LIB.glob("cassandra-all-*.jar")) else ["its jars (scripts/test fetches them with mvn)"]
+    return lacks + [name for name in ("java", "javac") if shutil.which(name) is None]
+
+
+def cassandra_is_here() -> bool:
+    """Whether nodes can be started. In CI what is missing shows when the first is."""
+    return bool(os.environ.get("CI")) or not _lacks()
+
+
 def require_cassandra() -> None:
     """Skips where the jars or Java are not there; in CI that is a failure."""
-    lacks = [] if LIB.is_dir() and any(LIB.glob("cassandra-all-*.jar")) else ["its jars (scripts/test fetches them with mvn)"]
-    lacks += [name for name in ("java", "javac") if shutil.which(name) is None]
-    if lacks:
+    if lacks := _lacks():
         text = f"Cassandra's tests need {', '.join(lacks)}"
         if os.environ.get("CI"):
             pytest.fail(text)

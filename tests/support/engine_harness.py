@@ -6,9 +6,11 @@ A further engine joins by one class that does what EngineHarness says, and its p
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,9 +21,13 @@ import redis
 from pymongo import MongoClient
 
 from strongroom.engines.base import Engine, Target
+from strongroom.engines.cassandra import CassandraEngine
+from strongroom.engines.cassandra.jmx import Jmx
 from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
+from support.cassandra_node import LIB, VERSION, CassandraNode, cassandra_is_here, require_cassandra
+from support.cassandra_samples import drop_all, insert, picture
 from support.influxdb_server import BINARY, InfluxServer, influx_server, quoted
 from support.mongodb_samples import description, put, without_standing_users
 from support.mongodb_server import ROLES, MongoServer, find_mongod, running
@@ -41,6 +47,7 @@ class EngineHarness(Protocol):
     programs: Mapping[str, str]  # environment that leads a test restore to the engine's program
     odd_names: Sequence[str]  # of whatever the engine lets users name: keys, collections, tables
     huge: int  # bytes of the largest value that it takes
+    filling: str  # the phase of a restore in which the target takes data
 
     def target(self, side: Side) -> Target:
         """How the service enters: with all rights that it needs for captures and restores."""
@@ -123,6 +130,7 @@ class RedisHarness:
     engine: Engine = RedisEngine()
     odd_names = (*NAMES, LONG, "", "\r\n$EOF:\0")
     huge = 64 << 20
+    filling = "send"
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
         self.programs = {"STRONGROOM_REDIS_SERVER": binary}
@@ -220,6 +228,7 @@ class MongoHarness:
     engine: Engine = MongoEngine()
     odd_names = (*NAMES, "l" * 240)  # with its database a name has 255 bytes at most
     huge = 16 * 1024 * 1024 - len(bson.encode({"_id": "x" * 10, "value": b""}))
+    filling = "data"
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
         del folder
@@ -320,6 +329,7 @@ class InfluxHarness:
     engine: Engine = InfluxEngine()
     odd_names = (*NAMES, LONG)
     huge = 11 << 20  # a request has 25 MB at most, and a text is twice as long as the bytes that it stands for
+    filling = "data"
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
         self.programs = {"STRONGROOM_INFLUXD": binary}
@@ -395,4 +405,145 @@ class InfluxHarness:
         assert 0 <= len(found[0]) - len(found[1]) <= 1
 
 
-HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants(), *InfluxHarness.variants()]
+class CassandraHarness:
+    """Two clusters of one Cassandra node. A value is in a table of its name where Cassandra lets a table be called so, else in a
+    column of its name, in the row of its name."""
+
+    engine: Engine = CassandraEngine()
+    odd_names = (*NAMES, LONG, "l" * 48, "MixedCase", "mixedcase", "select", "")
+    huge = (
+        4 << 20
+    ) - 4096  # a mutation takes half a segment of the commit log at most, here of 8 MiB, with what is around the value
+    filling = "load"
+
+    def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
+        require_cassandra()
+        del binary
+        self.programs: Mapping[str, str] = {}  # its restores are not tried out
+        self._nodes: dict[str, CassandraNode] = {}
+        self._ids: dict[str, str] = {}
+        for side in ("source", "other"):
+            node = self._nodes[side] = CassandraNode(folder / side, auth=True)
+            stack.callback(node.stop)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(CassandraNode.start, self._nodes.values()))
+        for side, node in self._nodes.items():
+            with Jmx("127.0.0.1", node.jmx_port) as jmx:
+                (self._ids[side],) = jmx.read("LocalHostId")
+
+    @staticmethod
+    def variants() -> list[Any]:
+        return [pytest.param((CassandraHarness, str(LIB.parent)), id=f"cassandra-{VERSION}")] if cassandra_is_here() else []
+
+    def target(self, side: Side) -> Target:
+        return self.stranger(side, "cassandra")
+
+    def stranger(self, side: Side, password: str) -> Target:
+        return Target(self._nodes[side].url, password, node=self._ids[side])
+
+    def wipe(self, side: Side) -> None:
+        with self._nodes[side].session() as session:
+            drop_all(session)
+
+    def _made(self, session: Any, table: str, columns: str) -> None:
+        session.execute(
+            "CREATE KEYSPACE IF NOT EXISTS shop WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+        )
+        session.execute(f"CREATE TABLE IF NOT EXISTS shop.{table} ({columns})")
+
+    def fill(self, side: Side) -> None:
+        with self._nodes[side].session() as session:
+            self._made(session, "orders", "id int PRIMARY KEY, n int, body blob")
+            session.execute("CREATE INDEX IF NOT EXISTS orders_n ON shop.orders (n)")
+            self._write(session, range(RECORDS), 1)
+            self._made(session, "things", "id int PRIMARY KEY, tags set<text>")
+            rows = [(number, {f"tag {number % 9}"}) for number in range(2000)]
+            insert(session, "INSERT INTO shop.things (id, tags) VALUES (?, ?)", rows)
+
+    def change(self, side: Side) -> None:
+        with self._nodes[side].session() as session:
+            self._write(session, range(0, RECORDS, 100), 2)
+
+    def _write(self, session: Any, numbers: range, seed: int) -> None:
+        dice = random.Random(seed)
+        rows = [(number, number % 7, dice.randbytes(RECORD_BYTES)) for number in numbers]
+        insert(session, "INSERT INTO shop.orders (id, n, body) VALUES (?, ?, ?)", rows)
+
+    def put(self, side: Side, name: str, value: bytes) -> None:
+        with self._nodes[side].session() as session:
+            if re.fullmatch("[A-Za-z0-9_]{1,48}", name):
+                self._made(session, f'"{name}"', "id text PRIMARY KEY, value blob")
+                insert(session, f'INSERT INTO shop."{name}" (id, value) VALUES (?, ?)', [(name, value)])  # noqa: S608 (a name of our own)
+                return
+            column = _cql(name or "no name")  # a column has one, a key has a byte at least, a clustering key none
+            self._made(session, "odd", "id text, more text, PRIMARY KEY (id, more)")
+            session.execute(f"ALTER TABLE shop.odd ADD IF NOT EXISTS {column} blob")
+            statement = f"INSERT INTO shop.odd (id, more, {column}) VALUES (?, ?, ?)"  # noqa: S608 (a name of our own)
+            insert(session, statement, [(name or "none", name, value)])
+
+    def get(self, side: Side, name: str) -> bytes | None:
+        with self._nodes[side].session() as session:
+            if re.fullmatch("[A-Za-z0-9_]{1,48}", name):
+                found = session.execute(f'SELECT value FROM shop."{name}"').one()  # noqa: S608 (a name of our own)
+            else:
+                asked = session.prepare(f"SELECT {_cql(name or 'no name')} FROM shop.odd WHERE id = ? AND more = ?")  # noqa: S608
+                found = session.execute(asked, (name or "none", name)).one()
+            return found[0] if found else None
+
+    def put_tiny(self, side: Side, count: int) -> None:
+        """A hundred to a partition, each partition's in one mutation."""
+        with self._nodes[side].session() as session:
+            self._made(session, "tiny", "part int, id int, PRIMARY KEY (part, id)")
+            row = "INSERT INTO shop.tiny (part, id) VALUES (?, ?);"
+            parts = [[value for id_ in range(100) for value in (part, id_)] for part in range(count // 100)]
+            insert(session, f"BEGIN UNLOGGED BATCH {row * 100} APPLY BATCH", parts)
+
+    def content(self, side: Side) -> Any:
+        with self._nodes[side].session() as session:
+            return picture(session)
+
+    def kill(self, side: Side) -> None:
+        self._nodes[side].kill()
+
+    def start(self, side: Side) -> None:
+        self._nodes[side].start()
+
+    @contextmanager
+    def writing(self, side: Side) -> Iterator[None]:
+        """What is exact at one moment is one table on one node: two writers, each with a table of its own.
+
+        A round moves money between two accounts of a partition, in one mutation; the next begins when it is acknowledged."""
+        with self._nodes[side].session() as session:
+            for table in ("first", "second"):
+                self._made(
+                    session, f"bank_{table}", "part int, round int, account text, money int, PRIMARY KEY (part, round, account)"
+                )
+
+            def mover(table: str) -> Callable[[random.Random, int], None]:
+                row = f"INSERT INTO shop.bank_{table} (part, round, account, money) VALUES (?, ?, ?, ?);"  # noqa: S608 (our own words)
+                both = session.prepare(f"BEGIN UNLOGGED BATCH {row * 2} APPLY BATCH")
+
+                def move(dice: random.Random, count: int) -> None:
+                    amount, part = dice.randrange(1, 50), count % 10
+                    session.execute(both, (part, count, "from", -amount, part, count, "to", amount))
+
+                return move
+
+            with Writers(mover("first"), mover("second")):
+                yield
+
+    def require_invariant(self, side: Side) -> None:
+        with self._nodes[side].session() as session:
+            for table in ("first", "second"):
+                rows = list(session.execute(f"SELECT round, money FROM shop.bank_{table}"))  # noqa: S608 (our own words)
+                assert sum(row.money for row in rows) == 0
+                assert sorted(row.round for row in rows) == [one // 2 for one in range(len(rows))]
+                assert rows or table == "second"
+
+
+def _cql(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants(), *InfluxHarness.variants(), *CassandraHarness.variants()]

@@ -9,20 +9,22 @@ from typing import Any
 from strongroom.ambient import Machine
 from strongroom.backups import creation, instances, rehearsal, restoration
 from strongroom.backups.context import Context
-from strongroom.backups.creation import BackupJob
+from strongroom.backups.creation import BackupJob, PartJob
+from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.rehearsal import RehearsalJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
-from strongroom.engines.base import Engine, Target
+from strongroom.engines.base import ClusterEngine, Engine, Node, Target
 from strongroom.identity import accounts
 from strongroom.identity import tables as identity  # noqa: F401  (its tables are part of the catalog)
 from strongroom.identity.secrets import Sealer
 from strongroom.jobs.leases import LeasedJobs
 from strongroom.jobs.port import Handler, JobView
 from strongroom.jobs.stepwise import StepwiseWorker
+from strongroom.jobs.worker import Worker
 from strongroom.repository.keys import RootKey
 from strongroom.storage.memory import MemoryStore
 from support.vault import ROOT
@@ -46,16 +48,26 @@ class EngineService:
         handlers: dict[str, Handler] = {
             "rehearse": RehearsalJob(self.ctx),
             "backup": BackupJob(self.ctx),
+            "part": PartJob(self.ctx),
+            "tidy": TidyJob(self.ctx),
             "restore": RestoreJob(self.ctx),
             "remove": RemoveJob(self.ctx),
         }
         self._worker = StepwiseWorker(jobs, handlers, ["default"])
         self._engine = engine
+        self._hosts: Worker | None = None  # beside us: a backup of a cluster waits for the parts of its nodes
+        if isinstance(engine, ClusterEngine):
+            queue = node_queue(Node("", "127.0.0.1"))
+            self._hosts = Worker(jobs, handlers, [queue], ttl=3.0, beat=0.5, poll=0.05, threads=2)
 
     def __enter__(self) -> EngineService:
+        if self._hosts:
+            self._hosts.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hosts:
+            self._hosts.shutdown(5.0)
         self.catalog.close()
 
     def register(self, name: str, target: Target) -> str:
@@ -81,9 +93,12 @@ class EngineService:
         return self._ended(rehearsal.rehearse(self.ctx, self.project, lambda conn: None, backup=backup, instance=instance))
 
     def _ended(self, job: str) -> JobView:
-        while self._worker.step() is not None:
-            pass
-        with self.catalog.read() as conn:
-            view = self.ctx.jobs.get(conn, job)
-        assert view is not None
-        return view
+        while True:
+            while self._worker.step() is not None:
+                pass
+            with self.catalog.read() as conn:
+                view = self.ctx.jobs.get(conn, job)
+            assert view is not None
+            if not view.active or self._hosts is None:
+                return view
+            self.ctx.ambient.sleep(0.05)

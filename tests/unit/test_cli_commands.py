@@ -327,6 +327,21 @@ def test_a_webhook_is_added_and_its_secret_shown() -> None:
     assert server.run("notify", "add", "team", "https://hooks.example/", "--event", "all").exit_code == 2
 
 
+def test_a_webhook_s_secret_is_replaced() -> None:
+    """Drawn and shown once, or given on standard input and not shown; the overlap as said."""
+    drawn = {"name": "team", "secret": "a-new-secret", "previous_until": "2026-11-25T12:00:00Z"}
+    server = FakeServer({f"POST {OWN}/notifications/webhooks/team/secret": drawn})
+    shown = server.run("notify", "rotate", "team").stdout
+    assert "a-new-secret" in shown
+    assert "2026-11-25 12:00:00" in shown
+    assert "not shown again" in shown
+    given = FakeServer({f"POST {OWN}/notifications/webhooks/team/secret": {**drawn, "secret": None}})
+    result = given.run("notify", "rotate", "team", "--secret-stdin", "--overlap", "0.5", stdin="of-our-own-vault-of-secrets\n")
+    assert "vault" not in result.stdout
+    assert server.bodies() + given.bodies() == [{}, {"overlap_hours": 0.5, "secret": "of-our-own-vault-of-secrets"}]
+    assert server.run("notify", "rotate", "team", "--overlap", "169").exit_code == 2
+
+
 def test_webhooks_are_listed_with_what_became_of_them() -> None:
     """Given up and dropped are both never told."""
     hook = {

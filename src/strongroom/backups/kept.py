@@ -134,14 +134,25 @@ def put_back(conn: Connection, lines: Iterable[Line], *, onto: bool) -> dict[str
     Raises UnknownFormat for a table or column that this version does not have."""
     counts: dict[str, int] = {}
     for name, of_table in groupby(lines, key=lambda line: line[0]):
-        kept = _BY_NAME.get(name)
-        if kept is None:
-            raise UnknownFormat(f"the snapshot has a table {name!r}, made by a newer version: use that one")
+        kept = _known(name)
         if kept.onto != onto:
             continue
         for some in batches((_typed(kept, row) for _, row in of_table), _BATCH):
             counts[name] = counts.get(name, 0) + (_put_onto if onto else _put_in)(conn, kept, some)
     return counts
+
+
+def require_known(lines: Iterable[Line]) -> None:
+    """Raises UnknownFormat as `put_back` does, and puts nothing back."""
+    for name, row in lines:
+        _typed(_known(name), row)
+
+
+def _known(table: str) -> Kept:
+    kept = _BY_NAME.get(table)
+    if kept is None:
+        raise UnknownFormat(f"the snapshot has a table {table!r}, made by a newer version: use that one")
+    return kept
 
 
 def _typed(kept: Kept, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ webhook = Table(
     Column("project", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),  # without user and password
-    Column("events", Text, nullable=False),  # "backup_failed,deletion_failed,…"
+    Column("events", Text, nullable=False),  # "all", or some: "backup_failed,deletion_failed,…"
     Column("secret", LargeBinary, nullable=False),  # what deliveries are signed with, sealed under the root key
     Column("created_at", Double, nullable=False),
 )

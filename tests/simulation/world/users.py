@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from strongroom.backups import creation, deletion, errors, holding, reconciling, restoration, verification
+from strongroom.backups import creation, deletion, errors, holding, quarantining, reconciling, restoration, verification
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.storage.base import StoreError
 
@@ -172,8 +172,8 @@ def _quarantine(world: World, process: Process) -> None:
     world.tell(process, f"wants {world.pretty(name)} moved aside")
     world.truth.aside.add(name)
     try:
-        reconciling.quarantine(process.ctx, world.project, [name], lambda conn, moved: None, outside=True)
-    except reconciling.NotQuarantined:
+        quarantining.quarantine(process.ctx, world.project, [name], lambda conn, moved: None, outside=True)
+    except quarantining.NotQuarantined:
         if known:
             world.meet("moving a known object aside is refused")
         raise
