@@ -99,6 +99,9 @@ def require_people(server: ServerProcess, release: Release) -> None:
         answer = client.delete(f"/v3/{admin.project}/backups/{release.backup('shop-first')}")
         assert answer.is_client_error
         assert HELD in answer.text
+    hold = server.cli("backup", "show", release.backup("shop-first"))["hold"]
+    assert (hold["kind"], hold["reason"], hold["until"]) == ("pin", HELD, None)
+    assert server.cli("backup", "show", gone)["hold"] is None
 
 
 def require_settings(server: ServerProcess) -> None:
@@ -227,9 +230,9 @@ def test_a_rebuild_from_the_release_s_backups_alone(
     process, report = rebuilt(release, tmp_path, snapshots=False)
     assert any("no snapshot of the catalog opens" in line for line in report)
     with process as server:
-        found = {one["id"]: server.cli("backup", "show", one["id"])["held"] for one in server.cli("backup", "list")["backups"]}
+        found = {one["id"]: server.cli("backup", "show", one["id"])["hold"] for one in server.cli("backup", "list")["backups"]}
         assert found.keys() == {release.backup(name) for name in release.facts["backups"]}
-        assert all("recovered" in str(held) for held in found.values())
+        assert {hold["kind"] for hold in found.values()} == {"recovered"}
         register_targets(server, empty, target)
         for name in ("first", "third"):
             assert restored(server, release, name, empty)

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from strongroom.backups import errors, kept, reconciling, snapshots, trail_segments
 from strongroom.backups.context import Options
+from strongroom.backups.holds import RECOVERED
 from strongroom.backups.quarantining import NotQuarantined
-from strongroom.backups.rebuilding import HELD
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.snapshots import KEEP, Watch, due, take
 from strongroom.backups.staleness import CatalogOutdated
@@ -125,7 +125,7 @@ def test_without_a_snapshot_a_rebuild_is_as_ever(vault: HarshVault, tmp_path: Pa
     new = again(vault, tmp_path / "new")
     assert new.result.base is None
     assert any("no snapshot of the catalog opens" in line for line in new.report)
-    assert holds(new.vault) == {HELD}
+    assert holds(new.vault) == {RECOVERED}
     new.vault.check()
 
 
@@ -149,7 +149,7 @@ def test_what_was_deleted_stays_deleted_and_what_is_newer_comes_back_held(vault:
     with new.vault.catalog.read() as conn:
         found = {row.id: row.held for row in conn.execute(sa.select(t.backup.c.id, t.backup.c.held))}
     first, second = [key for key in vault.wanted if key != newer]
-    assert found == {first: "the audit of May", second: None, newer: HELD}
+    assert found == {first: "the audit of May", second: None, newer: RECOVERED}
     new.vault.check()
     with pytest.raises(errors.BackupHeld, match="audit of May"):
         new.vault.delete(first)
@@ -171,7 +171,7 @@ def test_a_damaged_backup_stays_held_though_the_snapshot_knows_it(vault: HarshVa
     new = again(vault, tmp_path / "new")
     with new.vault.catalog.read() as conn:
         found = {row.id: (row.state, row.held) for row in conn.execute(sa.select(t.backup))}
-    assert found == {key: ("FAILED", HELD), other: ("COMPLETED", None)}
+    assert found == {key: ("FAILED", RECOVERED), other: ("COMPLETED", None)}
 
 
 def test_suspect_chunks_are_not_shared_after_a_rebuild(saved: Saved, tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def _hold_fields(row: Row[Any], now: float) -> dict[str, Any]:
     """`held`: why, while a hold is in force."""
     if not holds.is_held(row, now):
         return {"held": None, "hold": None}
-    until = None if row.held_until is None else time_text(row.held_until)
-    hold = {"kind": row.held_kind, "by": row.held_by, "since": time_text(row.held_at), "until": until, "reason": row.held}
+    since, until = (None if at is None else time_text(at) for at in (row.held_at, row.held_until))
+    hold = {"kind": row.held_kind, "by": row.held_by, "since": since, "until": until, "reason": row.held}
     return {"held": row.held, "hold": hold}
 
 

@@ -15,6 +15,9 @@ from sqlalchemy import Row
 
 Kind = Literal["legal", "pin", "recovered"]
 
+RECOVERED = "recovered by a catalog rebuild"
+"""The reason of a hold that a rebuild places."""
+
 _WORDS = {"legal": "legal hold", "pin": "pinned", "recovered": "held"}
 
 
@@ -39,6 +42,12 @@ FREE: Mapping[str, Any] = dict.fromkeys(("held", "held_kind", "held_by", "held_a
 """The columns of a backup that is not held."""
 
 
+def of_reason(reason: str | None) -> dict[str, Any]:
+    """The columns of a hold of which nothing but its reason was written down, as 0.1.0 did; of None, of a backup not held."""
+    kind = None if reason is None else "recovered" if reason == RECOVERED else "pin"
+    return {**FREE, "held": reason, "held_kind": kind}
+
+
 def is_held(backup: Row[Any], now: float) -> bool:
     """Whether a hold is in force."""
     return backup.held is not None and (backup.held_until is None or now < backup.held_until)
@@ -49,7 +58,8 @@ def told(backup: Row[Any]) -> str:
     words = _WORDS[backup.held_kind]
     if backup.held_by is not None:
         words += f" by {backup.held_by}"
-    words += f" since {_moment(backup.held_at)}"
+    if backup.held_at is not None:
+        words += f" since {_moment(backup.held_at)}"
     if backup.held_until is not None:
         words += f" until {_moment(backup.held_until)}"
     return f"{words}: {backup.held}"

@@ -32,7 +32,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups import rebasing
 from strongroom.backups.context import Context
-from strongroom.backups.holds import Hold
+from strongroom.backups.holds import RECOVERED, Hold
 from strongroom.backups.incarnation import REBUILDING
 from strongroom.backups.objects import register_found
 from strongroom.catalog import tables as t
@@ -56,7 +56,6 @@ from strongroom.repository.pack import read_index
 from strongroom.repository.records import Named
 from strongroom.storage.base import ObjectExists, ObjectMissing, Stat, Store
 
-HELD = "recovered by a catalog rebuild"
 _AHEAD = 1_000  # a lineage's counter goes on this far above what was seen
 
 Report = Callable[[str], None]
@@ -414,7 +413,7 @@ class _Lineage:
                 begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
                 plain_bytes=0 if totals is None else totals.plain_bytes,
                 fail_reason=None if part.reason is None else f"damaged: {part.reason}",
-                **Hold(HELD, "recovered").columns(now),
+                **Hold(RECOVERED, "recovered").columns(now),
             )
         )  # fmt: skip
         self._result.backups += 1

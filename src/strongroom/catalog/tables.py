@@ -200,7 +200,7 @@ backup = Table(
     Column("held", Text, nullable=True),  # why it must not go; NULL is not held, and then the next four are NULL too
     Column("held_kind", Text, nullable=True),
     Column("held_by", Text, nullable=True),  # the name of the user who said so; NULL: the service itself
-    Column("held_at", Double, nullable=True),
+    Column("held_at", Double, nullable=True),  # NULL also of what 0.1.0 held
     Column("held_until", Double, nullable=True),  # from then on it may go; NULL: until it is released
     one_of("held_kind", "legal", "pin", "recovered"),
     one_of("origin", "Auto", "Manual"),
