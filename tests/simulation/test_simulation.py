@@ -69,6 +69,7 @@ RARE = {
     SNAPSHOT,  # only in histories that are told to put them
     "a backup is buried while the catalog is rebuilt",
     "a deletion that failed is asked for again",
+    "a hold that is over lets a delete through",
     "a late object is removed again",
     "a put refused for want of room",
     "a paused worker goes on with the rebuilt catalog",

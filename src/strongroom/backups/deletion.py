@@ -145,12 +145,13 @@ def _accept(
     *,
     last: bool,
 ) -> list[str]:
-    """The deciding transaction, everything locked."""
+    """The deciding transaction, everything locked, by one reading of the clock."""
+    now = ctx.ambient.now()
     rows = {key: _backup(conn, project, key) for key in ids}
     running = {key: _running_deletion(conn, row) for key, row in rows.items()}
     fresh = [key for key in ids if running[key] is None and rows[key].state != "DELETING"]
     for key in fresh:
-        refusal = _refusal(conn, rows[key], ctx.ambient.now(), expiring)
+        refusal = _refusal(conn, rows[key], now, expiring)
         if refusal is not None:
             raise refusal
     if any(key not in seen.parts for key in fresh):
@@ -163,7 +164,7 @@ def _accept(
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
         if not last:
             raise _Moved
-        seen = _compute(conn, project, ids, now=ctx.ambient.now(), priced=thorough, expiring=expiring)
+        seen = _compute(conn, project, ids, now=now, priced=thorough, expiring=expiring)
     price = seen.thorough.living if thorough else None
     jobs: dict[str, str] = {}
     room = min(sweeping.AT_ONCE, sweeping.BATCH)

@@ -231,8 +231,11 @@ class Truth:
         elif state == "DELETING":
             if key not in self.asked:
                 self.broken(f"backup {key} is being deleted and nobody asked for it")
-            if key in self.held and ((until := self.held[key]) is None or self.checker.ctx.ambient.now() < until):
-                self.broken(f"backup {key} is being deleted although it was held")
+            if key in self.held:
+                until = self.held[key]
+                if until is None or self.checker.ctx.ambient.now() < until:
+                    self.broken(f"backup {key} is being deleted although it was held")
+                self.meet("a hold that is over lets a delete through")
             self._check_unread(key)
             self._tell_apart(key, before)
             self.needs.pop(key, None)
