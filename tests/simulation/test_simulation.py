@@ -21,7 +21,7 @@ from simulation.world.met import SITUATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-SECONDS = float(os.environ.get("SIMULATE_SECONDS", "120"))
+SECONDS = float(os.environ.get("SIMULATE_SECONDS", "60"))
 """How long fresh seeds are tried."""
 
 FAILED_ONCE = (
