@@ -57,13 +57,12 @@ def list_records(
     own = None if caller.administrator else caller.required_project()
     with services.catalog.read() as conn:
         named = None if filters.project is None else _project(conn, caller.account, filters.project)
-    if own is not None and named not in (None, own):
-        return {"records": [], "next": None}
-    wanted = trail.Wanted(
-        caller.account, named or own, filters.event, filters.outcome, filters.level, filters.user,
-        filters.resource_type, filters.resource_id, filters.request_id, filters.start_time, filters.end_time,
-    )  # fmt: skip
-    with services.catalog.read() as conn:
+        if own is not None and named not in (None, own):
+            return {"records": [], "next": None}
+        wanted = trail.Wanted(
+            caller.account, named or own, filters.event, filters.outcome, filters.level, filters.user,
+            filters.resource_type, filters.resource_id, filters.request_id, filters.start_time, filters.end_time,
+        )  # fmt: skip
         found, following = trail.records(conn, wanted, filters.before, filters.limit)
     return {"records": found, "next": following}
 
