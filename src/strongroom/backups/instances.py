@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors, policies, quotas
+from strongroom.backups import errors, policies, quotas, recording
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
@@ -98,6 +98,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         conn.execute(sa.delete(t.limits).where(t.limits.c.subject == instance))
         ages.forget(conn, instance)
         policies.forget(conn, instance)
+        recording.stop(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)
     return job

@@ -59,8 +59,9 @@ class Recorder(Protocol):
     def mark_of(self, facts: Mapping[str, Any]) -> Mark | None:
         """Where in the log a capture with these facts stands; None where its log cannot be recorded (a cluster)."""
 
-    def record(self, target: Target, since: Mark, sink: LogSink, control: Control, until: float, scratch: str) -> None:
-        """Writes the log from just after `since` on, and returns at `until` (seconds since the epoch) after a last mark.
+    def record(self, target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str) -> None:
+        """Writes the log from just after `since` on, and returns at `until` (seconds since the epoch) after a last mark. None:
+        from where the source is now, which its first mark says, before it writes anything.
 
         What control.check() raises goes through at once: the caller keeps what was marked before. `scratch` is an empty private
         folder for spills: the source is never made to wait for the sink. Raises LogGap, EngineError.
