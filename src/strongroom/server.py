@@ -40,6 +40,7 @@ from strongroom.api import (
     limits,
     maintenance,
     metrics,
+    moments,
     notifications,
     policies,
     quotas,
@@ -104,7 +105,7 @@ _BACKLOG = 64  # connections that are taken at once: those of them that are too 
 
 
 FAMILIES = (
-    backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
+    backups, imports, policies, tags, recycling, restorable, moments, quotas, instances, limits, jobs, strongroom, maintenance,
     notifications, audit, refused,
 )  # fmt: skip
 """The API's families of calls, those that are refused last: a call that works goes before."""

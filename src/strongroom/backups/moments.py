@@ -83,6 +83,12 @@ def periods(conn: Connection, instance: str) -> list[tuple[float, float]]:
     return joined
 
 
+def marked(conn: Connection, instance: str, begin: float, end: float) -> list[float]:
+    """Moments between two, both included, at which a backup stands or a piece of its log ends; the newest first."""
+    found = {at for one in stretches(conn, instance) for at in (one.begin, *(piece.end_at for piece in one.pieces))}
+    return sorted((at for at in found if begin <= at <= end), reverse=True)
+
+
 def size_of_log(conn: Connection, instance: str) -> int:
     """Stored bytes of an instance's log."""
     size = sa.func.coalesce(sa.func.sum(t.object_.c.bytes), 0)

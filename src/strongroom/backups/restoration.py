@@ -24,6 +24,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
 from strongroom.backups.gathering import node_queue
+from strongroom.backups.instances import require_known
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.versions import version_key
@@ -85,9 +86,7 @@ def restore_to(
     `overwrite` as in `restore`. The log that it replays is not trimmed while the job lives; its backup keeps it from deletes."""
     for _try in range(_TRIES):
         with ctx.catalog.read() as conn:
-            known = sa.and_(t.instance.c.id == source, t.instance.c.project == project)
-            if conn.execute(sa.select(t.instance.c.id).where(known)).first() is None:
-                raise errors.NoSuchInstance(f"there is no instance {source} in this project")
+            require_known(conn, project, source)
             found = moments.stretch_to(conn, source, moment)
         guard = partial(lock_instance, project=project, instance=instance)
         with ctx.catalog.decide(guard, backups=[found.backup], lineages=[found.lineage]) as conn:
