@@ -11,16 +11,24 @@ from typing import Any
 import sqlalchemy as sa
 
 from strongroom.backups import holding, moments, recording, restoration
+from strongroom.backups.automation import ExpireJob
+from strongroom.backups.context import Context
+from strongroom.backups.creation import BackupJob
+from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.policies import EXPIRE
 from strongroom.backups.rebuilding import rebuild
 from strongroom.backups.recording import Policy, RecordJob, TrimJob
+from strongroom.backups.removal import RemoveJob
+from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
 from strongroom.engines.base import CaptureSink, Control, RestoreBroken, RestoreSource, Summary, Target
 from strongroom.engines.log import Log, LogGap, LogSink, Mark
 from strongroom.identity import accounts
-from strongroom.jobs.port import Cancelled
+from strongroom.jobs.port import Cancelled, Handler
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.storage.base import Store
 from strongroom.storage.memory import MemoryStore
+from support.harsh import TTL, HarshVault
 from support.vault import DictEngine, Vault, noise
 
 
@@ -103,13 +111,15 @@ def nothing(*_: object) -> None:
     """A note that writes nothing."""
 
 
-class LoggedVault(Vault):
+class LoggedVault(HarshVault):
     """A vault whose source has a log, and what may be asked of it."""
 
     engine: LoggedEngine
 
-    def __init__(self, folder: Path, store: Store | None = None, *, clock: float | None = None) -> None:
-        super().__init__(folder, store, engine=LoggedEngine(time.time() - 1000.0 if clock is None else clock))
+    def __init__(self, folder: Path, *, clock: float | None = None) -> None:
+        self._begin(folder, MemoryStore())
+        engine = LoggedEngine(time.time() - 1000.0 if clock is None else clock)
+        Vault.__init__(self, folder, store=self.store, catalog=self.catalog, engine=engine)
 
     def turn_on(self, **policy: Any) -> None:
         """Recording is on from here."""
@@ -133,27 +143,31 @@ class LoggedVault(Vault):
             args = {"instance": self.source}
             return self.jobs.submit(conn, recording.RECORD, args, queue=recording.QUEUE, serial=f"record:{self.source}")
 
+    def _process(self, store: Store, owner: str) -> tuple[Context, StepwiseWorker]:
+        """With the jobs that record and trim."""
+        ctx, _ = super()._process(store, owner)
+        handlers: dict[str, Handler] = {
+            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
+            EXPIRE: ExpireJob(ctx), recording.RECORD: RecordJob(ctx), recording.TRIM: TrimJob(ctx),
+        }  # fmt: skip
+        return ctx, StepwiseWorker(ctx.jobs, handlers, ["default", recording.QUEUE], owner=owner, ttl=TTL)
+
     def follow(self) -> Any:
         """Records all that the source has; the job after its end."""
         job = self.submit()
-        worker = StepwiseWorker(self.jobs, {recording.RECORD: RecordJob(self.ctx)}, [recording.QUEUE])
-        assert worker.step() == job
-        with self.catalog.write() as conn:  # one that pauses is not waited for
-            self.jobs.cancel(conn, job)
-        worker.step()
         self.run()
         return self.job(job)
 
     def follow_beside(self) -> None:
-        """Records what the source has now, and runs no other job."""
+        """Records what the source has now, while a backup is under way; runs no other job."""
         job = self.submit()
-        assert StepwiseWorker(self.jobs, {recording.RECORD: RecordJob(self.ctx)}, [recording.QUEUE]).step() == job
+        worker = StepwiseWorker(self.jobs, {recording.RECORD: RecordJob(self.ctx)}, [recording.QUEUE], owner="beside", ttl=TTL)
+        assert worker.step() == job
 
     def trim(self) -> None:
         """The hourly job."""
         with self.catalog.write() as conn:
             self.jobs.submit(conn, recording.TRIM, {}, serial="trim")
-        StepwiseWorker(self.jobs, {recording.TRIM: TrimJob(self.ctx)}).step()
         self.run()
 
     def writes(self, count: int, size: int = 2000) -> None:
@@ -178,21 +192,21 @@ class LoggedVault(Vault):
     def newest(self) -> Any:
         """The backup that was begun last."""
         with self.catalog.read() as conn:
-            return conn.execute(sa.select(t.backup).order_by(t.backup.c.begin_at.desc()).limit(1)).one()
+            parts = t.backup.join(t.part, t.part.c.backup == t.backup.c.id)
+            return conn.execute(sa.select(t.backup).select_from(parts).order_by(t.part.c.seq.desc()).limit(1)).one()
 
     def rebuilt(self, folder: Path) -> LoggedVault:
         """The same on a catalog that was rebuilt from what the store holds; its backups are released."""
         other = copy.copy(self)
+        inner = MemoryStore()
+        inner._objects.update(self.inner._objects)  # type: ignore[attr-defined]
+        other._begin(folder, inner)
         other.folder = folder
-        other.store = MemoryStore()
-        for stat in self.store.list(""):
-            other.store.put_new(stat.name, self.store.get(stat.name))
-        other.catalog = other._new_catalog()
         other.restart()
         result = rebuild(other.ctx, lambda _line: None, other._found)
         other.target = other._register("target")
         for name in result.unknown:
-            other.store.delete(name)
+            inner.delete(name)
         with other.catalog.read() as conn:
             keys = list(conn.scalars(sa.select(t.backup.c.id)))
         for key in keys:

@@ -9,12 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from strongroom.backups import errors, instances, moments, recording, restoration
-from strongroom.backups.recording import Policy, TrimJob
+from strongroom.backups.recording import Policy
 from strongroom.catalog import tables as t
-from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.storage.base import StoreUnavailable
-from strongroom.storage.faults import Effect, Fail, Fault, FaultyStore
-from strongroom.storage.memory import MemoryStore
+from strongroom.storage.faults import Effect, Fail, Fault
 from support.logged import LoggedVault, nothing
 from support.vault import Vault
 
@@ -234,8 +232,8 @@ def test_old_log_waits_for_a_restore_that_may_replay_it(tmp_path: Path) -> None:
     at = vault.engine.clock
     job = restoration.restore_to(vault.ctx, vault.project, vault.source, at, vault.target, nothing, overwrite=True)
     with vault.catalog.write() as conn:
-        vault.jobs.submit(conn, recording.TRIM, {}, serial="trim")
-    StepwiseWorker(vault.jobs, {recording.TRIM: TrimJob(vault.ctx)}).step()
+        vault.jobs.submit(conn, recording.TRIM, {}, serial="trim", priority=1)
+    vault.worker.step()
     assert vault.log_bytes() > 0
     vault.run()
     assert vault.job(job).state == "DONE"
@@ -289,7 +287,8 @@ def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path:
             return Fail(StoreUnavailable("away"))
         return None
 
-    vault = LoggedVault(tmp_path, FaultyStore(MemoryStore(), plan))
+    vault = LoggedVault(tmp_path)
+    vault.plan = plan
     vault.writes(3)
     vault.turn_on()
     vault.take()

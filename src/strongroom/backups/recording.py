@@ -105,7 +105,7 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         }  # fmt: skip
         known = _row(conn, instance)
         if known is None:
-            conn.execute(t.recording.insert().values(instance=instance, chains=0, **values))
+            conn.execute(t.recording.insert().values(instance=instance, **_left(conn, instance), **values))
         else:
             conn.execute(sa.update(t.recording).where(t.recording.c.instance == instance).values(trouble=None, **values))
         if policy.enabled:
@@ -116,6 +116,25 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         else:
             remove_schedule(conn, _schedule(instance))
         note(conn)
+
+
+def _left(conn: Connection, instance: str) -> Mapping[str, Any]:
+    """Where a recording of before stands, of which nothing is left but what it has stored (after a rebuild without a
+    snapshot)."""
+    s, p, lineage = t.segment.c, t.part.c, _lineage(conn, instance)
+    chain = conn.execute(
+        sa.select(s.chain).where(s.lineage == lineage).order_by(s.end_at.desc(), s.upto.desc()).limit(1)
+    ).scalar()
+    if chain is None:
+        return {"chains": 0}
+    here = (s.lineage == lineage, s.chain == chain)
+    ends = conn.execute(sa.select(sa.func.min(s.since), sa.func.max(s.upto), sa.func.max(s.end_at)).where(*here)).one()
+    of_chain = (p.lineage == lineage, p.log_chain == chain)
+    stream = conn.execute(sa.select(p.log_stream).where(*of_chain).order_by(p.seq.desc()).limit(1)).scalar()
+    return {
+        "chains": chain, "lineage": lineage, "chain": chain, "began": ends[0], "stream": stream, "position": ends[1],
+        "reached_at": ends[2],
+    }  # fmt: skip
 
 
 def stop(conn: Connection, instance: str) -> None:
@@ -422,7 +441,8 @@ class _Sink:
         with self._ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
             now = _require_on(conn, self._row)
             self._require_open(conn)
-            self.chain = int(now.chains) + 1
+            of_parts = sa.select(sa.func.max(t.part.c.log_chain)).where(t.part.c.lineage == self._lineage)
+            self.chain = max(int(now.chains), conn.execute(of_parts).scalar() or 0) + 1
             conn.execute(
                 sa.update(t.recording)
                 .where(t.recording.c.instance == self._row.instance)
