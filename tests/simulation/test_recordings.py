@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import moments, recording
+from strongroom.backups import recording, replaying
 from strongroom.catalog import logs
 from strongroom.catalog import tables as t
 from support.logged import LoggedVault
@@ -104,7 +104,7 @@ class History:
         if victim is None:
             return
         with self.vault.catalog.read() as conn:
-            others = [one for one in moments.stretches(conn, self.vault.source) if one.backup != victim]
+            others = [one for one in replaying.stretches(conn, self.vault.source) if one.backup != victim]
         promise = self.vault.preview(victim).promises[victim]
         self.dying(lambda: self.remove(victim))
         if self.vault.state(victim) != "DELETED":

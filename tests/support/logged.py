@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from strongroom.backups import holding, moments, recording, restoration
+from strongroom.backups import holding, recording, replaying, restoration
 from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob
@@ -187,7 +187,7 @@ class LoggedVault(HarshVault):
     def periods(self) -> list[tuple[float, float]]:
         """What can be restored."""
         with self.catalog.read() as conn:
-            return moments.periods(conn, self.source)
+            return replaying.periods(conn, self.source)
 
     def newest(self) -> Any:
         """The backup that was begun last."""
@@ -219,7 +219,7 @@ class LoggedVault(HarshVault):
     def log_bytes(self) -> int:
         """Stored bytes of the log."""
         with self.catalog.read() as conn:
-            return moments.size_of_log(conn, self.source)
+            return replaying.size_of_log(conn, self.source)
 
     def check_moments(self) -> None:
         """Every moment of a marked write that can be restored is what it was, and the books hold."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import errors, instances, moments, recording, restoration
+from strongroom.backups import errors, instances, recording, replaying, restoration
 from strongroom.backups.recording import Policy
 from strongroom.catalog import tables as t
 from strongroom.storage.base import StoreUnavailable
@@ -113,7 +113,7 @@ def test_what_a_running_backup_may_go_on_by_outlives_the_others(vault: LoggedVau
     vault.writes(2)
     vault.follow()
     with vault.catalog.read() as conn:
-        (one,) = moments.stretches(conn, vault.source)
+        (one,) = replaying.stretches(conn, vault.source)
     assert one.backup == second
     assert one.end == vault.engine.clock
     vault.check_moments()

@@ -27,7 +27,7 @@ from strongroom.api.contract import (
 from strongroom.api.errors import ApiError
 from strongroom.api.services import given
 from strongroom.api.times import Moment, iso
-from strongroom.backups import moments, recording, restoration
+from strongroom.backups import recording, replaying, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.recording import INTERVAL, KEEP_DAYS, Policy
 from strongroom.backups.registered import find_instance
@@ -103,7 +103,7 @@ def list_restorable_periods(
     begin, end = page.start_time or 0.0, float("inf") if page.end_time is None else page.end_time
     with ctx.catalog.read() as conn:
         find_instance(conn, caller.required_project(), instance_id)
-        found = [(max(one, begin), min(other, end)) for one, other in moments.periods(conn, instance_id)]
+        found = [(max(one, begin), min(other, end)) for one, other in replaying.periods(conn, instance_id)]
     shown = [{"start_time": _up(one), "end_time": int(other * 1000)} for one, other in found if one < other]
     return {"restorable_time_periods": shown[page.first_row : page.first_row + page.limit], "total_count": len(shown)}
 
@@ -115,7 +115,7 @@ def show_redis_pitr(
     """The room that the log takes, in GB."""
     with ctx.catalog.read() as conn:
         _require_redis(conn, caller, instance_id)
-        size = moments.size_of_log(conn, instance_id)
+        size = replaying.size_of_log(conn, instance_id)
     return {"storage": f"{size / _GB:.3f}".rstrip("0").rstrip(".")}
 
 
@@ -155,7 +155,7 @@ def list_redis_moments(
     check_span(page.start_time, page.end_time)
     with ctx.catalog.read() as conn:
         _require_redis(conn, caller, instance_id)
-        found = moments.marked(conn, instance_id, page.start_time, page.end_time)
+        found = replaying.marked(conn, instance_id, page.start_time, page.end_time)
     shown = [time_text(one) for one in found[page.first_row : page.first_row + page.limit]]
     return {"restore_time": shown, "total_count": len(found)}
 
@@ -183,7 +183,7 @@ def show_recording(
     """Whether an instance's log is recorded, what of it is stored, and which moments can be restored."""
     with ctx.catalog.read() as conn:
         policy, trouble = recording.show(conn, caller.required_project(), instance_id)
-        size, found = moments.size_of_log(conn, instance_id), moments.periods(conn, instance_id)
+        size, found = replaying.size_of_log(conn, instance_id), replaying.periods(conn, instance_id)
     periods = [{"begin": iso(begin), "end": iso(end)} for begin, end in found]
     return {**_told(policy), "stored_bytes": size, "trouble": trouble, "periods": periods}
 

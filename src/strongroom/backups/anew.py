@@ -12,7 +12,7 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from strongroom.backups import errors, instances, moments, restoration
+from strongroom.backups import errors, instances, replaying, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.listing import find_backup
 from strongroom.catalog import tables as t
@@ -41,7 +41,7 @@ class Wanted:
             backup = self.backup
             if backup is None:
                 instances.require_known(conn, project, str(self.source))
-                backup = moments.stretch_to(conn, str(self.source), self.moment).backup
+                backup = replaying.stretch_to(conn, str(self.source), self.moment).backup
             row = find_backup(conn, project, backup)
         if row.state != "COMPLETED":
             raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")

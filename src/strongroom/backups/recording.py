@@ -265,7 +265,8 @@ class _Recording:
             yield Mark(row.stream, row.position, row.reached_at), False
         with self._ctx.catalog.read() as conn:
             base = _newest(conn, lineage)
-        if base is not None and base.log_order is not None and (base.log_chain is None or base.log_order > (row.position or -1)):
+            ahead = base is not None and not _goes_on(conn, base)
+        if base is not None and base.log_order is not None and ahead:
             yield Mark(base.log_stream, base.log_order, base.log_at), True
         if self._take_backup():
             yield None, True
@@ -303,11 +304,7 @@ class _Recording:
         if self._lineage is None:
             raise _Anew
         keys = ctx.keys(self._lineage)
-        sink = _Sink(ctx, self._job, self._row, self._lineage, keys, since)
-        if fresh:
-            sink.begin_chain(since)
-        else:
-            sink.chain = self._row.chain
+        sink = _Sink(ctx, self._job, self._row, self._lineage, keys, since, None if fresh else self._row.chain)
         control = _Control(ctx, self._job, self._row)
         folder = self._scratch / "engine"
         shutil.rmtree(folder, ignore_errors=True)
@@ -400,10 +397,12 @@ class _Put:
 class _Sink:
     """Cuts the log into pieces at marks: when there is enough for one, or the interval is over."""
 
-    def __init__(self, ctx: Context, job: Running, row: Row[Any], lineage: str, keys: LineageKeys, since: Mark | None) -> None:
+    def __init__(
+        self, ctx: Context, job: Running, row: Row[Any], lineage: str, keys: LineageKeys, since: Mark | None, chain: int | None
+    ) -> None:
         self._ctx, self._job, self._row, self._lineage, self._keys = ctx, job, row, lineage, keys
         self._encoder = Encoder(ctx.options.compression)
-        self.chain: int | None = None
+        self._chain = chain  # None: a new one begins with the first word from the source, which has what followed
         self._begin = since  # the mark that what is held begins at
         self._held = bytearray()
         self._marks: list[tuple[Mark, int]] = []  # with the held bytes up to each
@@ -413,6 +412,8 @@ class _Sink:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See LogSink."""
+        if self._chain is None:
+            self._begin_chain()
         self._held += data
         if len(self._held) >= _PIECE:
             if self._marks:
@@ -424,8 +425,8 @@ class _Sink:
         """See LogSink."""
         if self._begin is None:
             self._begin = mark
-            self.begin_chain(mark)
-            return
+        if self._chain is None:
+            self._begin_chain()
         if self._marks and mark.at - self._marks[-1][0].at < _THIN:
             before = self._marks[-2] if len(self._marks) > 1 else None
             if before is None or mark.at - before[0].at < _THIN:
@@ -434,25 +435,24 @@ class _Sink:
         if self._pieces or self._ctx.ambient.monotonic() - self._since >= 60.0 * self._row.interval:
             self.flush()
 
-    def begin_chain(self, at: Mark | None) -> None:
-        """A new chain; where it begins may be known later."""
-        if at is None:
-            return
+    def _begin_chain(self) -> None:
+        at = self._begin
+        assert at is not None, "the first mark says where the source is"
         with self._ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
             now = _require_on(conn, self._row)
             self._require_open(conn)
             of_parts = sa.select(sa.func.max(t.part.c.log_chain)).where(t.part.c.lineage == self._lineage)
-            self.chain = max(int(now.chains), conn.execute(of_parts).scalar() or 0) + 1
+            self._chain = max(int(now.chains), conn.execute(of_parts).scalar() or 0) + 1
             conn.execute(
                 sa.update(t.recording)
                 .where(t.recording.c.instance == self._row.instance)
                 .values(
-                    chains=self.chain, lineage=self._lineage, chain=self.chain, began=at.order, stream=at.stream,
+                    chains=self._chain, lineage=self._lineage, chain=self._chain, began=at.order, stream=at.stream,
                     position=at.order, reached_at=at.at, trouble=None,
                 )
             )  # fmt: skip
             here = (t.part.c.lineage == self._lineage, t.part.c.state == "COMPLETED", t.part.c.log_stream == at.stream)
-            conn.execute(sa.update(t.part).where(*here, t.part.c.log_order >= at.order).values(log_chain=self.chain))
+            conn.execute(sa.update(t.part).where(*here, t.part.c.log_order >= at.order).values(log_chain=self._chain))
             if logs.bury(conn, self._lineage, removal.of_lineage(self._lineage)):
                 removal.submit(self._ctx, conn, self._lineage)
 
@@ -481,20 +481,20 @@ class _Sink:
         del self._held[:_PIECE]
 
     def _header(self, piece: int, end: Mark | None) -> LogHeader:
-        assert self.chain is not None
+        assert self._chain is not None
         assert self._begin is not None
         self._group = self._group or self._ctx.ambient.hex_id()
         begin = (self._begin.stream, self._begin.order, self._begin.at)
         until = None if end is None else (end.stream, end.order, end.at)
         return LogHeader(
-            self._lineage, self._row.instance, self.chain, self._group, piece, end is not None, begin, until
+            self._lineage, self._row.instance, self._chain, self._group, piece, end is not None, begin, until
         )  # fmt: skip
 
     def _put(self, data: bytes, plain: int) -> _Put:
         ctx = self._ctx
         staleness.require_owner(ctx)
         with ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
-            _require_chain(conn, self._row, self.chain)
+            _require_chain(conn, self._row, self._chain)
             self._require_open(conn)
             key, name = plan(conn, ctx, self._lineage, "log")
         size = ctx.store.put_new(name, data)
@@ -511,7 +511,7 @@ class _Sink:
         ctx, begin = self._ctx, self._begin
         assert begin is not None
         with ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
-            now = _require_chain(conn, self._row, self.chain)
+            now = _require_chain(conn, self._row, self._chain)
             keys = [piece.key for piece in pieces]
             here = sa.and_(t.object_.c.id.in_(keys), t.object_.c.state == "STORED")
             if conn.execute(sa.select(sa.func.count()).select_from(t.object_).where(here)).scalar_one() != len(keys):
@@ -519,7 +519,7 @@ class _Sink:
             for number, piece in enumerate(pieces):
                 conn.execute(
                     t.segment.insert().values(
-                        object=piece.key, lineage=self._lineage, chain=self.chain, since=begin.order, upto=end.order,
+                        object=piece.key, lineage=self._lineage, chain=self._chain, since=begin.order, upto=end.order,
                         piece=number, begin_at=begin.at, end_at=end.at, plain_bytes=piece.plain,
                     )
                 )  # fmt: skip
@@ -548,6 +548,13 @@ def _newest(conn: Connection, lineage: str | None) -> Row[Any] | None:
     """The newest completed part."""
     here = (t.part.c.lineage == lineage, t.part.c.state == "COMPLETED")
     return conn.execute(sa.select(t.part).where(*here).order_by(t.part.c.seq.desc()).limit(1)).first()
+
+
+def _goes_on(conn: Connection, part: Row[Any]) -> bool:
+    """Whether there is log after the part: then a chain that begins at the part meets the hole that the one before has met."""
+    s = t.segment.c
+    here = (s.lineage == part.lineage, s.chain == part.log_chain, s.upto > part.log_order)
+    return conn.execute(sa.select(s.object).where(*here).limit(1)).first() is not None
 
 
 def _is_building(conn: Connection, lineage: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors, moments
+from strongroom.backups import errors, replaying
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
@@ -87,11 +87,11 @@ def restore_to(
     for _try in range(_TRIES):
         with ctx.catalog.read() as conn:
             require_known(conn, project, source)
-            found = moments.stretch_to(conn, source, moment)
+            found = replaying.stretch_to(conn, source, moment)
         guard = partial(lock_instance, project=project, instance=instance)
         with ctx.catalog.decide(guard, backups=[found.backup], lineages=[found.lineage]) as conn:
             target = find_instance(conn, project, instance)
-            again = moments.stretch_to(conn, source, moment)
+            again = replaying.stretch_to(conn, source, moment)
             if again.backup != found.backup:
                 continue
             row = conn.execute(sa.select(t.backup).where(t.backup.c.id == found.backup)).one()
@@ -161,8 +161,8 @@ class RestoreJob:
         """The backup, and then its log up to the moment."""
         moment = float(job.args["moment"])
         with self._ctx.catalog.read() as conn:
-            found = moments.stretch_from(conn, str(job.args["source"]), str(job.args["backup"]), moment)
-        log = moments.ReplayedLog(self._ctx, self._ctx.keys(found.lineage), found, moment)
+            found = replaying.stretch_from(conn, str(job.args["source"]), str(job.args["backup"]), moment)
+        log = replaying.ReplayedLog(self._ctx, self._ctx.keys(found.lineage), found, moment)
         assert isinstance(into.engine, Recorder)
         summary = into.engine.restore_to(into.target, source, facts, log, job, into.scratch)
         return summary, {"moment": moment, "reached": log.until.at}
