@@ -104,9 +104,9 @@ def _overrun(shown: str, missed: int, kept: int | None = None) -> LogGap:
 
 def _forgotten(since: Mark, shown: str) -> LogGap:
     return LogGap(
-        f"{shown} does not know what follows byte {since.order} of the history {since.stream[:12]}…: it was started anew, another "
-        "that lacked the last of it took its place, its backlog was too small (repl-backlog-size), or it dropped it because nobody "
-        "followed (repl-backlog-ttl). What was written since is lost to the log: take a backup to begin anew"
+        f"{shown} does not know what follows byte {since.order} of the history {since.stream[:12]}…: it was started anew, or"
+        " another that lacked its end took its place, its backlog was too small (repl-backlog-size), or dropped as nobody "
+        "followed it (repl-backlog-ttl). What was written since is lost to the log: take a backup to begin anew"
     )
 
 

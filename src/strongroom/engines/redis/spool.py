@@ -54,7 +54,7 @@ class Spool:
         """Takes bytes that were received at that time. Raises EngineError where the folder fails or too much waits."""
         if self.waiting + len(data) > self._most:
             raise EngineError(
-                f"{self.waiting >> 20} MiB of the log wait to be stored, and no more are kept: the store is slower than the source"
+                f"{self.waiting >> 20} MiB of the log wait to be stored, the most that may: the store is slower than the source"
             )
         with scratch_errors(self._folder):
             self._write(data)
