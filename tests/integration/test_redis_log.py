@@ -15,6 +15,7 @@ import pytest
 from strongroom.engines.base import CaptureBroken, EngineUnreachable, EngineUnsupported, RestoreBroken, Target, target_state
 from strongroom.engines.log import LogGap, Mark, Recorder
 from strongroom.engines.redis import RedisEngine, restore
+from strongroom.engines.redis import recording as recording_module
 from strongroom.engines.redis.wire import packed
 from support.logs import MemoryLog, Recording
 from support.redis_cluster import cluster_port
@@ -358,6 +359,39 @@ def test_a_source_that_dies_leaves_what_was_marked(server: RedisServer, scene: S
         scene.record(server, recording)
 
 
+def test_a_source_that_is_shut_down_is_not_held_up_and_gone_on_with(
+    scene: Scene, tmp_path: Path, newest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for replicas that acknowledge (7.0); with what it saved it is the same history still. A WAIT costs no byte."""
+    monkeypatch.setattr(recording_module, "_ASKED_SECONDS", 0.1)
+    monkeypatch.setattr(recording_module, "_GONE_SECONDS", 0.5)
+    with redis_server(tmp_path, {"save": "3600 1000000", "shutdown-timeout": "3600"}, binary=newest) as source:
+        backup, begin = scene.captured(source)
+        recording = Recording(begin)
+        with scene.recording(source, recording) as raised, source.client() as client:
+            until(lambda: client.info("replication")["connected_slaves"] == 1)
+            client.set("k", "v")
+            assert client.wait(1, 50) == 0  # asks for an acknowledgement
+            until(lambda: client.info("stats")["sync_partial_ok"] == 2)
+            client.set("k", "after the recording was gone for a moment")
+            marked(recording, source)
+            assert raised == []
+            source.stop()
+            until(lambda: bool(raised))
+        assert isinstance(raised[0], EngineUnreachable)
+        source.start()
+        with source.client(db=4) as client:
+            client.set("later", "v")
+        with scene.recording(source, recording) as raised:
+            last = marked(recording, source)
+        assert raised == []
+        assert last.stream != begin.stream
+        held = digest(source)
+        scene.restored(source, backup, recording.log(begin, last))
+        assert digest(source) == held
+        assert [pair[0] for pair in held[0]] == ["db0", "db4"]
+
+
 def test_a_slow_store_does_not_hold_up_the_source(server: RedisServer, scene: Scene) -> None:
     """A server that would drop a replica with a mebibyte before it is read at once; everything comes in the end."""
     _, begin = scene.captured(server)
@@ -431,6 +465,23 @@ def test_a_log_goes_on_in_the_database_of_the_backup(server: RedisServer, scene:
     assert keys(server) == {0: [b"new"], 1: [b"b"], 7: [b"a"]}
     scene.restored(server, handmade(), log_of(b""))
     assert keys(server) == {0: [b"new"]}
+
+
+@pytest.mark.parametrize("binary", FEW, ids=label_of)
+def test_what_has_expired_by_now_is_replayed_as_it_was(binary: str, scene: Scene, tmp_path: Path) -> None:
+    """A key that lived on, though a time that it once had has passed, is there; one whose time has passed is not."""
+    past = str(int(time.time() * 1000) - 3_600_000)
+    words = [
+        ("SET", "lived", "5", "PXAT", past), ("INCR", "lived"), ("COPY", "lived", "copied"), ("PERSIST", "lived"),
+        ("PERSIST", "copied"), ("SADD", "set", "a"), ("PEXPIREAT", "set", past), ("SUNIONSTORE", "other", "set"),
+        ("SADD", "set", "b"), ("PERSIST", "set"),
+        ("SET", "passed", "1", "PXAT", past), ("SET", "gone", "1", "PXAT", past), ("DEL", "gone"),
+    ]  # fmt: skip
+    with redis_server(tmp_path, binary=binary) as target, target.client(db=7) as client:
+        scene.restored(target, handmade(), log_of(b"".join(packed(*line) for line in words)))
+        assert client.mget("lived", "copied", "passed", "gone") == [b"6", b"6", None, None]
+        assert client.smembers("set") == {b"a", b"b"}
+        assert client.smembers("other") == {b"a"}
 
 
 def test_a_log_that_is_not_whole_is_refused_before_the_target_is_touched(server: RedisServer, scene: Scene) -> None:

@@ -4,7 +4,9 @@ Positions in the stream are the server's own replication offsets, so a dump's of
 recording that was interrupted goes on with the next byte. The server keeps the last of what it sent (its backlog) for that.
 
 It drops a replica that reads too slowly, so a thread of its own does nothing but receive and put on disk. It says every second
-that it is alive, but acknowledges nothing: a recording is no replica that WAIT may count or a fail-over may choose.
+that it is alive, but acknowledges nothing: a recording is no replica that WAIT may count or a fail-over may choose. A server that
+is shut down waits for its replicas, though (from 7.0 on, 10 s): one that asks for an acknowledgement and then sends nothing is
+let go of for a moment.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from strongroom.engines.log import LogGap, LogSink, Mark
 from strongroom.engines.redis.commands import Commands
 from strongroom.engines.redis.spool import Received, Spool
 from strongroom.engines.redis.topology import in_cluster_mode
-from strongroom.engines.redis.wire import STREAM_SECONDS, RightMissing, Wire, open_wire, place_of
+from strongroom.engines.redis.wire import ASK, STREAM_SECONDS, RightMissing, Wire, open_wire, place_of
 
 MARK_SECONDS = 1.0
 LAST_SECONDS = 30.0  # how long after its end a recording waits for the end of a command
 _ALIVE_SECONDS = 1.0
+_ASKED_SECONDS = 2.0  # how long an acknowledgement that was asked for may be all that the server waits for
+_GONE_SECONDS = 1.0  # it looks ten times a second whether there is still one to wait for
 _TURN_SECONDS = 0.5
 _PIECE = 1 << 18
 _CAUGHT_UP = 1 << 18  # bytes that may be left to the next recording: the server must still have them
@@ -45,7 +49,7 @@ def record(target: Target, since: Mark, sink: LogSink, control: Control, until: 
         if in_cluster_mode(wire):
             raise EngineUnsupported("a cluster has no log of changes in one order: only single servers are recorded")
         stream = _follow(wire, since, place_of(target).shown)
-        with closing(Spool(scratch)) as spool, _Receiver(wire, spool, ambient):
+        with closing(Spool(scratch)) as spool, _Receiver(target, wire, Mark(stream, since.order, since.at), spool, ambient):
             _Recording(Mark(stream, since.order, since.at), spool, sink, control, ambient).run(until)
 
 
@@ -116,8 +120,11 @@ def _forgotten(since: Mark, shown: str) -> LogGap:
 class _Receiver:
     """Owns the connection while it runs: from the server to the spool, and a sign of life to the server."""
 
-    def __init__(self, wire: Wire, spool: Spool, ambient: Ambient) -> None:
+    def __init__(self, target: Target, wire: Wire, since: Mark, spool: Spool, ambient: Ambient) -> None:
+        self._target = target
         self._wire = wire
+        self._since = since
+        self._received = 0
         self._spool = spool
         self._ambient = ambient
         self._stop = threading.Event()
@@ -134,13 +141,20 @@ class _Receiver:
 
     def _run(self) -> None:
         try:
-            self._receive()
+            while True:
+                with self._wire:
+                    self._receive()
+                if self._stop.wait(_GONE_SECONDS):
+                    return
+                self._return()
         except BaseException as error:
             self._spool.end(error)
 
     def _receive(self) -> None:
+        """Until it is told to stop, or the server waits for us."""
         heard = self._ambient.monotonic()
         told = heard - _ALIVE_SECONDS
+        tail = b""
         while not self._stop.is_set():
             now = self._ambient.monotonic()
             if now - told >= _ALIVE_SECONDS:
@@ -149,11 +163,32 @@ class _Receiver:
             piece = self._wire.poll(_PIECE)
             if piece:
                 self._spool.put(piece, self._ambient.now())
+                self._received += len(piece)
+                tail = (tail + piece[-len(ASK) :])[-len(ASK) :]
                 heard = self._ambient.monotonic()
+            elif tail.upper() == ASK and now - heard > _ASKED_SECONDS:
+                return
             elif now - heard > STREAM_SECONDS:
                 raise EngineUnreachable(
                     f"the source was silent for {STREAM_SECONDS:.0f} s: see whether it is alive and not blocked"
                 )
+
+    def _return(self) -> None:
+        """Goes on with the next byte."""
+        self._wire = open_wire(self._target, self._ambient, self._look)
+        try:
+            next_since = Mark(self._since.stream, self._since.order + self._received, self._since.at)
+            stream = _follow(self._wire, next_since, place_of(self._target).shown)
+            if stream != self._since.stream:
+                raise EngineUnreachable("the source goes on under another replication id: record again from the last mark")
+            self._wire.alone()
+        except BaseException:
+            self._wire.close()
+            raise
+
+    def _look(self) -> None:
+        if self._stop.is_set():
+            raise EngineUnreachable("the recording has ended")
 
 
 # The thread that hands on

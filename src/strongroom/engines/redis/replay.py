@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from strongroom.ambient import Ambient
@@ -13,9 +13,9 @@ from strongroom.engines.log import Log
 from strongroom.engines.redis.commands import Commands
 from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.recording import mark_of
-from strongroom.engines.redis.restore import ASK, LOAD_SECONDS, acknowledged, restore
+from strongroom.engines.redis.restore import LOAD_SECONDS, acknowledged, restore
 from strongroom.engines.redis.topology import is_cluster
-from strongroom.engines.redis.wire import Wire, open_wire, packed, scratch_errors
+from strongroom.engines.redis.wire import ASK, Wire, open_wire, packed, scratch_errors
 
 _PIECE = 1 << 18
 _UNTOUCHED = "nothing was sent to the target"
@@ -42,7 +42,8 @@ def restore_to(
     try:
         databases = _fetch(log, path, control, scratch)
         replay = Replay(path, log.until.order - base.order, int(facts["stream_db"]), databases, ambient)
-        return restore(target, source, facts, control, scratch, ambient, replay)
+        summary = restore(target, source, facts, control, scratch, ambient, replay)
+        return replace(summary, bytes=summary.bytes + replay.size, facts={**summary.facts, "log_bytes": replay.size})
     finally:
         if os.path.exists(path):
             os.unlink(path)

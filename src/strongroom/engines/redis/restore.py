@@ -39,7 +39,7 @@ from strongroom.engines.redis.merging import Sorted, merge, survey
 from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.topology import is_cluster, target_of
 from strongroom.engines.redis.versions import product_of, require_readable
-from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed, place_of, scratch_errors
+from strongroom.engines.redis.wire import ASK, REPLY_SECONDS, Wire, open_wire, place_of, scratch_errors
 
 CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
 SEND_SECONDS = 60.0  # how long the target may take nothing
@@ -49,7 +49,6 @@ PART_OF_SEQUEL = "the data of the backup and a part of what followed it, as a ma
 ALL_OF_SEQUEL = "the data of the backup and what followed it, as a master"
 _PIECE = 1 << 18
 _FIRST_OFFSET = 1
-ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded, with an offset that leaves it out
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,6 +289,9 @@ def packed(*words: str | bytes) -> bytes:
     return b"".join(parts)
 
 
+ASK = packed("REPLCONF", "GETACK", "*")  # a replica answers once it has done all before it, with an offset that leaves it out
+
+
 def _name(words: Sequence[str | bytes]) -> str:
     """A command's name in the form in which rights are granted."""
     shown = [word if isinstance(word, str) else word.decode("ascii", "replace") for word in words[:2]]
