@@ -11,9 +11,10 @@ from strongroom.ambient import Ambient
 from strongroom.engines.base import CaptureBroken, Control, EngineError, EngineUnsupported, RestoreSource, Summary, Target
 from strongroom.engines.log import Log
 from strongroom.engines.redis.commands import Commands
+from strongroom.engines.redis.mastering import LOAD_SECONDS, acknowledged
 from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.recording import mark_of
-from strongroom.engines.redis.restore import LOAD_SECONDS, acknowledged, restore
+from strongroom.engines.redis.restore import restore
 from strongroom.engines.redis.topology import is_cluster
 from strongroom.engines.redis.wire import ASK, Wire, open_wire, packed, scratch_errors
 
