@@ -27,7 +27,7 @@ from strongroom.engines.base import (
     RestoreBroken,
     Target,
 )
-from strongroom.engines.redis import RedisEngine, capture, marks
+from strongroom.engines.redis import RedisEngine, capture, marks, mastering
 from strongroom.engines.redis.versions import Product, product_of, require_readable
 from strongroom.engines.redis.wire import open_wire
 from support.certificates import certificate
