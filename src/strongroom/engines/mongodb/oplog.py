@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
@@ -130,9 +131,9 @@ def earlier_part(entry: Mapping[str, Any]) -> int:
     return as_number(entry["prevOpTime"]["ts"])
 
 
-def entry_at(client: Client, session: ClientSession, time: int) -> RawBSONDocument | None:
+def entry_at(client: Client, session: ClientSession, time: Timestamp) -> RawBSONDocument | None:
     """The entry of exactly this time; None if the oplog has none."""
-    command = {"find": "oplog.rs", "filter": {"ts": as_timestamp(time)}, "limit": 1}
+    command = {"find": "oplog.rs", "filter": {"ts": time}, "limit": 1}
     for batch in raw_batches(client, session, "local", command):
         if batch:
             return decode(batch[0])
@@ -302,10 +303,14 @@ class OplogTail:
         yield entry
         earlier = earlier_part(entry)
         while 0 < earlier <= self._start:
-            part = entry_at(self._client, session, earlier)
-            if part is None:
-                raise CaptureBroken(ROLLED_OVER)
+            part = self._entry_at(session, as_timestamp(earlier))
             if not part["o"].get("partialTxn"):
                 return
             yield part
             earlier = earlier_part(part)
+
+    def _entry_at(self, session: ClientSession, time: Timestamp) -> RawBSONDocument:
+        found = entry_at(self._client, session, time)
+        if found is None:
+            raise CaptureBroken(ROLLED_OVER)
+        return found

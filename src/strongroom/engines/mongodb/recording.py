@@ -172,7 +172,7 @@ class _Recording:
         parts: list[RawBSONDocument] = []
         earlier = earlier_part(entry)
         while 0 < earlier <= self._start:
-            part = entry_at(self._client, self._session, earlier)
+            part = entry_at(self._client, self._session, as_timestamp(earlier))
             if part is None:
                 raise LogGap(ROLLED_OVER)
             if not part["o"].get("partialTxn"):

@@ -23,7 +23,7 @@ from strongroom.engines.mongodb.documents import RAW, NotBson, decode, frames
 from strongroom.engines.mongodb.names import ROLES, USERS
 from strongroom.engines.mongodb.reading import pieces_of, raw_batches
 from strongroom.engines.mongodb.recording import mark_of, time_of
-from strongroom.engines.mongodb.translation import FUNCTIONS, VIEWS, Build, Translator
+from strongroom.engines.mongodb.translation import FUNCTIONS, VIEWS, Command, Translator
 
 BATCH_OPERATIONS = 500
 BATCH_BYTES = 4 * 1024 * 1024
@@ -44,7 +44,8 @@ class Replay:
         self._since = time_of(log.since.order)
         self._until = time_of(log.until.order)
         self._names: set[str] = set()
-        self._size = 0
+        self._checked = False
+        self._size = 0  # bytes of the log
         self._done = 0
         self._batch: list[bytes] = []
         self._weight = 0
@@ -74,7 +75,7 @@ class Replay:
 
     def run(self, source: RestoreSource) -> None:
         """Applies the log to the restored backup, and to its users and roles in a place apart."""
-        self._done = 0
+        self._done, self._checked = 0, True
         for name, temporary in _TEMPORARY.items():
             self._client.admin.drop_collection(temporary)
             self._client.admin.create_collection(temporary, check_exists=False)
@@ -82,10 +83,9 @@ class Replay:
                 self._control.check()
                 self._client.admin[temporary].insert_many(list(map(decode, documents)))
         for step in self._translated(set()):
-            if isinstance(step, Build):
+            if isinstance(step, Command):
                 self._flush()
-                command = {"createIndexes": step.collection, "indexes": list(step.indexes)}
-                patiently(self._patient, step.database, command, self._control)
+                patiently(self._patient, step.database, step.body, self._control)
                 continue
             if len(self._batch) >= BATCH_OPERATIONS or self._weight + len(step) > BATCH_BYTES:
                 self._flush()
@@ -107,7 +107,7 @@ class Replay:
             names |= {f"{database}.{name}" for name in found}
         return names
 
-    def _translated(self, left_out: set[str]) -> Iterator[bytes | Build]:
+    def _translated(self, left_out: set[str]) -> Iterator[bytes | Command]:
         """What the log does after the backup's time. Raises NotBson unless its entries are in order, from the backup's time to
         its end."""
         translator = Translator(self._names, self._scratch)
@@ -132,8 +132,11 @@ class Replay:
 
     def _told(self, size: int) -> None:
         self._done += size
-        self._size = max(self._size, self._done)
-        self._control.progress("log", self._done, self._size)
+        if self._checked:
+            self._control.progress("log", self._done, max(self._size, self._done))
+        else:
+            self._size = self._done
+            self._control.progress("check log", self._done)
 
     def _flush(self) -> None:
         if not self._batch:

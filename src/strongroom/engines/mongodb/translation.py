@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,28 +33,17 @@ _ACCOUNTS = {"system.users": TEMPORARY_USERS, "system.roles": TEMPORARY_ROLES}
 _KEPT = frozenset({b"op", b"ns", b"o", b"o2", b"b"})
 _PASSED_OVER = frozenset({"startIndexBuild", "abortIndexBuild", "abortTransaction", "dbCheck"})
 _SAID_BEFORE = "dropDatabase"  # each of its collections has a `drop` of its own before it
-_ON_A_COLLECTION = frozenset(
-    {
-        "collMod",
-        "createIndexes",
-        "dropIndexes",
-        "dropIndex",
-        "deleteIndexes",
-        "deleteIndex",
-        "convertToCapped",
-        "emptycapped",
-    }
-)
+_INDEXES = frozenset({"createIndexes", "commitIndexBuild", "dropIndexes", "dropIndex", "deleteIndexes", "deleteIndex"})
+_ON_A_COLLECTION = _INDEXES | {"create", "drop", "collMod", "convertToCapped", "emptycapped"}
 _TEMPORARY = "tmp"  # how the server begins the names of collections that a command makes for itself
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """Indexes of a collection, which applyOps does not make: a command of its own. Each as the source keeps it."""
+class Command:
+    """What applyOps does not do: it refuses createIndexes, and takes dropIndexes without doing anything."""
 
     database: str
-    collection: str
-    indexes: Sequence[Mapping[str, Any]]
+    body: Mapping[str, Any]
 
 
 class Translator:
@@ -71,7 +60,7 @@ class Translator:
         self._files = 0
         self.left_out: set[str] = set()  # namespaces that a command was still filling when the backup was taken
 
-    def operations(self, entry: RawBSONDocument, since: int) -> Iterator[bytes | Build]:
+    def operations(self, entry: RawBSONDocument, since: int) -> Iterator[bytes | Command]:
         """What an entry does, as operations of applyOps. One at or before `since` is in the backup already: of it only the
         parts of a transaction that ends later are kept. Raises EngineUnsupported for what cannot be replayed, NotBson."""
         try:
@@ -81,7 +70,7 @@ class Translator:
                 yield from self._operation(entry)
         except NotBson:
             raise
-        except (KeyError, TypeError, AttributeError, StopIteration, ValueError, struct.error, InvalidBSON) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, struct.error, InvalidBSON) as error:
             raise NotBson(f"an entry of the oplog is not whole ({error})") from error
 
     def close(self) -> None:
@@ -90,7 +79,7 @@ class Translator:
             os.unlink(path)
         self._open.clear()
 
-    def _transaction(self, entry: RawBSONDocument, wanted: bool) -> Iterator[bytes | Build]:
+    def _transaction(self, entry: RawBSONDocument, wanted: bool) -> Iterator[bytes | Command]:
         command = entry["o"]
         if command.get("prepare"):
             raise EngineUnsupported(SHARDED)
@@ -114,11 +103,11 @@ class Translator:
         if wanted:
             yield from self._inner(command)
 
-    def _inner(self, command: Mapping[str, Any]) -> Iterator[bytes | Build]:
+    def _inner(self, command: Mapping[str, Any]) -> Iterator[bytes | Command]:
         for operation in command["applyOps"]:
             yield from self._operation(operation)
 
-    def _operation(self, entry: RawBSONDocument) -> Iterator[bytes | Build]:
+    def _operation(self, entry: RawBSONDocument) -> Iterator[bytes | Command]:
         kind = entry["op"]
         if kind == "n":
             return
@@ -134,9 +123,9 @@ class Translator:
                 raise NotBson("an update does not say of which document")
             yield _kept(entry)
 
-    def _command(self, database: str, entry: RawBSONDocument) -> Iterator[bytes | Build]:
+    def _command(self, database: str, entry: RawBSONDocument) -> Iterator[bytes | Command]:
         command = entry["o"]
-        name = next(iter(command))
+        name = next(iter(command), "")
         if name == "applyOps":
             yield from self._inner(command)
         elif name == "commitTransaction":
@@ -148,8 +137,8 @@ class Translator:
         else:
             yield from self._on_collection(name, database, str(command[name]), entry)
 
-    def _on_collection(self, name: str, database: str, collection: str, entry: RawBSONDocument) -> Iterator[bytes | Build]:
-        if name not in ("create", "drop", "commitIndexBuild") and name not in _ON_A_COLLECTION:
+    def _on_collection(self, name: str, database: str, collection: str, entry: RawBSONDocument) -> Iterator[bytes | Command]:
+        if name not in _ON_A_COLLECTION:
             raise EngineUnsupported(f"the oplog holds the unknown command {name!r}")
         if not _replayed(database, collection):
             return
@@ -163,15 +152,12 @@ class Translator:
         elif self._there(namespace):
             if name == "drop":
                 self._names.discard(namespace)
-            if name == "commitIndexBuild":
-                yield Build(database, collection, entry["o"]["indexes"])
-            elif name == "createIndexes":
-                index = {key: value for key, value in entry["o"].items() if key not in (name, "ns")}
-                yield Build(database, collection, [index])
+            if name in _INDEXES:
+                yield Command(database, _on_indexes(name, collection, entry["o"]))
             else:
                 yield _kept(entry)
 
-    def _rename(self, entry: RawBSONDocument, old: str, new: str) -> Iterator[bytes | Build]:
+    def _rename(self, entry: RawBSONDocument, old: str, new: str) -> Iterator[bytes | Command]:
         if not _replayed(*split_namespace(old)) and not _replayed(*split_namespace(new)):
             return
         if not self._there(old):
@@ -194,6 +180,14 @@ class Translator:
             raise EngineUnsupported(f"the oplog writes to {namespace!r}, which neither the backup has nor the oplog has made")
         self.left_out.add(namespace)
         return False
+
+
+def _on_indexes(name: str, collection: str, command: Mapping[str, Any]) -> Mapping[str, Any]:
+    if name == "commitIndexBuild":
+        return {"createIndexes": collection, "indexes": list(command["indexes"])}
+    if name == "createIndexes":
+        return {name: collection, "indexes": [{key: value for key, value in command.items() if key not in (name, "ns")}]}
+    return {"dropIndexes": collection, "index": command["index"]}
 
 
 def _session(entry: RawBSONDocument) -> tuple[bytes, int] | None:
