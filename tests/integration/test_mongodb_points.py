@@ -110,6 +110,8 @@ def reshape(client: MongoClient[Any]) -> None:
     client["gone"].command("create", "v", viewOn="x", pipeline=[])
     client.drop_database("gone")
     client.drop_database("views")
+    client.drop_database("lost")
+    client["had_views"].command("create", "again", viewOn="x", pipeline=[])
     shop["nocase"].delete_one({"_id": "AB"})
     shop["nocase"].update_one({"_id": "cd"}, {"$set": {"x": 1}})
     shop["clustered"].update_one({"_id": 3}, {"$set": {"x": 1}})
@@ -142,6 +144,10 @@ class Story:
         with source.client() as client:
             fill(client)
             prepare(client)
+            for name in ("had_views", "lost"):
+                client[name]["x"].insert_one({})
+                client[name].command("create", "v", viewOn="x", pipeline=[])
+                client[name].drop_collection("v")
             self.first = captured(keeper)
             since = mark_of(self.first)
             self.sink = Recording(since)

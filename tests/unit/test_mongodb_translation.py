@@ -180,6 +180,17 @@ def test_the_collections_of_views_and_functions_are_made_once(translator: Transl
     ]
 
 
+def test_a_source_keeps_the_collection_of_views_when_the_last_is_gone(translator: Translator) -> None:
+    """No backup has it then: it is made before the next view, and need not be dropped."""
+    view = {"_id": "f.v", "viewOn": "a", "pipeline": []}
+    assert not steps(translator, entry(11, "c", "g.$cmd", {"drop": "system.views"}))
+    assert steps(translator, entry(12, "i", "f.system.views", view), entry(13, "d", "f.system.views", {"_id": "f.v"})) == [
+        {"op": "c", "ns": "f.$cmd", "o": {"create": "system.views"}},
+        {"op": "i", "ns": "f.system.views", "o": view},
+        {"op": "d", "ns": "f.system.views", "o": {"_id": "f.v"}},
+    ]
+
+
 def test_what_a_command_was_filling_when_the_backup_was_taken_is_left_out_or_refused(translator: Translator) -> None:
     """A temporary collection is in no backup: as long as it comes to nothing that is no loss."""
     assert not steps(

@@ -11,12 +11,13 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
 from strongroom.ambient import Ambient
-from strongroom.engines.base import Control, EngineUnreachable, Target
+from strongroom.engines.base import Control, EngineError, EngineUnreachable, Target
 from strongroom.engines.log import LogGap, LogSink, Mark
 from strongroom.engines.mongodb.connection import (
     CURSOR_LOST,
@@ -28,7 +29,7 @@ from strongroom.engines.mongodb.connection import (
     note_time,
     require_source,
 )
-from strongroom.engines.mongodb.documents import decode
+from strongroom.engines.mongodb.documents import NotBson, decode
 from strongroom.engines.mongodb.oplog import POSITION_LOST, earlier_part, entry_at, oldest_time
 from strongroom.engines.mongodb.reading import raw_batches
 
@@ -72,7 +73,10 @@ def record(target: Target, since: Mark, sink: LogSink, control: Control, until: 
         if history(client, require_source(client)) != since.stream:
             raise LogGap(ANOTHER_HISTORY)
         with client.start_session(causal_consistency=False) as session:
-            _Recording(client, session, since, sink, control, ambient).run(until)
+            try:
+                _Recording(client, session, since, sink, control, ambient).run(until)
+            except (NotBson, InvalidBSON) as error:
+                raise EngineError(f"MongoDB's answer cannot be read: {error}") from error
 
 
 class _Recording:

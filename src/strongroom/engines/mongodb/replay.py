@@ -114,14 +114,14 @@ class Replay:
         last, held = -1, self._log.begin.order == self._log.since.order
         try:
             for documents in frames(self._log.read()):
+                self._control.check()
                 for entry in map(decode, documents):
-                    self._control.check()
                     last, time = _time(entry), last
                     if last <= time:
                         raise NotBson("its entries are not in the order of their times")
                     held = held or last == self._since
                     yield from translator.operations(entry, self._since)
-                    self._told(len(entry.raw))
+                self._told(sum(map(len, documents)))
         finally:
             translator.close()
         if not held:

@@ -118,10 +118,20 @@ class Translator:
             raise EngineUnsupported(f"the oplog holds an operation of the unknown kind {kind!r}")
         elif database == "admin" and collection in _ACCOUNTS:
             yield _kept(entry, ns=f"admin.{_ACCOUNTS[collection]}")
-        elif _replayed(database, collection) and (collection == VIEWS or self._there(f"{database}.{collection}")):
-            if kind == "u" and "o2" not in entry:
-                raise NotBson("an update does not say of which document")
-            yield _kept(entry)
+        elif _replayed(database, collection):
+            if collection == VIEWS:
+                yield from self._views(database)
+            if self._there(f"{database}.{collection}"):
+                if kind == "u" and "o2" not in entry:
+                    raise NotBson("an update does not say of which document")
+                yield _kept(entry)
+
+    def _views(self, database: str) -> Iterator[bytes]:
+        """A source keeps the collection when its last view is gone; a restore makes it with the first."""
+        namespace = f"{database}.{VIEWS}"
+        if namespace not in self._names:
+            self._names.add(namespace)
+            yield encode({"op": "c", "ns": f"{database}.$cmd", "o": {"create": VIEWS}})
 
     def _command(self, database: str, entry: RawBSONDocument) -> Iterator[bytes | Command]:
         command = entry["o"]
@@ -149,6 +159,8 @@ class Translator:
             self._names.add(namespace)
             self.left_out.discard(namespace)
             yield _kept(entry)
+        elif collection == VIEWS and namespace not in self._names:
+            return
         elif self._there(namespace):
             if name == "drop":
                 self._names.discard(namespace)
@@ -183,10 +195,10 @@ class Translator:
 
 
 def _on_indexes(name: str, collection: str, command: Mapping[str, Any]) -> Mapping[str, Any]:
-    if name == "commitIndexBuild":
-        return {"createIndexes": collection, "indexes": list(command["indexes"])}
-    if name == "createIndexes":
-        return {name: collection, "indexes": [{key: value for key, value in command.items() if key not in (name, "ns")}]}
+    if name in ("commitIndexBuild", "createIndexes"):
+        indexes = command["indexes"] if name == "commitIndexBuild" else [command]
+        specifications = [{key: value for key, value in index.items() if key not in ("createIndexes", "ns")} for index in indexes]
+        return {"createIndexes": collection, "indexes": specifications}
     return {"dropIndexes": collection, "index": command["index"]}
 
 
