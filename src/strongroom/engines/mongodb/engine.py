@@ -52,7 +52,7 @@ class MongoEngine:
         """See `Recorder`."""
         return recording.mark_of(facts)
 
-    def record(self, target: Target, since: Mark, sink: LogSink, control: Control, until: float, scratch: str) -> None:
+    def record(self, target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str) -> None:
         """See `Recorder`: the oplog's entries, as far as a majority has acknowledged them."""
         del scratch
         recording.record(target, since, sink, control, until, self._ambient)

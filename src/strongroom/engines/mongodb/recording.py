@@ -67,10 +67,15 @@ def mark_of(facts: Mapping[str, Any]) -> Mark | None:
     return Mark(stream, order_of((seconds << 32) | int(at["increment"])), float(seconds))
 
 
-def record(target: Target, since: Mark, sink: LogSink, control: Control, until: float, ambient: Ambient) -> None:
+def record(target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, ambient: Ambient) -> None:
     """See `Recorder`. Nothing is spilled: the server keeps what was not read yet, in its oplog."""
     with connected(target) as client:
-        if history(client, require_source(client)) != since.stream:
+        stream = history(client, require_source(client))
+        if since is None:
+            now = note_time(client)
+            since = Mark(stream, order_of(now), float(now >> 32))
+            sink.mark(since)
+        if stream != since.stream:
             raise LogGap(ANOTHER_HISTORY)
         with client.start_session(causal_consistency=False) as session:
             try:

@@ -81,7 +81,7 @@ class RedisEngine:
         """See Recorder: history, offset and time of a dump of a single server; None for a cluster."""
         return mark_of(facts)
 
-    def record(self, target: Target, since: Mark, sink: LogSink, control: Control, until: float, scratch: str) -> None:
+    def record(self, target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str) -> None:
         """See Recorder: what the server sends its replicas, byte for byte."""
         record(target, since, sink, control, until, scratch, self._ambient)
 

@@ -43,17 +43,33 @@ def mark_of(facts: Mapping[str, Any]) -> Mark | None:
     return Mark(str(facts["replid"]), int(facts["offset"]), float(facts["at"]))
 
 
-def record(target: Target, since: Mark, sink: LogSink, control: Control, until: float, scratch: str, ambient: Ambient) -> None:
+def record(
+    target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str, ambient: Ambient
+) -> None:
     """See Recorder.record. What was received before the source or its link failed is handed on before the error is raised."""
     with open_wire(target, ambient, control.check) as wire:
         if in_cluster_mode(wire):
             raise EngineUnsupported("a cluster has no log of changes in one order: only single servers are recorded")
-        stream = _follow(wire, since, place_of(target).shown)
+        shown = place_of(target).shown
+        begins = since is None
+        if since is None:
+            since = _here(wire, shown, ambient)
+        stream = _follow(wire, since, shown)
+        if begins:
+            sink.mark(since)
         with closing(Spool(scratch)) as spool, _Receiver(target, wire, Mark(stream, since.order, since.at), spool, ambient):
             _Recording(Mark(stream, since.order, since.at), spool, sink, control, ambient).run(until)
 
 
 # The way in
+
+
+def _here(wire: Wire, shown: str, ambient: Ambient) -> Mark:
+    """Where the server is now. Raises LogGap where it keeps no backlog yet: it begins to with its first replica, or backup."""
+    info = wire.info()
+    if info.get("repl_backlog_active") != "1" or not info.get("master_repl_offset", "").isdigit():
+        raise LogGap(f"{shown} keeps no backlog yet: it begins to with the first backup")
+    return Mark(info["master_replid"], int(info["master_repl_offset"]), ambient.now())
 
 
 def _follow(wire: Wire, since: Mark, shown: str) -> str:
