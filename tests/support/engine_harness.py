@@ -418,8 +418,7 @@ class CassandraHarness:
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
         require_cassandra()
-        del binary
-        self.programs: Mapping[str, str] = {}  # its restores are not tried out
+        self.programs = {"STRONGROOM_CASSANDRA": binary}
         self._nodes: dict[str, CassandraNode] = {}
         self._ids: dict[str, str] = {}
         for side in ("source", "other"):

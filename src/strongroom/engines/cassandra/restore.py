@@ -49,13 +49,16 @@ from strongroom.engines.cassandra.connection import (
     require_version,
     version_of,
 )
-from strongroom.engines.cassandra.jmx import Jmx
+from strongroom.engines.cassandra.jmx import Jmx, JmxFailed
 from strongroom.engines.cassandra.layout import SSTableFile
 from strongroom.engines.cassandra.roles import make_from_script, read_access
 from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_schema
 
 _DROP_SECONDS = 240.0
 _INDEX_POLL = 0.2
+
+SANDBOX = "sandbox"
+"""An option of a target: one node for one copy of everything, whose files stay as they were streamed, to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ def restore(
 ) -> Summary:
     """See Engine.restore and the module's head."""
     contents = read_contents(source, facts)
+    if target.options.get(SANDBOX):
+        contents = replace(contents, schema=contents.schema.with_one_copy())
     _read_once(source, contents, control)
     with connected(target) as any_node:
         first = any_node.members()[0].id
@@ -248,6 +253,7 @@ class _Restoring:
         ambient: Ambient,
     ) -> None:
         self._target, self._ambient = target, ambient
+        self._is_sandbox = bool(target.options.get(SANDBOX))
         self._session, self._jmx, self._source, self._contents = session, jmx, source, contents
         self._control, self._scratch = control, scratch
         self._state = "as it was"
@@ -307,13 +313,15 @@ class _Restoring:
         self._there = {element[:3] for element in read_schema(self._session).elements}
 
     def _make(self) -> None:
-        for statement in self._contents.schema.statements(indexes=False, but=self._there):
+        for statement in self._contents.schema.statements(indexes=False, but=self._there, views_late=self._is_sandbox):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
+        for keyspace in self._contents.schema.keyspaces if self._is_sandbox else ():
+            self._jmx.still(keyspace.name)
 
     def _index(self) -> None:
         self._state = "it holds the backup's tables, not all of their indexes"
-        for statement in self._contents.schema.statements(indexes=True):
+        for statement in self._contents.schema.statements(indexes=True, views_late=self._is_sandbox):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
         wanted = plain(self._contents.schema)
@@ -363,7 +371,19 @@ class _Restoring:
                     self._jmx.load(str(folder))
                 finally:
                     shutil.rmtree(folder)
+        if self._is_sandbox:  # of damaged rows no index would ever be built
+            self._require_readable()
         self._state = "it holds the backup's tables, of its roles perhaps not all"
+
+    def _require_readable(self) -> None:
+        for keyspace, table in sorted(self._contents.files):
+            self._control.check()
+            try:
+                readable, why = self._jmx.verify(keyspace, table), "a file is damaged"
+            except JmxFailed as error:
+                readable, why = False, str(error)
+            if not readable:
+                raise EngineError(f"not all rows of {keyspace}.{table} can be read: {why}")
 
     def _lay_out(self, folder: Path, file: SSTableFile, done: int) -> int:
         with open(folder / file.name, "xb") as out:

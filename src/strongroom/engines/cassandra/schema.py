@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from strongroom.engines.base import EngineUnsupported, Tables
 from strongroom.engines.cassandra.connection import Session
 
 _OUR_ID = re.compile(r"\bID = [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s+AND\s+")
+_REPLICATION = re.compile(r"\breplication = \{[^}]*\}")
+_ONE_COPY = {"class": "SimpleStrategy", "replication_factor": "1"}
+_LATE = re.compile(r"CREATE\s+((CUSTOM\s+)?INDEX|MATERIALIZED\s+VIEW)\b", re.IGNORECASE)
 _INDEX = re.compile(r"CREATE\s+(CUSTOM\s+)?INDEX\b", re.IGNORECASE)
 _PIECES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$\$.*?\$\$|;|[^'\"$;]+|.", re.DOTALL)
 
@@ -68,18 +71,28 @@ class Schema:
             facts["whole"],
         )
 
+    def with_one_copy(self) -> Schema:
+        """The same for a cluster of one node."""
+        told = "replication = {" + ", ".join(f"'{name}': '{value}'" for name, value in _ONE_COPY.items()) + "}"
+        elements = [
+            (keyspace, kind, name, _REPLICATION.sub(told, text, count=1) if kind == "keyspace" else text)
+            for keyspace, kind, name, text in self.elements
+        ]
+        return replace(self, keyspaces=[Keyspace(one.name, _ONE_COPY) for one in self.keyspaces], elements=elements)
+
     def script(self) -> str:
         """For cqlsh: the whole schema, with the ids that the tables had."""
         return "\n\n".join(text.rstrip().rstrip(";") + ";" for *_, text in self.elements) + "\n"
 
-    def statements(self, *, indexes: bool, but: Collection[tuple[str, str, str]] = ()) -> Iterator[str]:
-        """One after the other, for tables with new ids: those that make indexes, or all others. `but`: keyspace, kind and name of
-        what is there already."""
+    def statements(self, *, indexes: bool, but: Collection[tuple[str, str, str]] = (), views_late: bool = False) -> Iterator[str]:
+        """One after the other, for tables with new ids: those that make indexes (`views_late`: and views), or all others. `but`:
+        keyspace, kind and name of what is there already."""
+        late = _LATE if views_late else _INDEX
         for *what, text in self.elements:
             if tuple(what) in but:
                 continue
             for statement in split(text):
-                if bool(_INDEX.match(statement)) == indexes:
+                if bool(late.match(statement)) == indexes:
                     yield _OUR_ID.sub("", statement)
 
 
