@@ -1,3 +1,3 @@
 """Strongroom: backups of databases that can be deleted exactly."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -52,7 +52,7 @@ from strongroom.api import (
 from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
-from strongroom.api.wire import Wire
+from strongroom.api.wire import limited
 from strongroom.backups import automation, rehearsal, snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
@@ -99,6 +99,7 @@ log = logging.getLogger("strongroom")
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
 _TELLING = 4  # threads that tell receivers; each has one at most
 _LAST_SNAPSHOT = 5.0  # seconds that it waits for a last snapshot of the catalog before that
+_BACKLOG = 64  # connections that are taken at once: those of them that are too many have a file for a moment
 
 
 FAMILIES = (
@@ -161,9 +162,9 @@ def serve(settings: Settings) -> None:
         watch.start()
         try:
             config = uvicorn.Config(
-                house.app(), http=Wire, log_config=None, access_log=False, server_header=False, date_header=True,
-                timeout_graceful_shutdown=5, proxy_headers=False, h11_max_incomplete_event_size=65536,
-                ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
+                house.app(), http=limited(settings.connections), log_config=None, access_log=False, server_header=False,
+                date_header=True, backlog=_BACKLOG, timeout_graceful_shutdown=5, proxy_headers=False,
+                h11_max_incomplete_event_size=65536, ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )  # fmt: skip
             for ending in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(

@@ -70,6 +70,7 @@ class Settings:
     source_rate: int | None  # bytes a second that a capture takes from an instance without limits of its own
     rate_per_user: RequestRate | None  # None: no limit
     rate_per_address: RequestRate | None
+    connections: int  # that are open at once; more are turned away
     workers: int  # threads that run jobs
     nodes: tuple[str, ...] | None  # addresses of the cluster nodes on this host; None: the host's own addresses
     metrics_token: str | None = field(repr=False)  # None: metrics are told to this machine alone
@@ -124,6 +125,7 @@ class Settings:
             rate_per_address=_rate(
                 "STRONGROOM_RATE_PER_ADDRESS", environ.get("STRONGROOM_RATE_PER_ADDRESS"), RequestRate(500, 2000)
             ),
+            connections=_whole("STRONGROOM_CONNECTIONS", environ.get("STRONGROOM_CONNECTIONS"), 500, 8, 100_000),
             workers=_whole("STRONGROOM_WORKERS", environ.get("STRONGROOM_WORKERS"), 4, 1, 256),
             nodes=_words(environ.get("STRONGROOM_NODES")),
             metrics_token=_token("STRONGROOM_METRICS_TOKEN", environ.get("STRONGROOM_METRICS_TOKEN")),

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from strongroom.ambient import Machine
+from strongroom.backups import snapshots
 from strongroom.catalog import tables as t
 from strongroom.identity import accounts
 from strongroom.identity import tables as identity
@@ -121,10 +122,13 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
 
 
 def image(site: Site) -> dict[str, list[Any]]:
-    """All that a request could change: everything but identity and what a job's heartbeat writes."""
+    """All that a request could change: everything but identity, what a job's heartbeat writes, and the catalog's snapshots, which
+    are put by the clock."""
     tables = (t.instance, t.lineage, t.backup, t.part, t.pack, t.deletion, t.object_, t.job)
     with site.server.catalog() as catalog, catalog.read() as conn:
-        return {table.name: sorted(map(repr, conn.execute(sa.select(table)).all())) for table in tables}
+        chosen = {t.object_: t.object_.c.lineage != "", t.job: t.job.c.kind != snapshots.KIND}
+        rows = {table: conn.execute(sa.select(table).where(chosen.get(table, sa.true()))).all() for table in tables}
+    return {table.name: sorted(map(repr, found)) for table, found in rows.items()}
 
 
 @contextmanager

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from integration.test_engine_behaviour import Job, Memory
 from strongroom.backups import errors, restoration
 from strongroom.backups.reading import reading
-from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, Tables, Target
-from strongroom.engines.cassandra import CassandraEngine
+from strongroom.engines.base import EngineDenied, EngineUnreachable, EngineUnsupported, RestoreBroken, Tables, Target
+from strongroom.engines.cassandra import CassandraEngine, restore
 from strongroom.engines.cassandra.jmx import Jmx
 from strongroom.engines.cassandra.schema import split
 from support.cassandra_house import CassandraHouse
@@ -316,6 +318,26 @@ def test_single_tables_are_backed_up_and_put_back_and_others_left(
     assert "table shop.plain" not in back
     _, job = house.create(instance, Tables("shop", ("v",)))
     assert "there is no table shop.v" in house.ended(job).error
+
+
+def test_an_index_that_cannot_be_built_ends_the_restore_with_words(
+    session: Any, node: CassandraNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte of the rows was wrong on the source's disk already: the node takes the file and fails silently at its index."""
+    monkeypatch.setattr(restore, "_INDEX_IDLE", 3.0)
+    make_shop(session)
+    fill(session, 1, 200)
+    engine, kept, target = CassandraEngine(), Memory(), Target(node.url, "cassandra")
+    (member,) = engine.nodes(target)
+    (tmp_path / "capture").mkdir()
+    facts = engine.capture(replace(target, node=member.id), kept, Job(), str(tmp_path / "capture")).facts
+    for name in [one for one in kept.kept if "/shop/plain-" in one and one.endswith("-Data.db")]:
+        data, of_file = kept.kept[name]
+        middle = len(data) // 2
+        kept.kept[name] = (data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :], of_file)
+    (tmp_path / "restore").mkdir()
+    with pytest.raises(RestoreBroken, match=r"has not built 1 indexes, first shop\.plain_name.*not all of their indexes"):
+        engine.restore(target, kept, facts, Job(), str(tmp_path / "restore"))
 
 
 def test_an_export_is_loaded_by_cassandras_own_tools(

@@ -50,7 +50,7 @@ def everything(vault: Vault, source: Any) -> None:
     building, _ = vault.create({"a": noise(50_000, 4)})
     creation.stop(vault.ctx, vault.project, building, lambda conn: None)
     vault.run()
-    holding.hold(vault.ctx, vault.project, keys[0], "evidence", lambda conn: None)
+    holding.hold(vault.ctx, vault.project, keys[0], holding.Hold("evidence"), lambda conn: None)
     vault.restored(keys[0])
     with vault.catalog.read() as conn:
         for wanted in (listing.BackupFilter(), listing.BackupFilter(instance=vault.source)):

@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError
 
 from strongroom.backups import holding
 from strongroom.backups.context import Context
+from strongroom.backups.holds import RECOVERED
 from strongroom.backups.incarnation import keep_watch, recognise, take_possession
-from strongroom.backups.rebuilding import HELD, rebuild
+from strongroom.backups.rebuilding import rebuild
 from strongroom.backups.staleness import CatalogOutdated, require_owner
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog, open_catalog
@@ -265,7 +266,7 @@ def test_a_catalog_on_postgres_is_rebuilt_from_the_store(vault: Vault, servers: 
         with pytest.raises(CatalogOutdated):
             require_owner(vault.ctx)
         with fresh.read() as conn:
-            assert {row.held for row in conn.execute(sa.select(t.backup.c.held))} == {HELD}
+            assert {row.held for row in conn.execute(sa.select(t.backup.c.held))} == {RECOVERED}
             instances = {row.name: row.id for row in conn.execute(sa.select(t.instance.c.name, t.instance.c.id))}
         again.target = again._register("target")
         assert instances == {"source": vault.source}

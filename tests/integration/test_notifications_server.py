@@ -70,7 +70,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("notifications")
     command = f"{sys.executable} -c \"{_TELL}\" '{folder}/told'"
-    environ = {"STRONGROOM_NOTIFY_NETWORKS": "127.0.0.1", "STRONGROOM_NOTIFY_COMMAND": command}
+    forgetful = folder / "forgetful-redis"  # for test restores: it keeps little of what it is given
+    forgetful.write_text(f'#!/bin/sh\nexec {binaries()[0]} "$@" --maxmemory 1500kb --maxmemory-policy allkeys-random\n')
+    forgetful.chmod(0o700)
+    environ = {
+        "STRONGROOM_NOTIFY_NETWORKS": "127.0.0.1", "STRONGROOM_NOTIFY_COMMAND": command,
+        "STRONGROOM_REDIS_SERVER": str(forgetful),
+    }  # fmt: skip
     with (
         redis_server(folder, password=PASSWORD) as redis,
         receiver() as hooks,
@@ -122,6 +128,62 @@ def test_a_failed_backup_reaches_webhook_and_command(site: Site) -> None:
     assert "secret" not in json.dumps(listed)
     assert [(one["name"], one["delivered"], one["last_error"]) for one in listed] == [("team", 1, None)]
     site.server.cli("notify", "remove", "team")
+
+
+@needs_redis
+def test_a_test_restore_that_differs_is_told(site: Site) -> None:
+    """Into a server that has dropped most of it by the time that it is compared. The names of keys stay here."""
+    secret = site.server.cli("notify", "add", "tests", site.hooks.url("/ok?tests"), "--event", "test_restore_failed")["secret"]
+    with site.redis.client() as client:
+        client.mset({f"large:{number}": "v" * 5_000 for number in range(1_000)})
+    made = site.server.cli("backup", "create", "cache", "to-be-tested", "--wait")
+    job = site.server.cli("verify", "--restore", "--backup", made["backup_id"], "--wait", status=1)["job"]
+    assert job["result"]["outcome"] == "differs"
+    (told,) = site.hooks.wait_for("test_restore_failed", path="/ok?tests")
+    assert told.is_signed(secret)
+    assert (told.body["backup"]["id"], told.body["job"]) == (made["backup_id"], job["id"])
+    assert "what was restored differs" in told.body["words"]
+    assert "large:" not in told.content.decode()
+    site.server.cli("notify", "remove", "tests")
+    with site.redis.client() as client:
+        client.delete(*(f"large:{number}" for number in range(1_000)))
+
+
+def test_a_secret_is_replaced_while_both_sign(site: Site) -> None:
+    """By command, drawn or given; the trail says who did it, and neither it nor the log nor the database has a secret."""
+    cli, place = site.server.cli, "/ok?rotated"
+    old = cli("notify", "add", "rotated", site.hooks.url(place))["secret"]
+    made = cli("notify", "rotate", "rotated", "--overlap", "1")
+    cli("notify", "test", "rotated")
+    (told,) = site.hooks.wait_for("test", path=place)
+    assert told.is_signed(old)
+    assert told.is_signed(made["secret"])
+    assert len(told.signatures) == 2
+    given = "a-secret-of-our-own-vault"
+    assert cli("notify", "rotate", "rotated", "--secret-stdin", "--overlap", "0", stdin=f"{given}\n")["secret"] is None
+    cli("notify", "test", "rotated")
+    told = site.hooks.wait_for("test", 2, path=place)[-1]
+    assert told.is_signed(given)
+    assert len(told.signatures) == 1
+    with site.server.catalog() as catalog, catalog.read() as conn:
+        mine = sa.and_(identity.audit.c.resource_name == "rotated", identity.audit.c.event == "StrongroomRotateWebhookSecret")
+        rows = conn.execute(sa.select(identity.audit).where(mine).order_by(identity.audit.c.sequence)).all()
+    assert [json.loads(row.detail) for row in rows] == [
+        {"given": False, "overlap_hours": 1.0}, {"given": True, "overlap_hours": 0.0},
+    ]  # fmt: skip
+    data = b"".join(path.read_bytes() for path in site.server.folder.glob("catalog.db*")) + site.server.log.encode()
+    for secret in (old, made["secret"], given):
+        assert secret.encode() not in data
+    for wrong in (
+        {"overlap_hours": -1}, {"overlap_hours": 169}, {"overlap_hours": "1"}, {"secret": "short"},
+        {"secret": "with spaces in it, so long"},
+        {"secret": '"quoted-and-long-enough-to-be"'}, {"secret": "x" * 129}, {"secret": 7},
+    ):  # fmt: skip
+        answer = site.own("POST", "notifications/webhooks/rotated/secret", json=wrong)
+        assert answer.status_code == 400, wrong
+        assert str(wrong.get("secret", "none")) not in answer.text
+    assert site.own("POST", "notifications/webhooks/nothing/secret", json={}).status_code == 404
+    cli("notify", "remove", "rotated")
 
 
 @needs_redis
@@ -205,6 +267,7 @@ def test_only_the_administrator_registers(site: Site) -> None:
     hook = {"name": "mine", "url": site.hooks.url()}
     for method, path, body in (
         ("GET", "notifications/webhooks", None), ("POST", "notifications/webhooks", hook),
+        ("POST", "notifications/webhooks/mine/secret", {}),
         ("DELETE", "notifications/webhooks/mine", None), ("POST", "notifications/test", {"webhook": "mine"}),
         ("PUT", "notifications/hours", {"hours": 1}), ("DELETE", "notifications/hours", None),
         ("GET", "notifications/command", None), ("POST", "notifications/test", {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import snapshots, trail
+from strongroom.backups import snapshots, trail_segments
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog.database import Catalog
 from strongroom.identity import audit
@@ -24,7 +24,7 @@ def test_what_a_snapshot_holds_comes_back_on_another_database(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_it: bool
 ) -> None:
     """Row for row, segments of the audit trail included; the rebuilt catalog puts its own next."""
-    monkeypatch.setattr(trail, "SEGMENT", 10)
+    monkeypatch.setattr(trail_segments, "SEGMENT", 10)
     (tmp_path / "vault").mkdir()
     embedded = fast_catalog(tmp_path / "embedded.db")
     old, new = (catalog, embedded) if from_it else (embedded, catalog)

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from strongroom.backups import reconciling, verification
+from strongroom.backups import quarantining, reconciling, verification
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.reconciling import ReconcileJob
@@ -84,9 +84,9 @@ class Keeper(Vault):
             reconciling.reconcile(self.ctx, self.project, lambda conn: None, outside=outside, close_late=close_late)
         )
 
-    def quarantine(self, *wanted: str, outside: bool = True) -> Sequence[reconciling.Moved]:
+    def quarantine(self, *wanted: str, outside: bool = True) -> Sequence[quarantining.Moved]:
         """Moves unknown objects aside."""
-        return reconciling.quarantine(self.ctx, self.project, wanted, lambda conn, moves: None, outside=outside)
+        return quarantining.quarantine(self.ctx, self.project, wanted, lambda conn, moves: None, outside=outside)
 
     # ---- what is where ------------------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class DeletionCases:
     def test_a_batch_is_all_or_nothing(self, vault: Vault) -> None:
         """One id that may not go: the refusal is raised and nothing is decided for the others."""
         first, second = (vault.backup(data) for data in generations(2))
-        holding.hold(vault.ctx, vault.project, second, "evidence", lambda conn: None)
+        holding.hold(vault.ctx, vault.project, second, holding.Hold("evidence"), lambda conn: None)
         with pytest.raises(errors.BackupHeld, match="evidence"):
             deletion.delete_batch(vault.ctx, vault.project, [first, second], lambda conn, b, n: None)
         for bad in ([], [first, first], [first] * 11):

@@ -23,6 +23,7 @@ from pymongo import MongoClient
 from strongroom.engines.base import Engine, Target
 from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.cassandra.jmx import Jmx
+from strongroom.engines.cassandra.schema import quoted as identifier
 from strongroom.engines.influxdb import InfluxEngine
 from strongroom.engines.mongodb import MongoEngine
 from strongroom.engines.redis import RedisEngine
@@ -411,9 +412,7 @@ class CassandraHarness:
 
     engine: Engine = CassandraEngine()
     odd_names = (*NAMES, LONG, "l" * 48, "MixedCase", "mixedcase", "select", "")
-    huge = (
-        4 << 20
-    ) - 4096  # a mutation takes half a segment of the commit log at most, here of 8 MiB, with what is around the value
+    huge = (4 << 20) - 4096  # a mutation has half a commit log segment at most, here of 8 MiB, with what is around the value
     filling = "load"
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
@@ -474,7 +473,7 @@ class CassandraHarness:
                 self._made(session, f'"{name}"', "id text PRIMARY KEY, value blob")
                 insert(session, f'INSERT INTO shop."{name}" (id, value) VALUES (?, ?)', [(name, value)])  # noqa: S608 (a name of our own)
                 return
-            column = _cql(name or "no name")  # a column has one, a key has a byte at least, a clustering key none
+            column = identifier(name or "no name")  # a column has one, a key has a byte at least, a clustering key none
             self._made(session, "odd", "id text, more text, PRIMARY KEY (id, more)")
             session.execute(f"ALTER TABLE shop.odd ADD IF NOT EXISTS {column} blob")
             statement = f"INSERT INTO shop.odd (id, more, {column}) VALUES (?, ?, ?)"  # noqa: S608 (a name of our own)
@@ -485,7 +484,7 @@ class CassandraHarness:
             if re.fullmatch("[A-Za-z0-9_]{1,48}", name):
                 found = session.execute(f'SELECT value FROM shop."{name}"').one()  # noqa: S608 (a name of our own)
             else:
-                asked = session.prepare(f"SELECT {_cql(name or 'no name')} FROM shop.odd WHERE id = ? AND more = ?")  # noqa: S608
+                asked = session.prepare(f"SELECT {identifier(name or 'no name')} FROM shop.odd WHERE id = ? AND more = ?")  # noqa: S608
                 found = session.execute(asked, (name or "none", name)).one()
             return found[0] if found else None
 
@@ -538,11 +537,6 @@ class CassandraHarness:
                 assert sum(row.money for row in rows) == 0
                 assert sorted(row.round for row in rows) == [one // 2 for one in range(len(rows))]
                 assert rows or table == "second"
-
-
-def _cql(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
 
 
 HARNESSES = [*RedisHarness.variants(), *MongoHarness.variants(), *InfluxHarness.variants(), *CassandraHarness.variants()]

@@ -22,7 +22,7 @@ def furnish(vault: Vault) -> None:
     """Something in every table that a snapshot holds."""
     ctx, clock = vault.ctx, vault.ambient
     held, free = vault.backup(DATA), vault.backup(DATA | {"b": noise(9_000, 3)})
-    holding.hold(ctx, vault.project, held, "the audit of May", lambda conn: None)
+    holding.hold(ctx, vault.project, held, holding.Hold("the audit of May"), lambda conn: None)
     with vault.catalog.write() as conn:
         account = str(conn.scalar(sa.select(identity.account.c.id)))
         user = accounts.create_user(conn, clock, account, "ann", "a hash")

@@ -144,7 +144,7 @@ def _stop(actor: Actor) -> str:
 
 def _hold(actor: Actor) -> str:
     actor.here()
-    holding.hold(actor.ctx, house(actor).project, house(actor).three, "evidence", actor.note)
+    holding.hold(actor.ctx, house(actor).project, house(actor).three, holding.Hold("evidence"), actor.note)
     return "held"
 
 

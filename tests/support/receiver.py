@@ -41,7 +41,12 @@ class Told:
         """Whether who knows the secret has sent just this, within the last minute."""
         timestamp = int(self.headers["X-Strongroom-Timestamp"])
         fresh = abs(time.time() - timestamp) < 60
-        return fresh and self.headers["X-Strongroom-Signature"] == f"v1={sign(secret, timestamp, self.content)}"
+        return fresh and f"v1={sign(secret, timestamp, self.content)}" in self.signatures
+
+    @property
+    def signatures(self) -> list[str]:
+        """All that it came with."""
+        return self.headers["X-Strongroom-Signature"].split(",")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from strongroom.api import audit as border
 from strongroom.identity import audit, trail
 from strongroom.identity import tables as t
 from strongroom.identity.audit import Entry, Head
+from strongroom.identity.trail import Span
 from support.border import NOON, House, build_house
 from support.cli_server import OWN, FakeServer, refusal
 
@@ -55,7 +56,7 @@ def ids(answer: Any) -> list[str]:
 
 
 def time(hours: float) -> str:
-    return f"2026-11-24T{12 + int(hours):02}:00:00+0000"
+    return f"2026-11-24T{12 + int(hours):02}:{round(hours % 1 * 60):02}:00+0000"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,22 @@ def time(hours: float) -> str:
 def test_records_are_found_by_what_they_say(house: House, query: dict[str, str], found: Sequence[int]) -> None:
     """Newest first, and never another account's."""
     assert ids(ask(house, house.token(), **query)) == [f"b{number}" for number in found]
+
+
+def test_an_administrator_looks_at_one_project(house: House) -> None:
+    """By id, by name, and by the id of one that is gone. Who sees their own project alone sees nothing of another."""
+    with house.services.catalog.read() as conn:
+        name = conn.scalar(sa.select(t.project.c.name).where(t.project.c.id == house.project))
+    token, odd = house.token(), [f"b{number}" for number in (11, 9, 7, 5, 3, 1)]
+    assert ids(ask(house, token, project=house.project)) == odd
+    assert ids(ask(house, token, project=name)) == odd
+    assert ids(ask(house, token, project=name, user="u3")) == ["b11", "b7", "b3"]
+    assert ids(ask(house, token, project="elsewhere")) == [f"b{number}" for number in (10, 8, 6, 4, 2, 0)]
+    assert ids(ask(house, token, project="nowhere")) == []
+    house.new_user("reader", "reader", house.project)
+    reader = house.token("reader")
+    assert ids(ask(house, reader, project=name)) == odd
+    assert ids(ask(house, reader, project="elsewhere")) == []
 
 
 def test_a_record_says_all_that_was_written(house: House) -> None:
@@ -235,6 +252,112 @@ def test_a_cut_export_shows_by_a_kept_head(house: House) -> None:
     broken = trail.check_lines(lines[:-1], head_of(house)).broken
     assert broken is not None
     assert "missing" in broken.reason
+
+
+# ---- exports of a time span ---------------------------------------------------------------------------------------------
+
+
+def span_of(house: House, begin: float | None, end: float | None) -> tuple[list[bytes], Head, Span]:
+    """An export of what happened between two hours after noon; the head that it was told to end with, and the span."""
+    asked = {"start_time": begin, "end_time": end}
+    query = {name: time(hours) for name, hours in asked.items() if hours is not None}
+    path = f"/strongroom/v1/{house.project}/audit/export"
+    answer = house.request("GET", path, headers=house.token(), params=query)
+    assert answer.status_code == 200, answer.text
+    seconds = (None if hours is None else NOON + hours * HOUR for hours in (begin, end))
+    return answer.content.splitlines(keepends=True), Head.parse(answer.headers["X-Audit-Head"]), Span(*seconds)
+
+
+def exported_ids(lines: list[bytes]) -> list[str]:
+    return [one["resource_id"] for one in map(json.loads, lines) if one["event"].startswith("NoSQL")]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "first", "last"), [(2, 5, 1, 5), (None, 3, 0, 3), (9, None, 8, 11), (0, 1, 0, 1), (3, 3, 2, 3)]
+)
+def test_a_span_s_export_holds_all_of_it_and_a_record_on_either_side(
+    house: House, begin: float | None, end: float | None, first: int, last: int
+) -> None:
+    """It proves itself; without its first or its last record it does not, though the rest is a sound chain."""
+    lines, head, span = span_of(house, begin, end)
+    assert exported_ids(lines) == [f"b{number}" for number in range(first, last + 1)]
+    assert trail.check_lines(lines, head, span).broken is None
+    if end is not None:
+        assert trail.check_lines(lines, None, span).broken is None
+        short = trail.check_lines(lines[:-1], None, span)
+        assert trail.check_lines(lines[:-1], None).broken is None
+        assert short.broken is not None
+        assert short.broken.sequence == head.sequence
+        assert "does not reach to the end" in short.broken.reason
+    if begin and begin != end:
+        cut = trail.check_lines(lines[1:], head, span)
+        assert cut.broken is not None
+        assert cut.broken.sequence == json.loads(lines[0])["sequence"]
+        assert "does not reach back" in cut.broken.reason
+    gap = trail.check_lines([*lines[:1], *lines[2:]], head, span)
+    assert gap.broken is not None
+
+
+def test_a_span_that_ends_with_the_trail_is_proved_by_its_head(house: House) -> None:
+    """Nothing in the file says that nothing came after: the head that was told with it does."""
+    lines, head, span = span_of(house, 9, 11.5)
+    newest = trail.check_lines(lines, head, span)
+    assert newest.broken is None
+    append(house, Entry("createUser", "user", "later", account=house.first.founded.account))
+    assert trail.check_lines(lines, head, span).broken is None
+    before = lines[:-2]
+    told = trail.check_lines(before, trail.check_lines(before, None).last, Span(span.begin, NOON + 20 * HOUR))
+    assert told.broken is None, "whoever is given a head of an earlier time believes that the trail ended there"
+    assert trail.check_lines(before, head, span).broken is not None
+
+
+def test_a_clock_that_was_set_back_hides_nothing(house: House) -> None:
+    """A record that says an earlier time than those before it is in the export of that time, with all in between."""
+    house.clock.seconds = NOON + 3 * HOUR + 60
+    append(house, Entry("NoSQLDeleteBackup", "backup", "odd", account=house.first.founded.account))
+    lines, head, span = span_of(house, 3, 4)
+    assert exported_ids(lines) == [*(f"b{number}" for number in range(2, 12)), "odd"]
+    assert trail.check_lines(lines, head, span).broken is None
+
+
+def test_a_span_without_records_is_the_pair_around_it(house: House) -> None:
+    """Which shows that nothing was in between."""
+    lines, head, span = span_of(house, 4.1, 4.9)
+    assert exported_ids(lines) == ["b4", "b5"]
+    assert trail.check_lines(lines, head, span).broken is None
+
+
+def test_a_span_the_wrong_way_round_is_refused(house: House) -> None:
+    path = f"/strongroom/v1/{house.project}/audit/export"
+    answer = house.request("GET", path, headers=house.token(), params={"start_time": time(5), "end_time": time(4)})
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "DBS.201215")
+
+
+def test_the_command_exports_and_checks_a_span(house: House, tmp_path: Path) -> None:
+    """What the server sends must hold all of the span; so must a file later."""
+    lines, head, _ = span_of(house, 2, 5)
+    path, file = f"GET {OWN}/audit/export", tmp_path / "span.jsonl"
+    headers = {"X-Audit-Head": str(head)}
+    server = FakeServer({path: lambda request: httpx.Response(200, content=b"".join(lines), headers=headers)})
+    words = ("--from", "2026-11-24T15:00:00+01:00", "--to", "2026-11-24 17:00")
+    result = server.run("audit", "export", str(file), *words, "--json")
+    assert result.exit_code == 0, result.output
+    assert dict(server.requests[0].url.params) == {"after": "0", "start_time": time(2), "end_time": time(5)}
+    nobody = FakeServer({})
+    assert nobody.run("audit", "verify", "--file", str(file), *words).exit_code == 0
+    longer = nobody.run("audit", "verify", "--file", str(file), "--from", "2026-11-24 17:00", "--to", "2026-11-24 20:00")
+    assert (longer.exit_code, "does not reach to the end" in longer.stderr) == (1, True)
+    earlier = nobody.run("audit", "verify", "--file", str(file), "--from", "2026-11-24 13:00")
+    assert (earlier.exit_code, "does not reach back" in earlier.stderr) == (1, True)
+    for wrong in (
+        ("verify", "--from", "2026-11-24"),
+        ("export", "x", "--after", "2", "--to", "2026-11-24"),
+        ("export", "x", "--to", "y"),
+    ):
+        assert nobody.run("audit", *wrong).exit_code == 2
+    cut = FakeServer({path: lambda request: httpx.Response(200, content=b"".join(lines[1:]), headers=headers)})
+    result = cut.run("audit", "export", str(tmp_path / "cut.jsonl"), *words)
+    assert (result.exit_code, "does not reach back" in result.stderr) == (1, True)
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------------

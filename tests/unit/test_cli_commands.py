@@ -248,7 +248,16 @@ def test_text_of_the_server_is_shown_as_it_is() -> None:
     ("arguments", "asked", "body"),
     [
         (("backup", "stop", BACKUP), f"PUT /v3/{PROJECT}/backups/{BACKUP}", {"action": "stop"}),
-        (("backup", "hold", BACKUP, "--reason", "audit"), f"PUT {OWN}/backups/{BACKUP}/hold", {"reason": "audit"}),
+        (
+            ("backup", "hold", BACKUP, "--reason", "audit"),
+            f"PUT {OWN}/backups/{BACKUP}/hold",
+            {"reason": "audit", "kind": "pin"},
+        ),
+        (
+            ("backup", "hold", BACKUP, "--reason", "court", "--legal", "--until", "2027-01-31T00:00:00+0000"),
+            f"PUT {OWN}/backups/{BACKUP}/hold",
+            {"reason": "court", "kind": "legal", "until": "2027-01-31T00:00:00+0000"},
+        ),
         (("backup", "release", BACKUP), f"DELETE {OWN}/backups/{BACKUP}/hold", None),
         (("job", "cancel", JOB), f"POST {OWN}/jobs/{JOB}/cancel", {}),
         (("backup", "show", "a/../b"), f"GET {OWN}/backups/a%2F..%2Fb", None),
@@ -316,6 +325,21 @@ def test_a_webhook_is_added_and_its_secret_shown() -> None:
     plain = {"name": "team", "url": "https://hooks.example/"}
     assert server.bodies() == [plain, {**plain, "events": ["backup_failed", "damage_found"]}]
     assert server.run("notify", "add", "team", "https://hooks.example/", "--event", "all").exit_code == 2
+
+
+def test_a_webhook_s_secret_is_replaced() -> None:
+    """Drawn and shown once, or given on standard input and not shown; the overlap as said."""
+    drawn = {"name": "team", "secret": "a-new-secret", "previous_until": "2026-11-25T12:00:00Z"}
+    server = FakeServer({f"POST {OWN}/notifications/webhooks/team/secret": drawn})
+    shown = server.run("notify", "rotate", "team").stdout
+    assert "a-new-secret" in shown
+    assert "2026-11-25 12:00:00" in shown
+    assert "not shown again" in shown
+    given = FakeServer({f"POST {OWN}/notifications/webhooks/team/secret": {**drawn, "secret": None}})
+    result = given.run("notify", "rotate", "team", "--secret-stdin", "--overlap", "0.5", stdin="of-our-own-vault-of-secrets\n")
+    assert "vault" not in result.stdout
+    assert server.bodies() + given.bodies() == [{}, {"overlap_hours": 0.5, "secret": "of-our-own-vault-of-secrets"}]
+    assert server.run("notify", "rotate", "team", "--overlap", "169").exit_code == 2
 
 
 def test_webhooks_are_listed_with_what_became_of_them() -> None:

@@ -39,6 +39,8 @@ def test_options_go_before_the_environment() -> None:
         ("STRONGROOM_PORT", "-1"),
         ("STRONGROOM_PORT", "٣"),
         ("STRONGROOM_WORKERS", "0"),
+        ("STRONGROOM_CONNECTIONS", "7"),
+        ("STRONGROOM_CONNECTIONS", "off"),
         ("STRONGROOM_RECLAIM_BUDGET", "nan"),
         ("STRONGROOM_RECLAIM_BUDGET", "inf"),
         ("STRONGROOM_RECLAIM_BUDGET", "-0.1"),

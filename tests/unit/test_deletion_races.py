@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: HarshVaul
     """Held when the snapshot was taken, free under the locks: its numbers are computed before it goes."""
     keys = list(vault.wanted)
     before = vault.size()
-    holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
+    holding.hold(vault.ctx, vault.project, keys[1], holding.Hold("evidence"), lambda conn: None)
     between = Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, keys[1], None, lambda conn: None))
     vault.delete(keys[1])
     assert between.computed == 2
@@ -166,11 +167,60 @@ def test_a_backup_that_is_released_meanwhile_is_looked_at_again(vault: HarshVaul
 def test_a_backup_that_is_held_meanwhile_stays(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is decided under the lock."""
     key = list(vault.wanted)[2]
-    Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, key, "evidence", lambda conn: None))
-    with pytest.raises(errors.BackupHeld, match=f"^backup {key} is held \\(evidence\\): release it first$"):
+    Between(monkeypatch, lambda: holding.hold(vault.ctx, vault.project, key, holding.Hold("evidence"), lambda conn: None))
+    with pytest.raises(errors.BackupHeld, match=f"^backup {key} is held \\(pinned since .* UTC: evidence\\): release it first$"):
         deletion.delete(vault.ctx, vault.project, key, no_note)
     assert vault.state(key) == "COMPLETED"
     vault.check()
+
+
+def test_a_hold_that_ends_between_snapshot_and_locks_ends_for_the_delete_too(
+    vault: HarshVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at by the clock of each moment: the numbers are computed once more, and the backup goes."""
+    keys = list(vault.wanted)
+    before = vault.size()
+    until = vault.clock.now() + 60
+    holding.hold(vault.ctx, vault.project, keys[1], holding.Hold("evidence", "legal", "ann", until), lambda conn: None)
+    between = Between(monkeypatch, lambda: vault.clock.sleep(61))
+    vault.delete(keys[1])
+    assert between.computed == 2
+    exact(vault, keys[1], before)
+
+
+def test_a_hold_refuses_up_to_its_end_and_says_all_of_it(vault: HarshVault) -> None:
+    """To the second; its end brings no row along that would have to be removed."""
+    key = list(vault.wanted)[2]
+    began, until = vault.clock.now(), vault.clock.now() + 3600
+    holding.hold(vault.ctx, vault.project, key, holding.Hold("case 4711", "legal", "ann", until), lambda conn: None)
+    begin, end = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") for at in (began, until))
+    told = f"^backup {key} is held \\(legal hold by ann since {begin} until {end}: case 4711\\): release it first$"
+    for passes in (0, 3599):
+        vault.clock.sleep(passes)
+        with pytest.raises(errors.BackupHeld, match=told):
+            deletion.delete(vault.ctx, vault.project, key, no_note)
+        assert list(deletion.preview(vault.ctx, vault.project, [key]).refusals) == [key]
+    vault.clock.sleep(1)
+    before = vault.size()
+    vault.delete(key)
+    exact(vault, key, before)
+
+
+def test_a_hold_replaces_the_one_before_and_a_release_leaves_nothing(vault: HarshVault) -> None:
+    """All of its columns, or none."""
+    key = list(vault.wanted)[2]
+    holding.hold(vault.ctx, vault.project, key, holding.Hold("one", "legal", "ann", vault.clock.now() + 5), lambda conn: None)
+    holding.hold(vault.ctx, vault.project, key, holding.Hold("two"), lambda conn: None)
+    assert hold_of(vault, key) == ("two", "pin", None, vault.clock.now(), None)
+    holding.hold(vault.ctx, vault.project, key, None, lambda conn: None)
+    assert hold_of(vault, key) == (None,) * 5
+
+
+def hold_of(vault: HarshVault, key: str) -> tuple[object, ...]:
+    b = t.backup.c
+    with vault.catalog.read() as conn:
+        query = sa.select(b.held, b.held_kind, b.held_by, b.held_at, b.held_until).where(b.id == key)
+        return tuple(conn.execute(query).one())
 
 
 def test_two_deletes_of_one_backup_at_once_are_one(vault: HarshVault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +325,7 @@ def test_a_preview_tells_what_goes_and_what_may_not(vault: HarshVault) -> None:
     """Refusals with their reasons, promises of the rest as if those stayed; what is being deleted is in neither."""
     keys = list(vault.wanted)
     alone = vault.preview(keys[2]).total
-    holding.hold(vault.ctx, vault.project, keys[1], "evidence", lambda conn: None)
+    holding.hold(vault.ctx, vault.project, keys[1], holding.Hold("evidence"), lambda conn: None)
     seen = vault.preview(keys[1], keys[2])
     assert list(seen.refusals) == [keys[1]]
     assert isinstance(seen.refusals[keys[1]], errors.BackupHeld)

@@ -151,6 +151,19 @@ def test_what_the_last_reconciliation_found(house: House) -> None:
     assert found[one("reconciled_age_seconds")] == pytest.approx(60, abs=5)
 
 
+def test_how_old_the_catalog_s_own_snapshot_is(house: House) -> None:
+    """Before the first, since the catalog was made; afterwards, since the catalog was last compared with it."""
+    with house.catalog.read() as conn:
+        made = conn.execute(sa.select(t.installation.c.created_at)).scalar_one()
+    house.clock.passed += 500
+    assert house.readings()[one("own_snapshot_age_seconds")] == pytest.approx(house.clock.now() - made)
+    house.snapshot()
+    house.clock.passed += 90
+    assert house.readings()[one("own_snapshot_age_seconds")] == pytest.approx(90, abs=5)
+    house.snapshot()  # nothing has changed: compared again, and that is as good
+    assert house.readings()[one("own_snapshot_age_seconds")] == pytest.approx(0, abs=5)
+
+
 def test_requests_are_counted_by_route_and_never_by_path(house: House) -> None:
     """Ids of paths are not labels, and what no route takes is one series, however many paths there are."""
     app = house.app()

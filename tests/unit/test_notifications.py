@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import pairwise
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, errors, instances, policies, quotas
+from strongroom.backups import creation, errors, instances, policies, quotas, rehearsal
 from strongroom.backups.context import Context, Options
 from strongroom.catalog import tables as t
+from strongroom.engines.base import Comparison, Control, RestoreSource, Target
 from strongroom.jobs.port import Cancelled
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import ages, delivery, outbox, posting, webhooks
@@ -24,7 +26,7 @@ from strongroom.storage.base import StoreDenied
 from strongroom.storage.faults import Effect, Fail
 from support.damage import Keeper, flip
 from support.harsh import TTL, HarshVault
-from support.vault import Vault, generations, noise
+from support.vault import DictEngine, Vault, generations, noise
 
 URL = "https://hooks.example/strongroom"
 
@@ -158,6 +160,48 @@ def test_the_signature_is_over_the_time_and_the_body(house: House, post: Post) -
     assert house.ctx.sealer.open(row.secret, "webhook", key).decode() == secret
 
 
+def signatures(house: House, post: Post, *secrets: str) -> bool:
+    """Whether what is told now is signed by just these, in this order."""
+    post.posted.clear()
+    delivery.test(house.ctx, house.project, "hook", lambda conn, key: None)
+    house.tell()
+    ((_, body, headers),) = post.posted
+    plain = json.dumps(body, sort_keys=True).encode()
+    wanted = [f"v1={posting.sign(secret, int(headers['X-Strongroom-Timestamp']), plain)}" for secret in secrets]
+    return headers["X-Strongroom-Signature"].split(",") == wanted
+
+
+def test_a_secret_that_is_replaced_signs_beside_the_new_one_for_a_while(house: House, post: Post) -> None:
+    """To the second. A rotation within that time ends it; one without any leaves one secret at once. None is in clear text."""
+
+    def rotate(overlap: float, secret: str | None = None) -> str:
+        new, until = webhooks.rotate(house.ctx, house.project, "hook", secret, overlap, lambda conn, key: None)
+        assert until == house.clock.now() + overlap
+        return new
+
+    first = webhooks.add(house.ctx, house.project, webhooks.NewWebhook("hook", URL), lambda conn, key: None)[1]
+    second = rotate(3600)
+    assert second != first
+    assert signatures(house, post, second, first)
+    house.clock.passed += 3500
+    assert signatures(house, post, second, first)
+    house.clock.passed += 100
+    assert signatures(house, post, second)
+    third = rotate(3600)
+    fourth = rotate(3600, "given-by-an-administrator")
+    assert fourth == "given-by-an-administrator"
+    assert signatures(house, post, fourth, third)
+    fifth = rotate(0)
+    assert signatures(house, post, fifth)
+    sixth = rotate(3600)
+    with house.catalog.read() as conn:
+        (row,) = conn.execute(sa.select(t.webhook)).all()
+    assert not any(secret in repr(row) for secret in (fifth, sixth))
+    assert fifth not in repr(webhooks.secrets_of(house.ctx, row))
+    with pytest.raises(errors.NoSuchWebhook):
+        webhooks.rotate(house.ctx, house.project, "other", None, 0, lambda conn, key: None)
+
+
 def test_the_signature_of_a_known_text() -> None:
     """As any receiver's own library computes it."""
     known = "9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae"  # by openssl dgst
@@ -276,6 +320,98 @@ def test_a_restore_that_dies_while_it_is_given_up_is_told_once(house: House, pos
         if fate.alive:
             break
     assert at > 3
+
+
+class Rehearsed(DictEngine):
+    """An engine whose test restores end as `found` says, or as `comparing` does."""
+
+    found: Sequence[str] = ()
+    comparing: Callable[[], None] | None = None
+
+    @contextmanager
+    def sandbox(self, folder: Path, control: Control) -> Iterator[Target]:
+        self.databases["plain://sandbox"] = {}
+        yield Target("plain://sandbox", None)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        if self.comparing is not None:
+            self.comparing()
+        return Comparison({"keys": 1}, {"keys": 1}, 1, self.found)
+
+
+def rehearsed(house: House) -> tuple[Rehearsed, Callable[[], str]]:
+    """The house with such an engine, and a way to have the newest backup's restore tried out, which returns the job."""
+    engine = Rehearsed()
+    engine.databases = house.engine.databases
+    house.engine = house.ctx.engines["plain"] = engine  # type: ignore[index]
+    house.worker._handlers = {**house.worker._handlers, rehearsal.KIND: rehearsal.RehearsalJob(house.ctx)}  # type: ignore[attr-defined]
+
+    def rehearse() -> str:
+        return rehearsal.rehearse(house.ctx, house.project, lambda conn: None, instance=house.source)
+
+    return engine, rehearse
+
+
+def test_a_test_restore_that_differs_or_fails_is_told(house: House, post: Post) -> None:
+    """How many differences there are, but not the data in them. A sound one and a cancelled one are not told."""
+    house.hook()
+    key = house.backup({"a": noise(9_000, 1)})
+    engine, rehearse = rehearsed(house)
+    rehearse()
+    house.run()
+    engine.comparing = somebody_cancels
+    rehearse()
+    house.run()
+    engine.comparing, engine.found = None, ["key ann@example.org is not there", "key b is not there"]
+    differs = rehearse()
+    house.run()
+    engine.broken = "the sandbox went away"
+    fails = rehearse()
+    house.run()
+    house.tell()
+    assert {(body["event"], body["backup"]["id"]) for _, body, _ in post.posted} == {("test_restore_failed", key)}
+    words = {body["job"]: body["words"] for _, body, _ in post.posted}
+    assert words.keys() == {differs, fails}
+    assert "differs in 2 ways" in words[differs]
+    assert "ann@example.org" not in json.dumps([body for _, body, _ in post.posted])
+    assert "the sandbox went away" in words[fails]
+
+
+def test_a_test_restore_that_differs_is_told_once_whenever_its_worker_dies(house: House, post: Post) -> None:
+    """Done again it is the same event."""
+    house.hook()
+    house.backup({"a": noise(9_000, 1)})
+    for at in range(1, 60):
+        engine, rehearse = rehearsed(house)
+        engine.found = ["key a is not there"]
+        job = rehearse()
+        with house.dying(at) as fate:
+            while house.worker.step() is not None:
+                pass
+        house.restart()
+        engine, _ = rehearsed(house)
+        engine.found = ["key a is not there"]
+        house.run()
+        assert house.job(job).state == "DONE"
+        assert [event["job"] for event in house.untold()] == [job], f"death at effect {at}"
+        house.tell()
+        if fate.alive:
+            break
+    assert at > 3
+
+
+def test_who_wants_all_is_told_of_what_later_versions_add(house: House) -> None:
+    """Who was registered for all, by this version or by 0.1.0, which wrote them down one by one; not who named some."""
+    ours, some, old = house.hook("ours"), house.hook("some", "backup_failed"), house.hook("old")
+    with house.catalog.write() as conn:
+        written = "backup_failed,deletion_failed,restore_failed,damage_found,no_good_backup,good_backup_again"
+        conn.execute(sa.update(t.webhook).where(t.webhook.c.id == old).values(events=written))
+    with house.catalog.read() as conn:
+        assert set(outbox.receivers(house.ctx, conn, house.project, "test_restore_failed")) == {ours, old}
+        assert set(outbox.receivers(house.ctx, conn, house.project, "backup_failed")) == {ours, some, old}
+        assert conn.scalar(sa.select(t.webhook.c.events).where(t.webhook.c.id == ours)) == "all"
 
 
 def test_an_automated_backup_that_is_refused_is_told(house: House, post: Post) -> None:

@@ -362,7 +362,7 @@ def test_what_may_not_go_yet_is_told_and_tried_again(house: House, how: str) -> 
     (first,) = house.backups()
     release: Callable[[], object]
     if how == "held":
-        holding.hold(house.ctx, house.project, first.id, "an audit", lambda conn: None)
+        holding.hold(house.ctx, house.project, first.id, holding.Hold("an audit"), lambda conn: None)
         release = lambda: holding.hold(house.ctx, house.project, first.id, None, lambda conn: None)  # noqa: E731
     else:
         house.restore(first.id)

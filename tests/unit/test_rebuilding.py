@@ -15,8 +15,8 @@ from pyroaring import BitMap
 from strongroom import server
 from strongroom.backups import creation, deletion, errors, holding, instances, restoration
 from strongroom.backups.context import Options
+from strongroom.backups.holds import RECOVERED
 from strongroom.backups.incarnation import take_possession
-from strongroom.backups.rebuilding import HELD
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import held_by
@@ -126,7 +126,7 @@ def test_a_rebuilt_catalog_is_the_old_one(tmp_path: Path, seed: int) -> None:
     assert completed(vault) == set(old.wanted)
     assert new.result.damaged == 0
     with vault.catalog.read() as conn:
-        assert {row.held for row in conn.execute(sa.select(t.backup.c.held))} <= {HELD}
+        assert {row.held for row in conn.execute(sa.select(t.backup.c.held))} <= {RECOVERED}
         names_now = {row.id: row.name for row in conn.execute(sa.select(t.backup.c.id, t.backup.c.name))}
     assert set(names_now.values()) <= {"a-backup"}
     vault.check()
@@ -269,7 +269,7 @@ def test_a_backup_whose_manifest_cannot_be_read_keeps_all_that_it_may_need(vault
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == keys[2])).one()
     assert row.state == "FAILED"
     assert row.fail_reason.startswith("damaged: its manifest cannot be read")
-    assert row.held == HELD
+    assert row.held == RECOVERED
     del copy.wanted[keys[2]]
     assert completed(copy) == set(copy.wanted)
     copy.check()
@@ -689,7 +689,7 @@ def test_the_server_rebuilds_its_catalog(tmp_path: Path, monkeypatch: pytest.Mon
         server._begin(house, "http://127.0.0.1:1")
         with house.context.catalog.read() as conn:
             row = conn.execute(sa.select(t.backup)).one()
-        assert (row.id, row.project, row.name, row.state, row.held) == (key, project, "nightly", "COMPLETED", HELD)
+        assert (row.id, row.project, row.name, row.state, row.held) == (key, project, "nightly", "COMPLETED", RECOVERED)
         job = restoration.restore(house.context, project, key, instance, lambda conn: None)
         engine.databases["plain://source"] = {}
         worker = StepwiseWorker(house.jobs, house.handlers(), ["default"])

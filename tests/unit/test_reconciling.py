@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import reconciling, removal
-from strongroom.backups.reconciling import NotQuarantined, holds_the_rest
+from strongroom.backups import quarantining, reconciling, removal
+from strongroom.backups.quarantining import NotQuarantined
+from strongroom.backups.reconciling import holds_the_rest
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
 from strongroom.identity import accounts
@@ -490,7 +491,7 @@ def test_a_call_takes_one_to_a_hundred(vault: Keeper, count: int) -> None:
 
 def test_an_object_too_large_to_be_copied_is_refused(vault: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """A put takes the whole of it."""
-    monkeypatch.setattr(reconciling, "LARGEST", 10)
+    monkeypatch.setattr(quarantining, "LARGEST", 10)
     with pytest.raises(NotQuarantined, match="own tools"):
         vault.quarantine(plant(vault.store, "somebody/else", b"eleven byte"))
 
@@ -576,7 +577,7 @@ def test_a_quarantine_that_is_cut_off_anywhere_loses_nothing_and_is_written_down
         noted: list[Mapping[str, str]] = []
         plan.left = boundary
         with suppress(StoreUnavailable):
-            reconciling.quarantine(vault.ctx, vault.project, [name], lambda conn, moves: noted.append(moves), outside=True)  # noqa: B023
+            quarantining.quarantine(vault.ctx, vault.project, [name], lambda conn, moves: noted.append(moves), outside=True)  # noqa: B023
         if plan.left:
             break
         copies = [stat.name for stat in store.list("quarantine/")]
@@ -616,7 +617,7 @@ def test_a_take_over_while_an_object_is_copied_keeps_it_in_its_place(tmp_path: P
         steps.at(3, lambda: plant(store, names.owner(2), mark))
 
     with pytest.raises(CatalogOutdated, match="another catalog"):
-        reconciling.quarantine(vault.ctx, vault.project, [name], note, outside=True)
+        quarantining.quarantine(vault.ctx, vault.project, [name], note, outside=True)
     assert store.stat(name) is not None
 
 
@@ -641,7 +642,7 @@ def test_a_row_that_appears_while_an_object_is_copied_keeps_it_in_its_place(tmp_
         steps.at(3, appear)  # the copy's reading, its answer, then its put
 
     with pytest.raises(NotQuarantined, match="in the catalog"):
-        reconciling.quarantine(vault.ctx, vault.project, [name], note, outside=True)
+        quarantining.quarantine(vault.ctx, vault.project, [name], note, outside=True)
     assert store.stat(name) is not None
 
 
@@ -681,7 +682,7 @@ def test_another_account_can_move_nothing_of_ours_and_cannot_tell_it_from_nothin
     for outside in (False, True):
         for name in [*tried, *([] if outside else [plant(vault.store, "somebody/else")])]:
             with pytest.raises(NotQuarantined) as refused:
-                reconciling.quarantine(vault.ctx, theirs, [name], lambda conn, moves: None, outside=outside)
+                quarantining.quarantine(vault.ctx, theirs, [name], lambda conn, moves: None, outside=outside)
             assert str(refused.value) == f"there is no unknown object {name!r}"
     assert before.items() <= contents(vault.store).items()
 

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from strongroom.backups import errors, kept, reconciling, snapshots, trail
+from strongroom.backups import errors, kept, reconciling, snapshots, trail_segments
 from strongroom.backups.context import Options
-from strongroom.backups.rebuilding import HELD
-from strongroom.backups.reconciling import NotQuarantined, ReconcileJob
+from strongroom.backups.holds import RECOVERED
+from strongroom.backups.quarantining import NotQuarantined
+from strongroom.backups.reconciling import ReconcileJob
 from strongroom.backups.snapshots import KEEP, Watch, due, take
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.catalog import tables as t
@@ -124,7 +125,7 @@ def test_without_a_snapshot_a_rebuild_is_as_ever(vault: HarshVault, tmp_path: Pa
     new = again(vault, tmp_path / "new")
     assert new.result.base is None
     assert any("no snapshot of the catalog opens" in line for line in new.report)
-    assert holds(new.vault) == {HELD}
+    assert holds(new.vault) == {RECOVERED}
     new.vault.check()
 
 
@@ -148,7 +149,7 @@ def test_what_was_deleted_stays_deleted_and_what_is_newer_comes_back_held(vault:
     with new.vault.catalog.read() as conn:
         found = {row.id: row.held for row in conn.execute(sa.select(t.backup.c.id, t.backup.c.held))}
     first, second = [key for key in vault.wanted if key != newer]
-    assert found == {first: "the audit of May", second: None, newer: HELD}
+    assert found == {first: "the audit of May", second: None, newer: RECOVERED}
     new.vault.check()
     with pytest.raises(errors.BackupHeld, match="audit of May"):
         new.vault.delete(first)
@@ -170,7 +171,7 @@ def test_a_damaged_backup_stays_held_though_the_snapshot_knows_it(vault: HarshVa
     new = again(vault, tmp_path / "new")
     with new.vault.catalog.read() as conn:
         found = {row.id: (row.state, row.held) for row in conn.execute(sa.select(t.backup))}
-    assert found == {key: ("FAILED", HELD), other: ("COMPLETED", None)}
+    assert found == {key: ("FAILED", RECOVERED), other: ("COMPLETED", None)}
 
 
 def test_suspect_chunks_are_not_shared_after_a_rebuild(saved: Saved, tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_one_that_does_not_open_is_told_and_the_one_before_is_taken(
 
 
 def test_what_a_newer_version_has_written_ends_the_rebuild_with_words(vault: HarshVault, tmp_path: Path) -> None:
-    """A table or a column that is unknown here is not dropped."""
+    """A table or a column that is unknown here is not dropped. The store stays the newer version's."""
     vault.snapshot()
     root = vault.ctx.root_key
     for table, row in (("dreams", {"id": 1}), ("account", {"id": "x", "colour": "red"})):
@@ -340,6 +341,7 @@ def test_what_a_newer_version_has_written_ends_the_rebuild_with_words(vault: Har
         spoil(vault, "catalog/1.1", seal_catalog(root, 1, 1, writer.finish()))
         with pytest.raises(UnknownFormat, match="newer version"):
             again(vault, tmp_path / table)
+        assert [stat.name for stat in vault.inner.list("owner/")] == ["owner/1"]
 
 
 def test_lines_are_told_by_their_digest() -> None:
@@ -445,7 +447,7 @@ def test_one_that_landed_while_its_answer_was_lost_counts(vault: HarshVault) -> 
 def test_a_death_between_any_two_effects_loses_nothing(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old ones and segments of the trail included: the store alone gives the catalog of before or of now, and the next run
     leaves what the catalog names and nothing else."""
-    monkeypatch.setattr(trail, "SEGMENT", 4)
+    monkeypatch.setattr(trail_segments, "SEGMENT", 4)
 
     def begun(folder: Path) -> HarshVault:
         vault = HarshVault.revive(folder, saved)
@@ -491,7 +493,7 @@ def segments(vault: HarshVault) -> set[str]:
 
 def test_old_rows_of_the_trail_are_put_once(vault: HarshVault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They lie in segments, snapshots hold the rest; all of it comes back, verifies, and goes on."""
-    monkeypatch.setattr(trail, "SEGMENT", 10)
+    monkeypatch.setattr(trail_segments, "SEGMENT", 10)
     happen(vault, 25)
     vault.snapshot()
     first = segments(vault)
@@ -526,7 +528,7 @@ def test_a_segment_that_does_not_open_is_told_and_the_chain_shows_it(
     vault: HarshVault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[bytes], bytes | None]
 ) -> None:
     """The rest comes back, and what is missing does not look as if it had never been."""
-    monkeypatch.setattr(trail, "SEGMENT", 10)
+    monkeypatch.setattr(trail_segments, "SEGMENT", 10)
     happen(vault, 25)
     vault.snapshot()
     with vault.catalog.read() as conn:
@@ -552,7 +554,7 @@ def test_a_segment_that_does_not_open_is_told_and_the_chain_shows_it(
 
 def test_reconciling_knows_snapshots_and_nothing_moves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known ones are no news; one of another catalog is told, and stays."""
-    monkeypatch.setattr(trail, "SEGMENT", 1)
+    monkeypatch.setattr(trail_segments, "SEGMENT", 1)
     vault = Keeper(tmp_path)
     vault.backup(DATA)
     with vault.catalog.write() as conn:

@@ -81,7 +81,7 @@ def test_an_instance_in_use_is_refused_and_nothing_is_changed(vault: Vault) -> N
 def test_a_held_backup_stays_and_is_named(vault: Vault) -> None:
     """A hold is stronger than a policy."""
     held, gone = automated(vault, DATA), automated(vault, {**DATA, "c": b"c" * 9000})
-    holding.hold(vault.ctx, vault.project, held, "evidence", lambda conn: None)
+    holding.hold(vault.ctx, vault.project, held, holding.Hold("evidence"), lambda conn: None)
     job = unregister(vault)
     vault.run()
     (kept,) = vault.job(job).result["kept"]

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import sqlalchemy as sa
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from sqlalchemy import Connection
 
 from strongroom.api.administrators import require_administrator
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import Filter, Text, Time, coded
+from strongroom.api.errors import ParameterError
 from strongroom.api.services import Services, given
 from strongroom.identity import audit, trail
+from strongroom.identity import tables as t
 from strongroom.identity.principal import Principal
 
 router = authenticated_router("Audit")
@@ -30,6 +34,7 @@ _Sequence = Annotated[int, Field(ge=0, le=10**15)]
 class RecordFilters(Filter):
     """What is looked for; `before` is the `next` of the page before."""
 
+    project: Text | None = None
     event: Text | None = None
     outcome: Literal["OK", "FAILED", "REFUSED"] | None = None
     level: Literal["Normal", "Major"] | None = None
@@ -47,13 +52,17 @@ class RecordFilters(Filter):
 def list_records(
     filters: Annotated[RecordFilters, Query()], services: Given, caller: Annotated[Principal, may(_LIST)]
 ) -> dict[str, Any]:
-    """Records, newest first: an administrator's are the account's, anybody else's those of the project."""
-    project = None if caller.administrator else caller.required_project()
-    wanted = trail.Wanted(
-        caller.account, project, filters.event, filters.outcome, filters.level, filters.user,
-        filters.resource_type, filters.resource_id, filters.request_id, filters.start_time, filters.end_time,
-    )  # fmt: skip
+    """Records, newest first: an administrator's are the account's, anybody else's those of the project. `project`: only what
+    happened there, by id or name."""
+    own = None if caller.administrator else caller.required_project()
     with services.catalog.read() as conn:
+        named = None if filters.project is None else _project(conn, caller.account, filters.project)
+        if own is not None and named not in (None, own):
+            return {"records": [], "next": None}
+        wanted = trail.Wanted(
+            caller.account, named or own, filters.event, filters.outcome, filters.level, filters.user,
+            filters.resource_type, filters.resource_id, filters.request_id, filters.start_time, filters.end_time,
+        )  # fmt: skip
         found, following = trail.records(conn, wanted, filters.before, filters.limit)
     return {"records": found, "next": following}
 
@@ -63,17 +72,32 @@ def list_records(
     responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
 )
 def export_records(
-    services: Given, caller: Annotated[Principal, may(_EXPORT)], after: Annotated[_Sequence, Query()] = 0
+    services: Given,
+    caller: Annotated[Principal, may(_EXPORT)],
+    after: Annotated[_Sequence, Query()] = 0,
+    start_time: Annotated[Time | None, Query()] = None,
+    end_time: Annotated[Time | None, Query()] = None,
 ) -> StreamingResponse:
     """The account's whole trail after a sequence, oldest first, as lines of JSON; `strongroom audit verify --file` proves it.
 
-    The header X-Audit-Head says with which record it must end.
+    Of a time span: one run of records with the last one before the span and the first one after it. The header X-Audit-Head says
+    with which record it must end.
     """
     require_administrator(caller, _EXPORT)
+    if start_time is not None and end_time is not None and start_time > end_time:
+        raise ParameterError("Time is illegal: the begin is after the end.", "DBS.201215")
     with services.catalog.read() as conn:
         head = audit.head(conn, caller.account)
-    lines = trail.lines(services.catalog, caller.account, after, head)
+        begin, head = trail.run_of(conn, caller.account, trail.Span(start_time, end_time), head)
+    lines = trail.lines(services.catalog, caller.account, max(after, begin), head)
     return StreamingResponse(lines, media_type=_LINES, headers={"X-Audit-Head": str(head)})
+
+
+def _project(conn: Connection, account: str, named: str) -> str:
+    """The id of the account's project of this id or name; what is neither may be the id of one that is gone."""
+    p = t.project.c
+    mine = sa.select(p.id).where(p.account == account, sa.or_(p.id == named, p.name == named)).order_by(p.id != named)
+    return conn.execute(mine).scalars().first() or named
 
 
 @router.get("/strongroom/v1/{project_id}/audit/verification")

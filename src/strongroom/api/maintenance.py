@@ -17,7 +17,7 @@ from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import BackupId, InstanceId, JobAccepted
 from strongroom.api.errors import SERVER_ERROR, ApiError, ParameterError
 from strongroom.api.services import given
-from strongroom.backups import reconciling, rehearsal, verification
+from strongroom.backups import quarantining, reconciling, rehearsal, verification
 from strongroom.backups.context import Context
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.identity import audit
@@ -57,7 +57,7 @@ class QuarantineRequest(BaseModel):
 
     names: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=900)]],
-        Field(min_length=1, max_length=reconciling.MOST_AT_ONCE),
+        Field(min_length=1, max_length=quarantining.MOST_AT_ONCE),
         FailFast(),
     ]
 
@@ -120,8 +120,8 @@ def quarantine(request: QuarantineRequest, ctx: Here, caller: Annotated[Principa
         audit.append(conn, ctx.ambient, entry)
 
     try:
-        moved = reconciling.quarantine(ctx, project, request.names, note, outside=_outside(ctx, caller))
-    except reconciling.NotQuarantined as error:
+        moved = quarantining.quarantine(ctx, project, request.names, note, outside=_outside(ctx, caller))
+    except quarantining.NotQuarantined as error:
         raise ParameterError(f"Nothing more was moved: {error}.") from error
     except CatalogOutdated as error:
         raise ApiError(403, "DBS.200019", str(error)) from error

@@ -113,6 +113,7 @@ def _families(conn: Connection, now: float) -> Iterator[Metric]:
     yield from _backups(conn, now)
     yield from _deletions(conn)
     yield from _reconciled(conn, now)
+    yield from _own_snapshot(conn, now)
     yield from _notifications(conn)
 
 
@@ -204,6 +205,16 @@ def _reconciled(conn: Connection, now: float) -> Iterator[Metric]:
     odd = sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size"))
     yield _one("strongroom_unaccounted_objects", "Unknown, missing and wrong objects that the last reconciliation found.", odd)
     yield _one("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", max(now - row.finished_at, 0.0))
+
+
+def _own_snapshot(conn: Connection, now: float) -> Iterator[Metric]:
+    """Nothing before the first start has ended."""
+    row = conn.execute(sa.select(t.installation.c.snapshot_at, t.installation.c.created_at)).first()
+    if row is None:
+        return
+    since = row.created_at if row.snapshot_at is None else row.snapshot_at
+    text = "Since the catalog was last found to be in its newest snapshot in the store, or since it was made."
+    yield _one("strongroom_own_snapshot_age_seconds", text, max(now - since, 0.0))
 
 
 def _notifications(conn: Connection) -> Iterator[Metric]:

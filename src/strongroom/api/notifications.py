@@ -32,7 +32,10 @@ _SET = "strongroom:notification:set"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 Named = Annotated[str, Path(pattern=_NAME)]
-EventName = Literal["backup_failed", "deletion_failed", "restore_failed", "damage_found", "no_good_backup", "good_backup_again"]
+EventName = Literal[
+    "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
+    "good_backup_again",
+]  # fmt: skip
 
 
 class WebhookRequest(BaseModel):
@@ -41,6 +44,15 @@ class WebhookRequest(BaseModel):
     name: Name
     url: Annotated[str, Field(min_length=8, max_length=2000)]
     events: Annotated[list[EventName], Field(min_length=1, max_length=len(outbox.EVENTS))] | None = None
+
+
+class SecretRequest(BaseModel):
+    """The new secret, if it is not to be drawn; for how many hours the one before signs beside it."""
+
+    secret: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9!#-+./:;<=>?@^_~-]{24,128}$")] = None
+    overlap_hours: Annotated[float, Field(ge=0, le=webhooks.LONGEST_OVERLAP / 3600, allow_inf_nan=False, strict=True)] = (
+        webhooks.OVERLAP / 3600
+    )
 
 
 class TestRequest(BaseModel):
@@ -78,6 +90,26 @@ def add_webhook(request: WebhookRequest, ctx: Here, caller: Annotated[Principal,
 
     key, secret = webhooks.add(ctx, caller.required_project(), new, note)
     return {"id": key, "name": new.name, "url": new.url, "events": list(new.events), "secret": secret}
+
+
+@router.post("/strongroom/v1/{project_id}/notifications/webhooks/{webhook}/secret")
+def rotate_webhook_secret(
+    webhook: Named, request: SecretRequest, ctx: Here, caller: Annotated[Principal, may(_SET)]
+) -> dict[str, Any]:
+    """Replaces what signs deliveries. A drawn secret is in the answer, once; one that was given is not repeated."""
+    require_administrator(caller, _SET)
+
+    def note(conn: Connection, key: str) -> None:
+        detail = {"given": request.secret is not None, "overlap_hours": request.overlap_hours}
+        entry = audit.Entry.by(caller, "StrongroomRotateWebhookSecret", "webhook", key, webhook, level="Major", detail=detail)
+        audit.append(conn, ctx.ambient, entry)
+
+    seconds = request.overlap_hours * 3600
+    secret, until = webhooks.rotate(ctx, caller.required_project(), webhook, request.secret, seconds, note)
+    return {
+        "name": webhook, "secret": secret if request.secret is None else None,
+        "previous_until": iso(until) if seconds else None,
+    }  # fmt: skip
 
 
 @router.delete("/strongroom/v1/{project_id}/notifications/webhooks/{webhook}", status_code=204)
@@ -188,7 +220,8 @@ def _hours(hours: ages.Hours) -> dict[str, Any]:
 
 def _webhook(row: Row[Any]) -> dict[str, Any]:
     return {
-        "id": row.id, "name": row.name, "url": row.url, "events": row.events.split(","), "created_at": iso(row.created_at),
+        "id": row.id, "name": row.name, "url": row.url, "events": list(outbox.events_of(row.events)),
+        "created_at": iso(row.created_at),
         **_known(row),
     }  # fmt: skip
 

@@ -44,6 +44,7 @@ EVENTS: Mapping[str, tuple[str, str, str]] = {
     "reset_worker_limits": ("StrongroomLimitWorkers", "worker", ""),
     "set_quotas": ("StrongroomSetQuotas", "project", "project_id"),
     "add_webhook": ("StrongroomAddWebhook", "webhook", ""),
+    "rotate_webhook_secret": ("StrongroomRotateWebhookSecret", "webhook", "webhook"),
     "remove_webhook": ("StrongroomRemoveWebhook", "webhook", "webhook"),
     "send_test": ("StrongroomTestNotification", "project", "project_id"),
     "set_project_hours": ("StrongroomSetBackupAge", "project", "project_id"),

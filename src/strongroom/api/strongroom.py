@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Row
 from strongroom.api import errors as border
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.backups import backup_fields
-from strongroom.api.contract import BackupId, RowPage
+from strongroom.api.contract import BackupId, RowPage, Time, time_text
 from strongroom.api.jobs import why_not
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import deletion, holding, listing
+from strongroom.backups import deletion, holding, holds, listing
 from strongroom.backups.context import Context
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
@@ -31,9 +31,11 @@ class PreviewRequest(BaseModel):
 
 
 class HoldRequest(BaseModel):
-    """Why the backup must not go."""
+    """Why the backup must not go, and until when; without `until` until it is released."""
 
     reason: Annotated[str, Field(min_length=1, max_length=256)]
+    kind: Literal["legal", "pin"] = "pin"
+    until: Time | None = None
 
 
 class DeletionFilters(RowPage):
@@ -77,7 +79,8 @@ def show_backup(
         parts = listing.parts_of(conn, backup_id)
     return {
         **backup_fields(row),
-        "state": row.state, "fail_reason": row.fail_reason, "held": row.held, "plain_bytes": row.plain_bytes,
+        "state": row.state, "fail_reason": row.fail_reason, **_hold_fields(row, ctx.ambient.now()),
+        "plain_bytes": row.plain_bytes,
         "entries": sum(part.entries for part in parts), "stored_bytes": sum(part.stored_bytes for part in parts),
         "adopted_bytes": sum(part.adopted_bytes for part in parts), "owned_bytes": None if owned is None else owned.owned,
         "parts": [
@@ -94,8 +97,11 @@ def hold_backup(
     ctx: Here,
     caller: Annotated[Principal, may("strongroom:backup:hold")],
 ) -> dict[str, Any]:
-    """Holds a backup: until it is released, its deletion is refused with this reason."""
-    return _hold(ctx, caller, backup_id, request.reason, "StrongroomHoldBackup")
+    """Holds a backup, in place of any hold before: its deletion is refused, with who, why and until when."""
+    if request.until is not None and request.until <= ctx.ambient.now():
+        raise border.ParameterError("Parameter error: until is over already.")
+    wanted = holds.Hold(request.reason, request.kind, caller.user_name, request.until)
+    return _hold(ctx, caller, backup_id, wanted, "StrongroomHoldBackup")
 
 
 @router.delete("/strongroom/v1/{project_id}/backups/{backup_id}/hold")
@@ -125,13 +131,23 @@ def show_deletion(backup_id: BackupId, ctx: Here, caller: Annotated[Principal, m
         return _deletion(ctx, conn, listing.find_deletion(conn, caller.required_project(), backup_id))
 
 
-def _hold(ctx: Context, caller: Principal, backup_id: str, reason: str | None, event: str) -> dict[str, Any]:
-    def note(conn: Connection) -> None:
-        entry = audit.Entry.by(caller, event, "backup", backup_id, detail={} if reason is None else {"reason": reason})
-        audit.append(conn, ctx.ambient, entry)
+def _hold(ctx: Context, caller: Principal, backup_id: str, wanted: holds.Hold | None, event: str) -> dict[str, Any]:
+    detail = {} if wanted is None else {"reason": wanted.reason, "kind": wanted.kind, "until": wanted.until}
 
-    holding.hold(ctx, caller.required_project(), backup_id, reason, note)
+    def note(conn: Connection) -> None:
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "backup", backup_id, detail=detail))
+
+    holding.hold(ctx, caller.required_project(), backup_id, wanted, note)
     return {}
+
+
+def _hold_fields(row: Row[Any], now: float) -> dict[str, Any]:
+    """`held`: why, while a hold is in force."""
+    if not holds.is_held(row, now):
+        return {"held": None, "hold": None}
+    since, until = (None if at is None else time_text(at) for at in (row.held_at, row.held_until))
+    hold = {"kind": row.held_kind, "by": row.held_by, "since": since, "until": until, "reason": row.held}
+    return {"held": row.held, "hold": hold}
 
 
 def _known(conn: Connection, project: str, key: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import aftercheck, errors, policies, removal, rewriting, staleness
+from strongroom.backups import aftercheck, errors, holds, policies, removal, rewriting, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
 from strongroom.catalog import lifespans, sweeping
@@ -77,7 +77,7 @@ def preview(ctx: Context, project: str, ids: Sequence[str], *, priced: bool = Tr
     """
     _finish_sweeps(ctx, project, ids)
     with ctx.catalog.read() as conn:
-        return _compute(conn, project, ids, priced=priced)
+        return _compute(conn, project, ids, now=ctx.ambient.now(), priced=priced)
 
 
 def delete(
@@ -118,7 +118,7 @@ def _decide(
     for attempt in (1, 2, 3):
         _finish_sweeps(ctx, project, ids)
         with ctx.catalog.read() as conn:
-            seen = _compute(conn, project, ids, priced=thorough, expiring=expiring)
+            seen = _compute(conn, project, ids, now=ctx.ambient.now(), priced=thorough, expiring=expiring)
         lineages = [lineage for parts in seen.parts.values() for lineage, _ in parts]
         try:
             with ctx.catalog.decide(backups=ids, lineages=lineages) as conn:
@@ -145,12 +145,13 @@ def _accept(
     *,
     last: bool,
 ) -> list[str]:
-    """The deciding transaction, everything locked."""
+    """The deciding transaction, everything locked, by one reading of the clock."""
+    now = ctx.ambient.now()
     rows = {key: _backup(conn, project, key) for key in ids}
     running = {key: _running_deletion(conn, row) for key, row in rows.items()}
     fresh = [key for key in ids if running[key] is None and rows[key].state != "DELETING"]
     for key in fresh:
-        refusal = _refusal(conn, rows[key], expiring)
+        refusal = _refusal(conn, rows[key], now, expiring)
         if refusal is not None:
             raise refusal
     if any(key not in seen.parts for key in fresh):
@@ -163,7 +164,7 @@ def _accept(
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
         if not last:
             raise _Moved
-        seen = _compute(conn, project, ids, priced=thorough, expiring=expiring)
+        seen = _compute(conn, project, ids, now=now, priced=thorough, expiring=expiring)
     price = seen.thorough.living if thorough else None
     jobs: dict[str, str] = {}
     room = min(sweeping.AT_ONCE, sweeping.BATCH)
@@ -235,7 +236,7 @@ def _resume(ctx: Context, conn: Connection, backup: Row[Any], price: int | None)
     return job
 
 
-def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool, expiring: bool = False) -> Preview:
+def _compute(conn: Connection, project: str, ids: Sequence[str], *, now: float, priced: bool, expiring: bool = False) -> Preview:
     """The one function behind preview and promise. `priced`: also what a thorough delete would rewrite."""
     parts: dict[str, Sequence[tuple[str, int]]] = {}
     promises: dict[str, Promise] = {}
@@ -246,7 +247,7 @@ def _compute(conn: Connection, project: str, ids: Sequence[str], *, priced: bool
         row = _backup(conn, project, key)
         if row.state == "DELETING":
             continue
-        refusal = _refusal(conn, row, expiring)
+        refusal = _refusal(conn, row, now, expiring)
         if refusal is not None:
             refusals[key] = refusal
             continue
@@ -280,12 +281,12 @@ def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away:
     )  # fmt: skip
 
 
-def _refusal(conn: Connection, backup: Row[Any], expiring: bool) -> errors.Refused | None:
+def _refusal(conn: Connection, backup: Row[Any], now: float, expiring: bool) -> errors.Refused | None:
     """Why this backup may not go now, in the contract's order."""
     if backup.state == "BUILDING":
         return errors.BackupBuilding(f"backup {backup.id} is being built: stop it first")
-    if backup.held is not None:
-        return errors.BackupHeld(f"backup {backup.id} is held ({backup.held}): release it first")
+    if holds.is_held(backup, now):
+        return errors.BackupHeld(f"backup {backup.id} is held ({holds.told(backup)}): release it first")
     restoring = conn.execute(
         sa.select(t.job.c.id).where(
             t.job.c.backup == backup.id, t.job.c.kind == "restore", t.job.c.state.in_(("QUEUED", "RUNNING"))

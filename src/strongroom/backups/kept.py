@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from strongroom.backups import holds
 from strongroom.catalog import tables as t
 from strongroom.catalog.many import batches
 from strongroom.identity import tables as identity
@@ -134,9 +135,7 @@ def put_back(conn: Connection, lines: Iterable[Line], *, onto: bool) -> dict[str
     Raises UnknownFormat for a table or column that this version does not have."""
     counts: dict[str, int] = {}
     for name, of_table in groupby(lines, key=lambda line: line[0]):
-        kept = _BY_NAME.get(name)
-        if kept is None:
-            raise UnknownFormat(f"the snapshot has a table {name!r}, made by a newer version: use that one")
+        kept = _known(name)
         if kept.onto != onto:
             continue
         for some in batches((_typed(kept, row) for _, row in of_table), _BATCH):
@@ -144,15 +143,31 @@ def put_back(conn: Connection, lines: Iterable[Line], *, onto: bool) -> dict[str
     return counts
 
 
+def require_known(lines: Iterable[Line]) -> None:
+    """Raises UnknownFormat as `put_back` does, and puts nothing back."""
+    for name, row in lines:
+        _typed(_known(name), row)
+
+
+def _known(table: str) -> Kept:
+    kept = _BY_NAME.get(table)
+    if kept is None:
+        raise UnknownFormat(f"the snapshot has a table {table!r}, made by a newer version: use that one")
+    return kept
+
+
 def _typed(kept: Kept, row: Mapping[str, Any]) -> dict[str, Any]:
     known = {column.name: column for column in kept.columns}
     if not row.keys() <= known.keys():
         strange = sorted(row.keys() - known.keys())
         raise UnknownFormat(f"the snapshot's {kept.table.name} has {', '.join(strange)}, made by a newer version: use that one")
-    return {
+    values = {
         name: base64.b64decode(value) if isinstance(known[name].type, sa.LargeBinary) and value is not None else value
         for name, value in row.items()
     }
+    if kept.table is t.backup and "held_kind" not in values:  # of 0.1.0
+        values |= holds.of_reason(row["held"])
+    return values
 
 
 def _put_in(conn: Connection, kept: Kept, rows: list[dict[str, Any]]) -> int:
@@ -174,6 +189,5 @@ def _put_onto(conn: Connection, kept: Kept, rows: list[dict[str, Any]]) -> int:
 
 def _may(kept: Kept, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:
     """A damaged backup stays held as the rebuild holds it, unless the snapshot knows of another hold."""
-    holds = (column.name for column in kept.told if column is not t.backup.c.end_at)
-    free = kept.table is t.backup and all(row.get(name) is None for name in holds)
+    free = kept.table is t.backup and all(row.get(name) is None for name in holds.FREE)
     return t.backup.c.state == "COMPLETED" if free else sa.true()

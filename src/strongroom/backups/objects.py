@@ -44,6 +44,19 @@ def plan(
     return key, full
 
 
+def register_found(
+    conn: Connection, key: str, lineage: str, kind: str, name: str, size: int, seq: int = 0, attempt: int = 0, *,
+    live: int = 0, dead: int = 0,
+) -> None:  # fmt: skip
+    """Registers an object that a rebuild finds in the store: `size`, `live` and `dead` in bytes."""
+    conn.execute(
+        t.object_.insert().values(
+            id=key, lineage=lineage, kind=kind, name=name, state="STORED", bytes=size, live=live, dead_bytes=dead, seq=seq,
+            attempt=attempt, late=False,
+        )
+    )  # fmt: skip
+
+
 def stored(conn: Connection, key: str, size: int, live: int = 0) -> bool:
     """Marks a planned object as durable; False if it is not planned any more (condemned meanwhile)."""
     found = conn.execute(

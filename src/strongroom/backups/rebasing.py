@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from strongroom.backups import kept, trail
+from strongroom.backups import kept, trail_segments
 from strongroom.backups.context import Context
+from strongroom.backups.objects import register_found
 from strongroom.backups.snapshots import ABOUT
 from strongroom.catalog import tables as t
 from strongroom.identity import audit
@@ -46,7 +47,7 @@ def choose(ctx: Context, snapshots: list[tuple[Stat, names.ParsedName]], report:
     """The newest that opens, which is told with its age; None if there is none. Those that do not open are told. Raises
     StoreError."""
     base: Base | None = None
-    for stat, parsed in sorted(snapshots, key=lambda one: (one[1].attempt or 0, one[1].seq or 0), reverse=True):
+    for stat, parsed in _newest_first(snapshots):
         try:
             packed = open_catalog(ctx.root_key, parsed.attempt or 0, parsed.seq or 0, ctx.store.get(stat.name))
             table, about = next(read_lines(packed, stat.name), ("", {}))
@@ -64,6 +65,24 @@ def choose(ctx: Context, snapshots: list[tuple[Stat, names.ParsedName]], report:
     return base
 
 
+def require_ours(ctx: Context) -> None:
+    """Raises UnknownFormat if the newest snapshot that opens was made by a newer version: for before the store is taken from the
+    catalog that put it. Raises StoreError."""
+    there = [(stat, parsed) for stat in ctx.store.list("catalog/") if (parsed := names.parse(stat.name)) is not None]
+    for stat, parsed in _newest_first(there):
+        try:
+            packed = open_catalog(ctx.root_key, parsed.attempt or 0, parsed.seq or 0, ctx.store.get(stat.name))
+            lines = list(read_lines(packed, stat.name))
+        except (RepositoryError, ObjectMissing):
+            continue
+        kept.require_known(line for line in lines if line[0] != ABOUT)
+        return
+
+
+def _newest_first(snapshots: list[tuple[Stat, names.ParsedName]]) -> list[tuple[Stat, names.ParsedName]]:
+    return sorted(snapshots, key=lambda one: (one[1].attempt or 0, one[1].seq or 0), reverse=True)
+
+
 def _age(seconds: float) -> str:
     for one, name in _MOST_AGES:
         if seconds >= 2 * one:
@@ -75,13 +94,8 @@ def put_back(ctx: Context, conn: Connection, base: Base, report: Callable[[str],
     """All that stands by itself, into an empty catalog, and proves the audit trail. Raises RepositoryError."""
     counts = kept.put_back(conn, base.lines(), onto=False)
     for parsed, name, size in base.objects:
-        conn.execute(
-            t.object_.insert().values(
-                id=ctx.ambient.hex_id(), lineage="", kind="catalog", name=name, state="STORED", bytes=size, live=0, dead_bytes=0,
-                seq=parsed.seq, attempt=parsed.attempt, late=False,
-            )
-        )  # fmt: skip
-    for key, why in trail.put_back(ctx, conn).items():
+        register_found(conn, ctx.ambient.hex_id(), "", "catalog", name, size, parsed.seq or 0, parsed.attempt or 0)
+    for key, why in trail_segments.put_back(ctx, conn).items():
         report(f"{names.trail(key)}: {why}; its rows of the audit trail do not come back")
     for account in conn.scalars(sa.select(identity.audit_head.c.account).order_by(identity.audit_head.c.account)).all():
         broken = audit.check_chain(conn, account)

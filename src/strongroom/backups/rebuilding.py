@@ -32,7 +32,9 @@ from sqlalchemy import Connection
 
 from strongroom.backups import rebasing
 from strongroom.backups.context import Context
+from strongroom.backups.holds import RECOVERED, Hold
 from strongroom.backups.incarnation import REBUILDING
+from strongroom.backups.objects import register_found
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import to_sizes
 from strongroom.identity import tables as identity
@@ -54,7 +56,6 @@ from strongroom.repository.pack import read_index
 from strongroom.repository.records import Named
 from strongroom.storage.base import ObjectExists, ObjectMissing, Stat, Store
 
-HELD = "recovered by a catalog rebuild"
 _AHEAD = 1_000  # a lineage's counter goes on this far above what was seen
 
 Report = Callable[[str], None]
@@ -115,11 +116,12 @@ class _Locator:
 
 
 def rebuild(ctx: Context, report: Report, found: Callable[[], None] = lambda: None) -> Rebuilt:
-    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (WrongKey before anything is done),
-    StoreError.
+    """Fills an empty catalog from the store and takes the store over. Raises RepositoryError (before anything is done: WrongKey,
+    and UnknownFormat for what a newer version has written), StoreError.
 
     `found` is called once the base is there, before anything that belongs to an account: it makes one where there is none."""
     former = require_root_key(ctx.root_key, ctx.store)
+    rebasing.require_ours(ctx)
     k = _take_store(ctx, former)
     report(f"the store is owner {k}'s now; workers of an older catalog stop")
     by_lineage: dict[str, list[tuple[Stat, names.ParsedName]]] = defaultdict(list)
@@ -210,7 +212,7 @@ def _take_store(ctx: Context, former: Former) -> int:
     with ctx.catalog.write() as conn:
         conn.execute(t.installation.insert().values(id=1, owner=k, incarnation=REBUILDING, created_at=ctx.ambient.now()))
         for owner, there in enumerate(sizes, 1):
-            _object(conn, ctx.ambient.hex_id(), "", "owner", names.owner(owner), there)
+            register_found(conn, ctx.ambient.hex_id(), "", "owner", names.owner(owner), there)
     return k
 
 
@@ -268,7 +270,7 @@ class _Lineage:
                 return False
             with self._ctx.catalog.write() as conn:
                 _lineage_row(conn, self._lineage, "", "", "CLOSED", 0, None)
-                _object(conn, self._ctx.ambient.hex_id(), self._lineage, "closed", stat.name, stat.size)
+                register_found(conn, self._ctx.ambient.hex_id(), self._lineage, "closed", stat.name, stat.size)
             self._result.unknown.extend(other.name for other, parsed in self._objects if parsed.kind != "closed")
             return True
         return False
@@ -362,9 +364,9 @@ class _Lineage:
         _lineage_row(conn, self._lineage, project, instance, "OPEN", highest + _AHEAD, sealed, chunk_average, node, scope)
         self._result.lineages += 1
         for stat, parsed in self._of("key"):
-            _object(conn, parsed.id or "", self._lineage, "key", stat.name, stat.size)
+            register_found(conn, parsed.id or "", self._lineage, "key", stat.name, stat.size)
         for seq, stat in graves:
-            _object(conn, self._ctx.ambient.hex_id(), self._lineage, "grave", stat.name, stat.size, seq)
+            register_found(conn, self._ctx.ambient.hex_id(), self._lineage, "grave", stat.name, stat.size, seq)
         _ensure_project(conn, self._ctx, project)
         newest = next((part.manifest.facts for part in reversed(parts) if part.manifest is not None), {})
         _ensure_instance(conn, instance, project, dict(newest), self._ctx.ambient.now())
@@ -410,7 +412,8 @@ class _Lineage:
                 state="COMPLETED" if part.reason is None else "FAILED", version=0,
                 begin_at=facts.get("begin_at", now), end_at=facts.get("end_at", facts.get("begin_at", now)),
                 plain_bytes=0 if totals is None else totals.plain_bytes,
-                fail_reason=None if part.reason is None else f"damaged: {part.reason}", held=HELD,
+                fail_reason=None if part.reason is None else f"damaged: {part.reason}",
+                **Hold(RECOVERED, "recovered").columns(now),
             )
         )  # fmt: skip
         self._result.backups += 1
@@ -418,7 +421,7 @@ class _Lineage:
 
     def _write_row(self, conn: Connection, part: _Part, backup: str) -> None:
         totals = None if part.manifest is None else part.manifest.totals
-        _object(conn, part.object_id, self._lineage, "manifest", part.name, part.size, part.seq, part.attempt)
+        register_found(conn, part.object_id, self._lineage, "manifest", part.name, part.size, part.seq, part.attempt)
         conn.execute(
             t.part.insert().values(
                 lineage=self._lineage, seq=part.seq, backup=backup,
@@ -470,7 +473,7 @@ class _Lineage:
             return
         parsed = names.parse(name)
         assert parsed is not None
-        _object(
+        register_found(
             conn, object_id, self._lineage, parsed.kind, name, size, parsed.seq or 0, parsed.attempt or 0, live=live, dead=dead
         )
         conn.execute(t.holding.insert(), holdings)
@@ -534,18 +537,6 @@ def _lineage_row(
         t.lineage.insert().values(
             id=key, project=project, instance=instance, scope=scope, node=node, state=state, counter=counter, version=0,
             chunk_average=average, pack_target=16 << 20 if average else 0, sealed_keys=sealed,
-        )
-    )  # fmt: skip
-
-
-def _object(
-    conn: Connection, key: str, lineage: str, kind: str, name: str, size: int, seq: int = 0, attempt: int = 0, *,
-    live: int = 0, dead: int = 0,
-) -> None:  # fmt: skip
-    conn.execute(
-        t.object_.insert().values(
-            id=key, lineage=lineage, kind=kind, name=name, state="STORED", bytes=size, live=live, dead_bytes=dead, seq=seq,
-            attempt=attempt, late=False,
         )
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from strongroom.backups.reading import parts_to_read, reading
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Rehearser
 from strongroom.jobs.port import JobFailed, Running, TryAgain
+from strongroom.notifications import outbox
 from strongroom.repository.errors import RepositoryError
 from strongroom.storage.base import StoreError
 
@@ -85,7 +86,11 @@ class RehearsalJob:
         scratch = ctx.scratch / f"{job.id}-{job.epoch}"
         scratch.mkdir(mode=0o700, parents=True)
         try:
-            return {"backup": backup.id, **self._rehearse(job, backup, parts)}
+            found = self._rehearse(job, backup, parts)
+            if found["outcome"] == "differs":
+                what = f"what was restored differs in {len(found['differences'])} ways from what was saved"
+                self._tell(job, backup, f"{what}: the job's result tells them")
+            return {"backup": backup.id, **found}
         except StoreError as error:
             if self._deleted(backup.id):
                 return {"backup": backup.id, "outcome": "superseded"}
@@ -100,7 +105,20 @@ class RehearsalJob:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """Nothing is left: the throw-away server ends with the run, and its folder is scratch."""
+        """Nothing is left: the throw-away server ends with the run, and its folder is scratch. That it failed is told, but not
+        that somebody ended it."""
+        with self._ctx.catalog.read() as conn:
+            backup = conn.execute(sa.select(t.backup).where(t.backup.c.id == job.args["backup"])).one()
+        if outcome == "FAILED":
+            self._tell(job, backup, reason)
+
+    def _tell(self, job: Running, backup: Row[Any], reason: str) -> None:
+        """Writes nothing where nobody wants to know; after a crash it is the same event."""
+        with self._ctx.catalog.read() as conn:
+            if not outbox.receivers(self._ctx, conn, backup.project, "test_restore_failed"):
+                return
+        with self._ctx.catalog.write(job.guard) as conn:
+            outbox.test_restore_failed(self._ctx, conn, backup, job.id, reason)
 
     def _rehearse(self, job: Running, backup: Row[Any], parts: Sequence[Row[Any]]) -> Mapping[str, Any]:
         ctx = self._ctx

@@ -11,7 +11,7 @@ from rows, never from the store's replies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -117,6 +117,15 @@ def ending(error: StoreError | RepositoryError | staleness.CatalogOutdated) -> J
     return JobFailed(str(error)) if error.permanent else TryAgain(str(error))
 
 
+def require_gone(ctx: Context, wanted: Iterable[str]) -> None:
+    """Looks that what was removed is gone. Raises StoreUnavailable if something is there still."""
+    left = [name for name in wanted if ctx.store.stat(name) is not None]
+    if left:
+        raise StoreUnavailable(
+            f"{len(left)} objects are still there after their removal, first {left[0]}: is the store read-only?"
+        )
+
+
 def _condemned(ctx: Context, removal: str, kinds: Sequence[str]) -> list[Row[Any]]:
     with ctx.catalog.read() as conn:
         query = sa.select(t.object_).where(
@@ -129,11 +138,7 @@ def _remove(ctx: Context, job: Running, batch: list[Row[Any]], removal: str) -> 
     staleness.require_owner(ctx)
     wanted = [row.name for row in batch]
     ctx.store.delete_many(wanted)
-    left = [name for name in wanted if ctx.store.stat(name) is not None]
-    if left:
-        raise StoreUnavailable(
-            f"{len(left)} objects are still there after their removal, first {left[0]}: is the store read-only?"
-        )
+    require_gone(ctx, wanted)
     with ctx.catalog.write(job.guard) as conn:
         _forget(ctx, conn, batch, removal)
 

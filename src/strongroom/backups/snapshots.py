@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from strongroom.backups import removal, staleness, trail
+from strongroom.backups import removal, staleness, trail_segments
 from strongroom.backups.context import Context
 from strongroom.backups.kept import write_rows
 from strongroom.backups.objects import plan, stored
@@ -85,7 +85,7 @@ def take(ctx: Context, guard: Guard | None = None, check: Callable[[], None] = l
     staleness.require_owner(ctx)
     _require_newest(ctx)
     adopted = _settle(ctx, guard)
-    trail.grow(ctx, guard, check)
+    trail_segments.grow(ctx, guard, check)
     content, newest, digest = _read(ctx)
     there = newest is not None and newest.seq == content.number and _is_current(ctx, newest)
     if there and digest == content.digest:

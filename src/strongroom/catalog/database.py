@@ -4,7 +4,7 @@
 version. Both writing forms first prove that the caller's job still owns the work, then lock rows in one fixed order, each by
 its own `UPDATE … SET version = version + 1`, and only then may anything be read: on PostgreSQL at READ COMMITTED a
 statement sees what was committed before it began, so a row read after its lock is current; on SQLite the transaction
-holds the write lock from its first statement (BEGIN IMMEDIATE).
+holds the write lock from its first statement (BEGIN IMMEDIATE). `remake` is for migrations alone.
 
     CatalogError
     ├── RowGone          a row that was to be locked does not exist (permanent)
@@ -85,6 +85,26 @@ class Catalog:
                 yield conn
         for tell in told:
             tell()
+
+    @contextmanager
+    def remake(self) -> Iterator[Connection]:
+        """A writing transaction that may make tables anew. On SQLite a table that others refer to could not be dropped for that:
+        references are looked at once, all of them, before the commit. Raises CatalogError if one does not hold."""
+        if self.postgres:
+            with self.write() as conn:
+                yield conn
+            return
+        with self.engine.connect() as conn:
+            raw: Any = conn.connection.dbapi_connection
+            raw.execute("PRAGMA foreign_keys=OFF")
+            try:
+                with conn.begin():
+                    yield conn
+                    broken = conn.exec_driver_sql("PRAGMA foreign_key_check").first()
+                    if broken is not None:
+                        raise CatalogError(f"a row of {broken[0]} refers to a row of {broken[2]} that is not there")
+            finally:
+                raw.execute("PRAGMA foreign_keys=ON")
 
     @contextmanager
     def decide(

@@ -2,6 +2,9 @@
 
 Migrations are part of the package (`migrations/versions`) and run in one transaction on both databases: a start that dies in
 the middle leaves the schema as it was. Of several processes that start at once, one migrates and the others wait for it.
+
+What a release has published stays as it is for ever, since catalogs were made by it: a change of the schema is a migration after
+it. On SQLite some changes make a table anew, drop the old one and take its name (Catalog.remake).
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ _LOCK = 0x5354524F4E47  # an advisory lock's key: one process at a time migrates
 
 
 def migrate(catalog: Catalog) -> None:
-    """Upgrades the schema to this version's, from nothing if need be. Raises CatalogBehind if a newer version made it."""
-    with catalog.write() as conn:
+    """Upgrades the schema to this version's, from nothing if need be. Raises CatalogBehind if a newer version made it,
+    CatalogError if a reference would not hold afterwards."""
+    with catalog.remake() as conn:
         if catalog.postgres:
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         config = _config()

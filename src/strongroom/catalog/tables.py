@@ -113,7 +113,7 @@ webhook = Table(
     Column("project", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),  # without user and password
-    Column("events", Text, nullable=False),  # "backup_failed,deletion_failed,…"
+    Column("events", Text, nullable=False),  # "all", or some: "backup_failed,deletion_failed,…"
     Column("secret", LargeBinary, nullable=False),  # what deliveries are signed with, sealed under the root key
     Column("created_at", Double, nullable=False),
 )
@@ -197,7 +197,12 @@ backup = Table(
     Column("end_at", Double, nullable=True),
     Column("plain_bytes", BigInteger, nullable=False),
     Column("fail_reason", Text, nullable=True),
-    Column("held", Text, nullable=True),  # why it must not go: legal hold, pin, recovered; NULL is not held
+    Column("held", Text, nullable=True),  # why it must not go; NULL is not held, and then the next four are NULL too
+    Column("held_kind", Text, nullable=True),
+    Column("held_by", Text, nullable=True),  # the name of the user who said so; NULL: the service itself
+    Column("held_at", Double, nullable=True),  # NULL also of what 0.1.0 held
+    Column("held_until", Double, nullable=True),  # from then on it may go; NULL: until it is released
+    one_of("held_kind", "legal", "pin", "recovered"),
     one_of("origin", "Auto", "Manual"),
     one_of("state", "BUILDING", "COMPLETED", "FAILED", "DELETING", "DELETED"),
 )

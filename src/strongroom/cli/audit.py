@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,27 @@ def audit() -> None:
     """Look into the audit trail, export it and check it."""
 
 
+class _Time(click.ParamType[float]):
+    """A time, in whole seconds since the epoch; UTC where no zone is said."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-11-24T12:00:00+0000", param, ctx)
+        return found.replace(tzinfo=found.tzinfo or UTC, microsecond=0).timestamp()
+
+
+def _text(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
 @audit.command("list")
+@click.option("--project", metavar="PROJECT", help="Only what happened in it, by id or name.")
 @click.option("--event", help="Only these, e.g. NoSQLDeleteBackup.")
 @click.option("--outcome", type=click.Choice(["OK", "FAILED", "REFUSED"]), help="Only these.")
 @click.option("--level", type=click.Choice(["Normal", "Major"]), help="Only these.")
@@ -75,26 +96,35 @@ def list_(limit: int, **filters: str | None) -> None:
 @audit.command("export")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--after", type=click.IntRange(0), default=0, metavar="RECORD", help="Only what comes after this record.")
+@click.option("--from", "begin", type=_Time(), metavar="TIME", help="What happened from then on, e.g. 2026-11-01.")
+@click.option("--to", "end", type=_Time(), metavar="TIME", help="What happened before.")
 @shared
-def export(file: Path, after: int) -> None:
-    """Write the account's whole audit trail into a new FILE, oldest first, a record a line of JSON.
+def export(file: Path, after: int, begin: float | None, end: float | None) -> None:
+    """Write the account's audit trail into a new FILE, oldest first, a record a line of JSON.
+
+    With --from or --to: what happened in between, without a gap, and the last record before it and the first one after it, which
+    prove that the file holds all of it.
 
     Only you can read the file, and it is there once it is whole. It is checked; its head is told, to be kept elsewhere. The exit
     status is 1 if the trail in it is not what was written.
     """
+    if after and (begin is not None or end is not None):
+        raise click.UsageError("--after goes without --from and --to", click.get_current_context())
     draft = file.with_name(file.name + ".part")
     if file.exists():
         raise NotWritten(f"{file} is there already: name a new file")
+    span = {"start_time": _text(begin), "end_time": _text(end)}
+    asked = {"after": after, **{name: value for name, value in span.items() if value is not None}}
     try:
         with (
             open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out,
             client() as api,
-            api.own_stream("audit/export", {"after": after}) as answer,
+            api.own_stream("audit/export", asked) as answer,
         ):
             for piece in answer.iter_bytes():
                 out.write(piece)
             head = _head(answer.headers.get("X-Audit-Head"))
-        told = _checked(draft, head)
+        told = _checked(draft, head, begin, end)
         if head is not None and not told["first"] and head.sequence > after:
             told |= {"outcome": "broken", "broken": {"record": after + 1, "reason": "the newest rows are missing"}}
         draft.rename(file)
@@ -110,27 +140,31 @@ def export(file: Path, after: int) -> None:
     "--kept", metavar="HEAD", help="A head that an earlier check told, kept elsewhere: the trail must still lead to it."
 )
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Check an export instead; no server.")
+@click.option("--from", "begin", type=_Time(), metavar="TIME", help="The file must hold all from then on.")
+@click.option("--to", "end", type=_Time(), metavar="TIME", help="The file must hold all before.")
 @shared
-def verify(kept: str | None, file: Path | None) -> None:
+def verify(kept: str | None, file: Path | None, begin: float | None, end: float | None) -> None:
     """Read the account's whole audit trail, or an export: was a record changed, removed or moved?
 
     The exit status is 1 if so. Who can write the database can also write the whole trail anew: keep the head that this tells
     somewhere else, and give it with --kept the next time.
     """
+    if file is None and (begin is not None or end is not None):
+        raise click.UsageError("--from and --to go with --file", click.get_current_context())
     if file is not None:
-        found = _checked(file, _head(kept))
+        found = _checked(file, _head(kept), begin, end)
     else:
         with client() as api:
             found = api.own("GET", "audit/verification", query={"kept": kept})
     _say(found)
 
 
-def _checked(file: Path, kept: Head | None) -> Answer:
+def _checked(file: Path, kept: Head | None, begin: float | None, end: float | None) -> Answer:
     """What the server tells of its trail, of a file."""
-    from strongroom.identity.trail import check_lines
+    from strongroom.identity.trail import Span, check_lines
 
     with file.open("rb") as lines:
-        done = check_lines(lines, kept)
+        done = check_lines(lines, kept, Span(begin, end))
     broken = done.broken
     return {
         "outcome": "whole" if broken is None else "broken",

@@ -203,13 +203,16 @@ def stop(backup_id: str) -> None:
 @backup.command("hold")
 @click.argument("backup_id", metavar="ID")
 @click.option("--reason", required=True, help="Why it may not be deleted; a refused delete repeats it.")
+@click.option("--legal", is_flag=True, help="It is a legal hold: refusals and lists call it that.")
+@click.option("--until", metavar="TIME", help="From then on it may go, e.g. 2027-01-31T00:00:00+0000; else once it is released.")
 @shared
-def hold(backup_id: str, reason: str) -> None:
-    """Hold a backup: nobody and no policy deletes it until it is released."""
+def hold(backup_id: str, reason: str, legal: bool, until: str | None) -> None:
+    """Hold a backup: nobody and no policy deletes it until it is released, or the hold is over."""
     from strongroom.cli.client import segment
 
+    body = {"reason": reason, "kind": "legal" if legal else "pin"} | ({} if until is None else {"until": until})
     with client() as api:
-        answer = api.own("PUT", f"backups/{segment(backup_id)}/hold", body={"reason": reason})
+        answer = api.own("PUT", f"backups/{segment(backup_id)}/hold", body=body)
     say_line({"id": backup_id, **answer}, f"Backup {backup_id} is held.")
 
 
@@ -292,7 +295,7 @@ def _datastore(one: Answer) -> str:
 
 
 def _show_backup(console: Console, one: Answer) -> None:
-    held = one.get("held")
+    held = one.get("hold") or {}
     pairs = {
         "id": word(one.get("id")),
         "name": word(one.get("name")),
@@ -302,7 +305,11 @@ def _show_backup(console: Console, one: Answer) -> None:
         "type": word(one.get("type")),
         "state": word(one.get("state") or one.get("status")),
         "reason": word(one.get("fail_reason")),
-        "held": "yes" if held is True else word(held or None),
+        "held": word(held.get("reason")),
+        "held as": word(held.get("kind")),
+        "held by": word(held.get("by")),
+        "held since": moment(held.get("since")),
+        "held until": moment(held.get("until")),
         "begun": moment(one.get("begin_time")),
         "ended": moment(one.get("end_time")),
         "holds": size(one.get("plain_bytes")),

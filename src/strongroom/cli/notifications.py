@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from strongroom.cli.context import client, say, say_line, shared
-from strongroom.cli.display import facts, table, word
+from strongroom.cli.context import client, say, say_line, secret, shared
+from strongroom.cli.display import facts, moment, table, word
 from strongroom.cli.instances import resolve
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from strongroom.cli.client import Answer
 
-_EVENTS = ("backup_failed", "deletion_failed", "restore_failed", "damage_found", "no_good_backup", "good_backup_again")
+_EVENTS = (
+    "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
+    "good_backup_again",
+)  # fmt: skip
+
+_FROM = "The first line of standard input, or asked for."
 
 
 @click.group("notify")
@@ -58,6 +63,30 @@ def list_() -> None:
     ]  # fmt: skip
     columns = ("WEBHOOK", "URL", ">TOLD", ">FAILED TRIES", ">NEVER TOLD", "LAST ERROR")
     say(answer, lambda console: table(console, columns, rows, "No webhook is registered."))
+
+
+@notify.command("rotate")
+@click.argument("name", metavar="NAME")
+@click.option("--secret-stdin", is_flag=True, help=f"Give the new secret; else one is drawn and shown, once. {_FROM}")
+@click.option("--overlap", type=click.FloatRange(0, 168), metavar="HOURS", help="The old one signs too for so long; else for 24.")
+@shared
+def rotate(name: str, secret_stdin: bool, overlap: float | None) -> None:
+    """Replace the secret that signs what this webhook is told. Until the overlap ends, each delivery is signed by both."""
+    from strongroom.cli.client import segment
+
+    body: dict[str, Any] = {} if overlap is None else {"overlap_hours": overlap}
+    if secret_stdin:
+        body["secret"] = secret("New secret", new=True)
+    with client() as api:
+        made = api.own("POST", f"notifications/webhooks/{segment(name)}/secret", body=body)
+
+    def people(console: Console) -> None:
+        shown = {"secret": word(made.get("secret"))} if made.get("secret") else {}
+        facts(console, {"webhook": name, **shown, "the old one signs until": moment(made.get("previous_until"))})
+        if shown:
+            console.print("It is not shown again.")
+
+    say(made, people)
 
 
 @notify.command("remove")

@@ -153,14 +153,15 @@ def _post(ctx: Context, receiver: str, event: str, body: bytes, delivery: str) -
     if row is None:
         raise NotDelivered("the webhook was removed")
     try:
-        secret = ctx.sealer.open(row.secret, "webhook", receiver).decode()
+        secrets = webhooks.secrets_of(ctx, row).valid(ctx.ambient.now())
         place = posting.parse(row.url, ctx.options.notify_networks)
     except (SecretUnreadable, posting.UrlRefused) as error:
         raise NotDelivered(str(error)) from error
     timestamp = int(ctx.ambient.now())
     headers = {
         "User-Agent": f"strongroom/{__version__}", "X-Strongroom-Event": event, "X-Strongroom-Delivery": delivery,
-        "X-Strongroom-Timestamp": str(timestamp), "X-Strongroom-Signature": f"v1={posting.sign(secret, timestamp, body)}",
+        "X-Strongroom-Timestamp": str(timestamp),
+        "X-Strongroom-Signature": ",".join(f"v1={posting.sign(secret, timestamp, body)}" for secret in secrets),
     }  # fmt: skip
     return posting.post(place, body, headers, ctx.options.notify_networks)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,8 +34,14 @@ NOTIFY = "notify"
 COMMAND = "command"
 """The receiver that is no webhook: the operator's command."""
 
-EVENTS = ("backup_failed", "deletion_failed", "restore_failed", "damage_found", "no_good_backup", "good_backup_again")
-"""What is told of. A seventh, `test`, is told only when asked for."""
+EVENTS = (
+    "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
+    "good_backup_again",
+)  # fmt: skip
+"""What is told of. One more, `test`, is told only when asked for."""
+
+_ALL = "all"
+_ALL_OF_0_1 = "backup_failed,deletion_failed,restore_failed,damage_found,no_good_backup,good_backup_again"
 
 MOST = 100
 """Events that wait for one receiver."""
@@ -88,8 +94,18 @@ def body(ctx: Context, event: Event) -> dict[str, Any]:
 def receivers(ctx: Context, conn: Connection, project: str, event: str) -> Sequence[str]:
     """Ids of who wants to know of such an event of the project, in order."""
     rows = conn.execute(sa.select(t.webhook.c.id, t.webhook.c.events).where(t.webhook.c.project == project)).all()
-    found = [row.id for row in rows if event in row.events.split(",")]
+    found = [row.id for row in rows if event in events_of(row.events)]
     return sorted([*found, COMMAND] if ctx.options.notify_command else found)
+
+
+def events_of(text: str) -> Sequence[str]:
+    """What a webhook's column says. Who wants all wants also what later versions tell of."""
+    return EVENTS if text in (_ALL, _ALL_OF_0_1) else text.split(",")
+
+
+def text_of(events: Sequence[str]) -> str:
+    """The column's text for these events."""
+    return _ALL if set(events) == set(EVENTS) else ",".join(events)
 
 
 def serial(receiver: str) -> str:
@@ -154,6 +170,12 @@ def restore_failed(ctx: Context, conn: Connection, backup: Row[Any] | None, targ
     instance = {"id": target.id, "name": target.name, "engine": target.engine}
     about = None if backup is None else {"id": backup.id, "name": backup.name, "origin": backup.origin}
     tell(ctx, conn, Event("restore_failed", target.project, words, instance, about, job, _why(reason), key=job))
+
+
+def test_restore_failed(ctx: Context, conn: Connection, backup: Row[Any], job: str, reason: str) -> None:
+    """As restore_failed. What was restored into is thrown away: it is told about the backup and its instance."""
+    words = f"The test restore of backup {backup.name} of {backup.engine} instance {backup.instance_name} failed: {reason}"
+    tell(ctx, conn, replace(_of_backup("test_restore_failed", backup, words, job, _why(reason)), key=job))
 
 
 def damage_found(ctx: Context, conn: Connection, backup: Row[Any], job: str, chunks: int, objects: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from strongroom.backups import (
     errors,
     incarnation,
     objects,
+    quarantining,
     reading,
     rebuilding,
     reconciling,
@@ -601,4 +602,4 @@ def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) ->
 @plant(120)
 def what_has_a_row_is_moved_aside(patch: pytest.MonkeyPatch) -> None:
     """An operator names an object, and that is enough."""
-    patch.setattr(reconciling, "_require_no_row", lambda ctx, name: None)
+    patch.setattr(quarantining, "_require_no_row", lambda ctx, name: None)

@@ -18,6 +18,7 @@ DOINGS = (
     "a preview's version has moved",
     "expiry deletes the oldest",
     "a hold refuses a delete",
+    "a hold that is over lets a delete through",
     "a restore refuses a delete",
     "a restore is done",
     "rewriting replaces objects",

@@ -152,7 +152,7 @@ class Truth:
     store: WatchedStore = field(init=False)
     checker: Process = field(init=False)
     states: dict[str, str] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
+    held: dict[str, float | None] = field(default_factory=dict)  # until when; None: until it is released
     asked: set[str] = field(default_factory=set)  # backups whose deletion a user asked for
     needs: dict[str, Needs] = field(default_factory=dict)  # of backups that must restore
     places: dict[str, object] = field(default_factory=dict)  # where the catalog said that they lie when they were read last
@@ -203,8 +203,8 @@ class Truth:
         if sim.commits == self.seen or self.between:
             return
         self.seen = sim.commits
-        rows = sim.raw.execute("SELECT id, state, held, fail_reason FROM backup").fetchall()
-        for key, state, held, reason in rows:
+        rows = sim.raw.execute("SELECT id, state, held, held_until, fail_reason FROM backup").fetchall()
+        for key, state, held, until, reason in rows:
             before = self.states.get(key)
             if state != before:
                 self._moved(key, before, state, reason)
@@ -212,9 +212,9 @@ class Truth:
             if state == "DELETING" and reason is not None:
                 self.never_whole.add(key)
             if held is None:
-                self.held.discard(key)
+                self.held.pop(key, None)
             else:
-                self.held.add(key)
+                self.held[key] = until
         for name, late in sim.raw.execute("SELECT name, late FROM object WHERE state IN ('CONDEMNED', 'LATE')"):
             if late and name not in self.condemned and "/rewrite/" in name:
                 self.meet("rewriting gives up what it planned")
@@ -232,7 +232,10 @@ class Truth:
             if key not in self.asked:
                 self.broken(f"backup {key} is being deleted and nobody asked for it")
             if key in self.held:
-                self.broken(f"backup {key} is being deleted although it was held")
+                until = self.held[key]
+                if until is None or self.checker.ctx.ambient.now() < until:
+                    self.broken(f"backup {key} is being deleted although it was held")
+                self.meet("a hold that is over lets a delete through")
             self._check_unread(key)
             self._tell_apart(key, before)
             self.needs.pop(key, None)

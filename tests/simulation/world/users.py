@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from strongroom.backups import creation, deletion, errors, holding, reconciling, restoration, verification
+from strongroom.backups import creation, deletion, errors, holding, quarantining, reconciling, restoration, verification
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.storage.base import StoreError
 
@@ -87,7 +87,13 @@ def _on_a_backup(world: World, process: Process, kind: str) -> None:
     elif kind == "stop":
         creation.stop(ctx, project, key, lambda conn: None)
     else:
-        holding.hold(ctx, project, key, "evidence" if kind == "hold" else None, lambda conn: None)
+        _hold(world, process, key) if kind == "hold" else holding.hold(ctx, project, key, None, lambda conn: None)
+
+
+def _hold(world: World, process: Process, key: str) -> None:
+    """For good, or for some seconds by the clock of now."""
+    until = world.ambient.now() + 5.0 if int(key[0], 16) % 2 == 0 else None
+    holding.hold(process.ctx, world.project, key, holding.Hold("evidence", until=until), lambda conn: None)
 
 
 def _batch(world: World, process: Process, keys: list[str]) -> None:
@@ -166,8 +172,8 @@ def _quarantine(world: World, process: Process) -> None:
     world.tell(process, f"wants {world.pretty(name)} moved aside")
     world.truth.aside.add(name)
     try:
-        reconciling.quarantine(process.ctx, world.project, [name], lambda conn, moved: None, outside=True)
-    except reconciling.NotQuarantined:
+        quarantining.quarantine(process.ctx, world.project, [name], lambda conn, moved: None, outside=True)
+    except quarantining.NotQuarantined:
         if known:
             world.meet("moving a known object aside is refused")
         raise

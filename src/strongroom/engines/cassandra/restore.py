@@ -56,6 +56,7 @@ from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_sche
 
 _DROP_SECONDS = 240.0
 _INDEX_POLL = 0.2
+_INDEX_IDLE = 30.0  # a node that works at nothing for so long, and has an index that is not built, has given it up
 
 SANDBOX = "sandbox"
 """An option of a target: one node for one copy of everything, whose files stay as they were streamed, to be compared."""
@@ -336,20 +337,34 @@ class _Restoring:
         self._await_indexes()
 
     def _await_indexes(self) -> None:
-        """Until every node says that its own share of every index is built."""
+        """Until every node says that its own share of every index is built. One that fails (of a damaged file, say) is told by
+        nothing but the node's log and its idleness."""
         mine = {one.name for one in self._contents.schema.keyspaces}
         indexes = self._session.rows("SELECT keyspace_name, index_name FROM system_schema.indexes")
         wanted = {(row.keyspace_name, row.index_name) for row in indexes if row.keyspace_name in mine}
         for member in self._session.members() if wanted else ():
             with connected(replace(self._target, node=member.id)) as session:
-                while True:
-                    # The column is called table_name, and holds the keyspace's.
-                    rows = session.rows('SELECT table_name, index_name FROM system."IndexInfo"')
-                    built = {(row.table_name, row.index_name) for row in rows}
-                    self._control.progress("index", len(wanted & built), len(wanted))
-                    if wanted <= built:
-                        break
-                    self._ambient.sleep(_INDEX_POLL)
+                self._await_indexes_on(session, member, wanted)
+
+    def _await_indexes_on(self, session: Session, member: Member, wanted: set[tuple[str, str]]) -> None:
+        worked, before = self._ambient.monotonic(), -1
+        while True:
+            # The column is called table_name, and holds the keyspace's.
+            rows = session.rows('SELECT table_name, index_name FROM system."IndexInfo"')
+            missing = wanted - {(row.table_name, row.index_name) for row in rows}
+            self._control.progress("index", len(wanted) - len(missing), len(wanted))
+            if not missing:
+                return
+            now = self._ambient.monotonic()
+            if len(missing) != before or session.rows("SELECT task_id FROM system_views.sstable_tasks"):
+                worked, before = now, len(missing)
+            if now - worked > _INDEX_IDLE:
+                keyspace, name = min(missing)
+                raise EngineError(
+                    f"node {member.host} has not built {len(missing)} indexes, first {keyspace}.{name}, and does not build "
+                    "them: its log says why (a file that was damaged before it was backed up is one reason)"
+                )
+            self._ambient.sleep(_INDEX_POLL)
 
     def _load(self) -> None:
         tables = self._contents.files

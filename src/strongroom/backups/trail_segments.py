@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
 from strongroom.backups.kept import plain_row
-from strongroom.backups.objects import plan, stored
+from strongroom.backups.objects import plan, register_found, stored
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Guard
 from strongroom.identity import tables as identity
@@ -86,10 +86,5 @@ def put_back(ctx: Context, conn: Connection) -> dict[str, str]:
             conn.execute(sa.delete(t.trail).where(t.trail.c.id == segment.id))
             continue
         conn.execute(sa.insert(identity.audit), rows)
-        conn.execute(
-            t.object_.insert().values(
-                id=segment.id, lineage="", kind="trail", name=names.trail(segment.id), state="STORED", bytes=len(data), live=0,
-                dead_bytes=0, seq=0, attempt=0, late=False,
-            )
-        )  # fmt: skip
+        register_found(conn, segment.id, "", "trail", names.trail(segment.id), len(data))
     return lost
