@@ -422,7 +422,7 @@ class CassandraHarness:
         self._ids: dict[str, str] = {}
         for side in ("source", "other"):
             node = self._nodes[side] = CassandraNode(folder / side, auth=True)
-            stack.callback(node.stop)
+            stack.callback(node.kill)
         with ThreadPoolExecutor() as pool:
             list(pool.map(CassandraNode.start, self._nodes.values()))
         for side, node in self._nodes.items():

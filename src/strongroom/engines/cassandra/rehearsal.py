@@ -1,7 +1,8 @@
 """Trying a restore out: a Cassandra node that is thrown away, and whether it holds what the backup says.
 
 Streaming puts a file whose rows all belong to one node into place as it is, and this node owns everything: so the files of every
-table are compared by their digests. For that nothing is compacted in it, and views are made when their tables are there.
+table are compared by their digests. For that nothing is compacted in it, views are made when their tables are there, and no table
+captures its changes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from strongroom.engines.base import Comparison, Control, EngineUnsupported, Rest
 from strongroom.engines.cassandra.connection import connected, controlled
 from strongroom.engines.cassandra.jmx import program
 from strongroom.engines.cassandra.restore import SANDBOX, read_contents
+from strongroom.engines.cassandra.roles import read_access, roles_in
 from strongroom.engines.cassandra.schema import plain, quoted, read_schema, text_of
 from strongroom.engines.exporting import new_folder, write_file
 
@@ -35,6 +37,8 @@ endpoint_snitch: SimpleSnitch
 num_tokens: 1
 auto_bootstrap: false
 auto_snapshot: false
+stream_throughput_outbound: 0MiB/s
+entire_sstable_stream_throughput_outbound: 0MiB/s
 listen_address: 127.0.0.1
 rpc_address: 127.0.0.1
 storage_port: {storage}
@@ -49,7 +53,7 @@ hints_directory: {folder}/hints
 cdc_raw_directory: {folder}/cdc_raw
 commitlog_sync: periodic
 commitlog_sync_period: 1000ms
-commitlog_total_space: 256MiB
+commitlog_total_space: 128MiB
 memtable_heap_space: 96MiB
 memtable_offheap_space: 96MiB
 file_cache_size: 32MiB
@@ -103,8 +107,8 @@ def sandbox(folder: Path, control: Control, ambient: Ambient) -> Iterator[Target
     def ready(port: int) -> bool:
         """Comes up; the user whom everybody knows makes way for one of ours."""
         with connected(Target(f"cassandra://cassandra@127.0.0.1:{port}", "cassandra")) as session:
-            made = f"CREATE ROLE {quoted(user)} WITH SUPERUSER = true AND LOGIN = true AND PASSWORD = {text_of(password)}"
-            session.rows(made)
+            rights = f"SUPERUSER = true AND LOGIN = true AND PASSWORD = {text_of(password)}"
+            session.rows(f"CREATE ROLE IF NOT EXISTS {quoted(user)} WITH {rights}")
         with connected(_target(port, user, password)) as session:
             session.rows("DROP ROLE cassandra")
         return True
@@ -136,6 +140,7 @@ def _command(jars: list[Path], folder: Path, jmx: int) -> list[str]:
         "cassandra.storagedir": str(folder), "cassandra.logdir": str(folder), "cassandra-foreground": "yes",
         "cassandra.libjemalloc": "-", "cassandra.ring_delay_ms": "1000", "cassandra.skip_wait_for_gossip_to_settle": "0",
         "cassandra.superuser_setup_delay_ms": "0", "cassandra.jmx.local.port": str(jmx),
+        "cassandra.test.flush_local_schema_changes": "false",  # the node's schema need not outlive its process
     }  # fmt: skip
     limited = ["prlimit", "--memlock=65536:65536"] if shutil.which("prlimit") else []  # else the whole heap is made resident
     return [
@@ -151,11 +156,12 @@ def _command(jars: list[Path], folder: Path, jmx: int) -> list[str]:
 def compare(target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control) -> Comparison:
     """See Rehearser."""
     contents = read_contents(source, facts)
-    wanted = contents.schema.with_one_copy()
+    wanted = contents.schema.for_one_node()
     report = _Report()
     with connected(target) as session, controlled(session, control.check) as (_, state):
         there = read_schema(session)
         report.elements(plain(wanted), plain(there))
+        report.roles(roles_in(contents.roles), roles_in(read_access(session).script()), session.user or "")
         folders = {(one.keyspace, one.name): one.folder for one in there.tables}
         for keyspace, table in sorted((one.keyspace, one.name) for one in wanted.tables):
             files = [
@@ -187,7 +193,7 @@ def _digest(pieces: Iterable[bytes], control: Control) -> tuple[bytes, int]:
 
 class _Report:
     def __init__(self) -> None:
-        names = ("schema elements", "files", "bytes")
+        names = ("schema elements", "roles", "files", "bytes")
         self._expected, self._found = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._digests = 0
         self._differences: list[str] = []
@@ -196,6 +202,13 @@ class _Report:
         self._expected["schema elements"], self._found["schema elements"] = len(wanted), len(found)
         for keyspace, kind, name in sorted({one[:3] for one in set(wanted) ^ set(found)}):
             self.differ(f"{kind} {keyspace}.{name} is not what was captured")
+
+    def roles(self, wanted: Mapping[str, str], found: Mapping[str, str], own: str) -> None:
+        """Statements by name; `own` is the sandbox's."""
+        there = {name: text for name, text in found.items() if name != own or name in wanted}
+        self._expected["roles"], self._found["roles"] = len(wanted), len(there)
+        for name in sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)):
+            self.differ(f"role {name} is not what was captured")
 
     def files(self, table: str, wanted: Counter[tuple[bytes, int]], found: Counter[tuple[bytes, int]]) -> None:
         for counts, files in ((self._expected, wanted), (self._found, found)):
