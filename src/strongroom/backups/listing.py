@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors
+from strongroom.backups import errors, pending
 from strongroom.backups.deletion import receipt
 from strongroom.backups.scope import WHOLE
 from strongroom.backups.versions import version_key
@@ -59,13 +59,15 @@ def list_backups(conn: Connection, project: str, wanted: BackupFilter, first: in
     return _page(conn, t.backup, clauses, (b.begin_at.desc(), b.id), first, limit)
 
 
-def find_backup(conn: Connection, project: str, backup: str) -> Row[Any]:
-    """A backup that is not being deleted. Raises errors.NoSuchBackup."""
+def find_backup(conn: Connection, project: str, backup: str, *, with_pending: bool = False) -> Row[Any]:
+    """A backup that is not being deleted. Raises errors.NoSuchBackup, and unless `with_pending` errors.DeletionPending."""
     row = conn.execute(
-        sa.select(t.backup).where(t.backup.c.id == backup, t.backup.c.project == project, t.backup.c.state.in_(VISIBLE))
+        sa.select(t.backup).where(t.backup.c.id == backup, t.backup.c.project == project, t.backup.c.state.in_(t.PRESENT))
     ).first()
     if row is None:
         raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+    if not with_pending:
+        pending.refuse_use(conn, row)
     return row
 
 
