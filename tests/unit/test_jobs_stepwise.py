@@ -537,7 +537,7 @@ def test_a_running_job_ends_itself_when_it_is_cancelled(house: House) -> None:
 
 
 def test_a_revoked_job_has_ended_with_its_callers_transaction(house: House) -> None:
-    """Queued or running: its reason stands, its key is free, nobody gives it up, whoever runs it is fenced; an ended one stays."""
+    """Queued or running: its reason stands, its key is free, nobody gives it up, who runs it is fenced; an ended one stays."""
     queued, running = house.submit(unique_key="k", delay=1000), house.submit(unique_key="l")
     job = house.claimed(house.one)
     done = house.submit()

@@ -17,7 +17,6 @@ from strongroom.backups import (
     holding,
     listing,
     pending,
-    policies,
     quotas,
     rebuilding,
     restoration,
@@ -66,7 +65,7 @@ def no_note(*_: object) -> None:
 
 
 def set_policy(vault: HarshVault, hours: int = 0, *, second: bool = False) -> None:
-    pending.put_policy(vault.ctx, vault.project, pending.Policy(hours, second), no_note)
+    pending.put_policy(vault.ctx, vault.project, no_note, undelete_hours=hours, second_person=second)
 
 
 def ask(vault: HarshVault, key: str, by: pending.Person | None = ANN, **options: Any) -> str:
@@ -88,7 +87,7 @@ def listed(vault: HarshVault) -> set[str]:
 
 def marks(vault: HarshVault) -> list[Any]:
     with vault.catalog.read() as conn:
-        return pending.list_pending(conn, vault.project)
+        return list(listing.list_deletions(conn, vault.project, "PENDING", 0, 100).rows)
 
 
 def part_state(vault: HarshVault, key: str) -> str:
@@ -363,9 +362,7 @@ def test_a_policy_counts_for_what_is_asked_from_then_on(vault: HarshVault) -> No
     keys = list(vault.wanted)
     set_policy(vault, 1)
     ask(vault, keys[1])
-    noted: list[pending.Policy] = []
-    pending.put_policy(vault.ctx, vault.project, pending.AT_ONCE, lambda conn, before: noted.append(before))
-    assert noted == [pending.Policy(1)]
+    set_policy(vault)
     alone = vault.preview(keys[2]).total
     together = vault.preview(keys[1], keys[2]).promises[keys[2]]
     assert together.owned > alone.owned, "neighbours share"
@@ -640,12 +637,44 @@ def test_ends_of_a_job_that_nothing_is_pending_for(vault: HarshVault) -> None:
     assert events(vault, "NoSQLDeleteBackupFailed") == []
 
 
-def test_policies_that_wait_for_nothing_leave_no_row(vault: HarshVault) -> None:
-    """No row is no window and no second person."""
-    assert not pending.AT_ONCE.waits
-    set_policy(vault, 1)
-    set_policy(vault)
+def test_what_is_not_named_of_a_policy_stays(vault: HarshVault) -> None:
+    """Without a row there is no window and no second person; the note is given what was and what is."""
+    noted: list[tuple[pending.Policy, ...]] = []
+
+    def put(**given: Any) -> pending.Policy:
+        return pending.put_policy(vault.ctx, vault.project, lambda conn, *both: noted.append(both), **given)
+
     with vault.catalog.read() as conn:
-        assert conn.execute(sa.select(t.deletion_policy)).all() == []
         assert pending.policy_of(conn, vault.project) == pending.AT_ONCE
-        assert policies.is_on(conn, vault.source) is False
+    assert put(undelete_hours=5) == pending.Policy(5)
+    assert put(second_person=True) == pending.Policy(5, True)
+    assert put(undelete_hours=0) == pending.Policy(0, True)
+    assert put(second_person=False) == pending.AT_ONCE
+    assert noted[1] == (pending.Policy(5), pending.Policy(5, True))
+    assert [policy.waits for policy, _ in noted] == [False, True, True, True]
+
+
+def test_deletions_are_listed_with_those_that_wait_first(vault: HarshVault) -> None:
+    """In one list with its pages, or by state; each is found by its backup."""
+    keys = list(vault.wanted)
+    vault.delete(keys[0])
+    vault.run()
+    set_policy(vault, 1)
+    for key in keys[1:3]:
+        vault.clock.passed += 1
+        ask(vault, key)
+
+    def page(state: str | None, first: int, limit: int) -> tuple[int, list[str]]:
+        with vault.catalog.read() as conn:
+            found = listing.list_deletions(conn, vault.project, state, first, limit)
+            return found.total, [listing.deletion_view(conn, row)["backup_id"] for row in found.rows]
+
+    order = [keys[2], keys[1], keys[0]]
+    assert page(None, 0, 10) == (3, order)
+    assert [page(None, first, 2)[1] for first in range(4)] == [order[:2], order[1:], order[2:], []]
+    assert (page("PENDING", 1, 10), page("DONE", 0, 10)) == ((2, [keys[1]]), (1, [keys[0]]))
+    with vault.catalog.read() as conn:
+        views = [listing.deletion_view(conn, listing.find_deletion(conn, vault.project, key)) for key in keys[:2]]
+        assert [(view["state"], view["receipt"] is None) for view in views] == [("done", False), ("pending", True)]
+        with pytest.raises(errors.NoSuchBackup):
+            listing.find_deletion(conn, vault.project, keys[3])

@@ -23,6 +23,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
+from sqlalchemy.dialects import postgresql, sqlite
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
@@ -71,15 +72,27 @@ def policy_of(conn: Connection, project: str) -> Policy:
     return AT_ONCE if row is None else Policy(row.undelete_hours, row.second_person)
 
 
-def put_policy(ctx: Context, project: str, policy: Policy, note: Callable[[Connection, Policy], None]) -> None:
-    """Sets the project's policy, for deletions that are asked for from now on. `note` is given the one before."""
+def put_policy(
+    ctx: Context,
+    project: str,
+    note: Callable[[Connection, Policy, Policy], None],
+    *,
+    undelete_hours: int | None = None,
+    second_person: bool | None = None,
+) -> Policy:
+    """Sets what is given, for deletions that are asked for from now on; returns the policy. `note` gets both."""
+    here, none = t.deletion_policy.c.project == project, {"project": project, "undelete_hours": 0, "second_person": False}
+    given = {"undelete_hours": undelete_hours, "second_person": second_person}
+    insert = postgresql.insert if ctx.catalog.postgres else sqlite.insert
     with ctx.catalog.write() as conn:
+        conn.execute(insert(t.deletion_policy).values(none).on_conflict_do_nothing())
+        conn.execute(sa.select(t.deletion_policy).where(here).with_for_update())
         before = policy_of(conn, project)
-        conn.execute(sa.delete(t.deletion_policy).where(t.deletion_policy.c.project == project))
-        if policy.waits:
-            values = {"undelete_hours": policy.undelete_hours, "second_person": policy.second_person}
-            conn.execute(t.deletion_policy.insert().values(project=project, **values))
-        note(conn, before)
+        values = {name: value for name, value in given.items() if value is not None}
+        conn.execute(sa.update(t.deletion_policy).where(here).values(project=project, **values))
+        after = policy_of(conn, project)
+        note(conn, before, after)
+    return after
 
 
 def ask(
@@ -94,7 +107,7 @@ def ask(
     )  # fmt: skip
     conn.execute(
         t.pending_deletion.insert().values(
-            backup=backup.id, project=backup.project, job=job, state=backup.state, asked_by=None if by is None else by.id,
+            backup=backup.id, project=backup.project, job=job, before=backup.state, asked_by=None if by is None else by.id,
             asked_name=None if by is None else by.name, asked_at=now, until=until, lapses=lapses, thorough=thorough,
         )
     )  # fmt: skip
@@ -110,7 +123,7 @@ def mark_of(conn: Connection, backup: str) -> Row[Any] | None:
 def state_of(conn: Connection, backup: Row[Any]) -> str:
     """The backup's state, or what it was before its deletion was asked for."""
     mark = mark_of(conn, backup.id) if backup.state == "PENDING" else None
-    return str(backup.state if mark is None else mark.state)
+    return str(backup.state if mark is None else mark.before)
 
 
 def make_thorough(conn: Connection, backup: str) -> None:
@@ -143,7 +156,7 @@ def undelete(ctx: Context, project: str, backup: str, by: Person, note: Callable
     end = partial(ctx.jobs.revoke, id=seen.job, reason=f"undeleted by {by.name}")
     with ctx.catalog.decide(end, backups=[backup]) as conn:
         mark = _find(conn, project, backup, seen.job)
-        forget(conn, backup, state=mark.state)
+        forget(conn, backup, state=mark.before)
         note(conn)
 
 
@@ -184,7 +197,7 @@ def forget(conn: Connection, backup: str, *, state: str) -> None:
 
 def call_off(ctx: Context, conn: Connection, mark: Row[Any], reason: str) -> None:
     """The backup is what it was, and whoever is to know is told. Under the backup's lock."""
-    forget(conn, mark.backup, state=mark.state)
+    forget(conn, mark.backup, state=mark.before)
     row = conn.execute(sa.select(t.backup).where(t.backup.c.id == mark.backup)).one()
     outbox.deletion_called_off(ctx, conn, row, mark.job, reason)
     detail = {"reason": reason, "job": mark.job, **record(mark)}
@@ -230,12 +243,6 @@ def refuse_use(conn: Connection, backup: Row[Any]) -> None:
     mark = mark_of(conn, backup.id) if backup.state == "PENDING" else None
     if mark is not None:
         raise errors.DeletionPending(f"backup {backup.id} is to be deleted ({told(mark)}): undelete it first")
-
-
-def list_pending(conn: Connection, project: str) -> list[Row[Any]]:
-    """The project's pending deletions, the newest first."""
-    p = t.pending_deletion.c
-    return list(conn.execute(sa.select(t.pending_deletion).where(p.project == project).order_by(p.asked_at.desc(), p.backup)))
 
 
 def _find(conn: Connection, project: str, backup: str, job: str | None = None) -> Row[Any]:

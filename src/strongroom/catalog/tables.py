@@ -310,7 +310,7 @@ pending_deletion = Table(
     Column("backup", Text, ForeignKey("backup.id"), primary_key=True),
     Column("project", Text, nullable=False, index=True),
     Column("job", Text, nullable=False),  # decides it when its time has come, and carries it out
-    Column("state", Text, nullable=False),  # the backup's, before and if it is called back
+    Column("before", Text, nullable=False),  # the backup's state, and what it is again if this is called back
     Column("asked_by", Text, nullable=True),  # a user's id; NULL: the service itself
     Column("asked_name", Text, nullable=True),
     Column("asked_at", Double, nullable=False),
@@ -320,7 +320,7 @@ pending_deletion = Table(
     Column("approved_name", Text, nullable=True),
     Column("approved_at", Double, nullable=True),
     Column("thorough", Boolean, nullable=False),
-    one_of("state", "COMPLETED", "FAILED"),
+    one_of("before", "COMPLETED", "FAILED"),
 )
 
 # What a delete promised and did; found by backup id for ever.

@@ -73,7 +73,7 @@ def upgrade() -> None:
         sa.Column("backup", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("job", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
         sa.Column("asked_by", sa.Text(), nullable=True),
         sa.Column("asked_name", sa.Text(), nullable=True),
         sa.Column("asked_at", sa.Double(), nullable=False),
@@ -83,7 +83,7 @@ def upgrade() -> None:
         sa.Column("approved_name", sa.Text(), nullable=True),
         sa.Column("approved_at", sa.Double(), nullable=True),
         sa.Column("thorough", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("state IN ('COMPLETED', 'FAILED')", name=op.f("ck_pending_deletion_state")),
+        sa.CheckConstraint("before IN ('COMPLETED', 'FAILED')", name=op.f("ck_pending_deletion_before")),
         sa.ForeignKeyConstraint(["backup"], ["backup.id"], name=op.f("fk_pending_deletion_backup_backup")),
         sa.PrimaryKeyConstraint("backup", name=op.f("pk_pending_deletion")),
     )
