@@ -42,6 +42,7 @@ from strongroom.api import (
     metrics,
     moments,
     notifications,
+    pending,
     policies,
     quotas,
     recycling,
@@ -105,8 +106,8 @@ _BACKLOG = 64  # connections that are taken at once: those of them that are too 
 
 
 FAMILIES = (
-    backups, imports, policies, tags, recycling, restorable, moments, quotas, instances, limits, jobs, strongroom, maintenance,
-    notifications, audit, refused,
+    backups, imports, policies, tags, recycling, restorable, moments, quotas, instances, limits, jobs, strongroom, pending,
+    maintenance, notifications, audit, refused,
 )  # fmt: skip
 """The API's families of calls, those that are refused last: a call that works goes before."""
 

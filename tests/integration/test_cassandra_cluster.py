@@ -1,19 +1,25 @@
-"""Two real nodes: a part each, restores into clusters of other tokens and counts, a node that is down or gone."""
+"""Two real nodes: a part each, restores into clusters of other tokens and counts and into a node that is thrown away, a node that
+is down or gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cassandra import ConsistencyLevel
 
-from strongroom.backups import creation, errors, restoration
+from integration.test_engine_behaviour import Job, Memory
+from strongroom.backups import creation, errors, rehearsal, restoration
+from strongroom.engines.base import Comparison, Tables, Target
+from strongroom.engines.cassandra import CassandraEngine
 from strongroom.engines.cassandra.jmx import Jmx
 from support.cassandra_house import CassandraHouse
-from support.cassandra_node import CassandraNode, require_cassandra, wait_for_ring
-from support.cassandra_samples import drop_all, fill_small, insert, make_small
+from support.cassandra_node import LIB, CassandraNode, require_cassandra, wait_for_ring
+from support.cassandra_samples import drop_all, fill, fill_small, insert, make_shop, make_small
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -33,7 +39,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CassandraNod
         yield nodes
     finally:
         for node in nodes:
-            node.stop()
+            node.kill()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     require_cassandra()
     node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3").start()
     yield node
-    node.stop()
+    node.kill()
 
 
 @pytest.fixture
@@ -174,6 +180,109 @@ def test_a_node_that_dies(ring: list[CassandraNode], tmp_path: Path) -> None:
         finally:
             ring[1].start()
             wait_for_ring(ring)
+
+
+def test_what_two_nodes_hold_is_tried_out_in_one(
+    ring: list[CassandraNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table alone, and tables of every kind in two copies; a file that the node leaves out is told. Nothing is left."""
+    monkeypatch.setenv("STRONGROOM_CASSANDRA", str(LIB))
+    with ring[0].session() as session, ring[0].session(agreement=0) as hasty:
+        drop_all(session)
+        make_shop(hasty, 2)
+        session.execute('ALTER TABLE "OddName"."T" WITH cdc = true')
+        fill(session, 1, 200)
+    whole, facts = captured(ring)
+    some, of_some = captured(ring, Tables("shop", ("orders",)))
+    with sandbox(tmp_path) as tried:
+        found = tried(some, of_some)
+        assert (list(found.differences), found.found) == ([], found.expected)
+        assert found.digests == len(data_files(some)) > 1
+
+        found = tried(whole, facts)
+        assert (list(found.differences), found.found) == ([], found.expected)
+        assert found.digests == found.expected["files"] == len(data_files(whole)) > 8
+        assert found.expected["roles"] == 1
+
+        (lost, *_) = data_files(whole, "/shop/plain-")
+        rest = {name for name in whole.kept if name.startswith(lost.removesuffix("Data.db")) and name != lost}
+        found = tried(without(whole, *rest), facts)  # such a file is left out by the node without a word
+        assert list(found.differences) == ["shop.plain lacks 1 files of rows that were captured, and holds 0 others"]
+    assert running_in(tmp_path) == []
+
+
+def test_a_file_that_was_damaged_on_its_node_fails_a_test_restore(
+    ring: list[CassandraNode], house: CassandraHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it was backed up, so that the backup is whole. The job says which table, and leaves neither folder nor process."""
+    monkeypatch.setenv("STRONGROOM_CASSANDRA", str(LIB))
+    with ring[0].session() as session:
+        drop_all(session)
+        make_small(session)
+        fill_small(session, 1)
+        with Jmx("127.0.0.1", ring[0].jmx_port) as jmx:
+            jmx.snapshot("flushed", "1d", ["shop"])
+        (path,) = ring[0].data.glob("shop/plain-*/*-Data.db")
+        path.write_bytes(flipped(path.read_bytes()))
+        key, _ = house.backup(house.register(ring[0]))
+        view = house.ended(rehearsal.rehearse(house.ctx, house.project, lambda conn: None, backup=key))
+        drop_all(session)
+    assert view.state == "FAILED"
+    assert "not all rows of shop.plain can be read" in str(view.error)
+    assert list(house.ctx.scratch.iterdir()) == []
+    assert running_in(house.ctx.scratch) == []
+
+
+def captured(nodes: Sequence[CassandraNode], *tables: Tables) -> tuple[Memory, Mapping[str, Any]]:
+    """What all nodes hold, in one backup."""
+    engine, kept, facts = CassandraEngine(), Memory(), list[Mapping[str, Any]]()
+    for member in engine.nodes(Target(nodes[0].url)):
+        with tempfile.TemporaryDirectory() as scratch:
+            facts.append(engine.capture(Target(nodes[0].url, node=member.id, tables=tables), kept, Job(), scratch).facts)
+    return kept, facts[0]
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[Callable[..., Comparison]]:
+    """A throw-away node. Called with a backup it restores that, and compares what it holds then with it."""
+    engine = CassandraEngine()
+    for name in ("server", "restore", "compare"):
+        (folder / name).mkdir()
+    with engine.sandbox(folder / "server", Job()) as target:
+
+        def tried(kept: Memory, facts: Mapping[str, Any]) -> Comparison:
+            engine.restore(target, kept, facts, Job(), str(folder / "restore"))
+            assert list((folder / "restore").glob("*/*/*")) == []
+            return engine.compare(target, kept, facts, Job(), str(folder / "compare"))
+
+        assert running_in(folder)
+        yield tried
+
+
+def data_files(kept: Memory, of: str = "/data/") -> list[str]:
+    return [name for name in kept.kept if of in name and name.endswith("-Data.db")]
+
+
+def without(kept: Memory, *names: str) -> Memory:
+    other = Memory()
+    other.kept = {name: value for name, value in kept.kept.items() if name not in names}
+    return other
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit in the middle of it."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def running_in(folder: Path) -> list[int]:
+    """Processes whose command names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def nodes_of(session: Any) -> list[str]:

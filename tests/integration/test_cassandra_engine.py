@@ -42,7 +42,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     require_cassandra()
     one = CassandraNode(tmp_path_factory.mktemp("cassandra") / "node", auth=True).start()
     yield one
-    one.stop()
+    one.kill()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.reading import reading
+from strongroom.backups.rehearsal import RehearsalJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.scope import scope_of
@@ -57,7 +58,7 @@ class CassandraHouse:
         self.handlers: dict[str, Any] = {
             "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
             "delete": DeleteJob(ctx),
-            "remove": RemoveJob(ctx),
+            "remove": RemoveJob(ctx), "rehearse": RehearsalJob(ctx),
         }  # fmt: skip
         self.workers = {"default": self._worker("default")}
         for host in hosts:

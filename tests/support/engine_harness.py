@@ -417,13 +417,12 @@ class CassandraHarness:
 
     def __init__(self, stack: ExitStack, folder: Path, binary: str) -> None:
         require_cassandra()
-        del binary
-        self.programs: Mapping[str, str] = {}  # its restores are not tried out
+        self.programs = {"STRONGROOM_CASSANDRA": binary}
         self._nodes: dict[str, CassandraNode] = {}
         self._ids: dict[str, str] = {}
         for side in ("source", "other"):
             node = self._nodes[side] = CassandraNode(folder / side, auth=True)
-            stack.callback(node.stop)
+            stack.callback(node.kill)
         with ThreadPoolExecutor() as pool:
             list(pool.map(CassandraNode.start, self._nodes.values()))
         for side, node in self._nodes.items():

@@ -15,7 +15,7 @@ from strongroom.engines.base import CaptureBroken, EngineUnsupported, Entry
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.capture import _Reading
 from strongroom.engines.cassandra.connection import Address, Member, parse, require_version
-from strongroom.engines.cassandra.restore import require_one_user
+from strongroom.engines.cassandra.restore import read_contents, require_one_user
 from strongroom.engines.cassandra.roles import resource
 from strongroom.engines.cassandra.schema import Keyspace, Schema, Table, split
 from strongroom.engines.cassandra.snapshots import Identity, list_snapshot, require_folders
@@ -256,6 +256,55 @@ def test_a_schema_comes_back_and_loses_its_ids() -> None:
     assert list(schema.statements(indexes=False)) == ["CREATE TABLE shop.orders (\n    id int\n) WITH comment = 'ID = 1'"]
     assert list(schema.statements(indexes=True)) == ["CREATE CUSTOM INDEX i ON shop.orders (id) USING 'sai'"]
     assert id_ in schema.script()
+
+
+CDC = "CREATE TABLE shop.orders (\n    \"cdc = true\" int\n) WITH cdc = {}\n    AND comment = 'cdc = true';"
+
+
+def altered(cdc: str) -> Schema:
+    """A schema as a node tells it that has or lacks the last ALTER of a table."""
+    kept = {"class": "NetworkTopologyStrategy", "a": "3"}
+    elements = [
+        ("shop", "keyspace", "shop", "CREATE KEYSPACE shop WITH replication = {'class': 'NetworkTopologyStrategy', 'a': '3'};"),
+        ("shop", "table", "orders", CDC.format(cdc)),
+    ]
+    return Schema([Keyspace("shop", kept)], [TABLE], elements)
+
+
+def test_one_node_keeps_one_copy_and_captures_no_changes() -> None:
+    alone = altered("true").for_one_node()
+    assert [text for *_, text in alone.elements] == [
+        "CREATE KEYSPACE shop WITH replication = {'class': 'SimpleStrategy', 'replication_factor': '1'};",
+        CDC.format("false"),
+    ]
+    assert dict(alone.keyspaces[0].replication) == {"class": "SimpleStrategy", "replication_factor": "1"}
+
+
+def test_parts_may_differ_in_what_one_node_is_late_to_say_and_in_nothing_else() -> None:
+    """A node goes on saying what was true before its ALTER of `cdc`: what most say is taken."""
+
+    def read(*schemas: Schema) -> Schema:
+        parts = {f"{host}/schema.json": json.dumps(one.to_facts()) for host, one in zip("abc", schemas, strict=True)}
+        return read_contents(Parts({**parts, "a/roles.cql": ""}), {}).schema
+
+    new, old = altered("true"), altered("false")
+    assert read(old, new, new) == new
+    assert read(old, old, old) == old
+    with pytest.raises(EngineUnsupported, match="changed between"):
+        read(new, new, new.for_one_node())
+
+
+class Parts:
+    """Entries of a backup."""
+
+    def __init__(self, kept: Mapping[str, str]) -> None:
+        self._kept = kept
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        return (Entry(name, len(text)) for name, text in self._kept.items() if name.startswith(prefix))
+
+    def read(self, name: str) -> Iterator[bytes]:
+        return iter([self._kept[name].encode()])
 
 
 @pytest.mark.parametrize(

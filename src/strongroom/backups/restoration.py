@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors, replaying
+from strongroom.backups import errors, pending, replaying
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
@@ -45,7 +45,8 @@ def restore(
     note: Callable[[Connection], None],
     overwrite: bool | None = None,
 ) -> str:
-    """Decides a restore and returns its job's id. Raises errors.NoSuchBackup, NoSuchInstance, NotRestorable.
+    """Decides a restore and returns its job's id. Raises errors.NoSuchBackup, NoSuchInstance, DeletionPending,
+    NotRestorable.
 
     `overwrite`: whether data in the instance may be replaced; None: if it is the instance that the backup is of.
     """
@@ -60,6 +61,7 @@ def restore(
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
         if row.state in ("DELETING", "DELETED"):
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        pending.refuse_use(conn, row)
         refuse_misfit(row, target)
         may = row.instance == instance if overwrite is None else overwrite
         args = {"backup": backup, "instance": instance, "overwrite": may}
@@ -95,6 +97,7 @@ def restore_to(
             if again.backup != found.backup:
                 continue
             row = conn.execute(sa.select(t.backup).where(t.backup.c.id == found.backup)).one()
+            pending.refuse_use(conn, row)
             refuse_misfit(row, target)
             if not isinstance(ctx.engines.get(target.engine), Recorder):
                 raise errors.NotRestorable(f"a {target.engine} cannot be restored to a moment")

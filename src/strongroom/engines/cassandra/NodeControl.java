@@ -85,6 +85,14 @@ public final class NodeControl {
             case "load": // a folder …/KEYSPACE/TABLE: streams its tables' rows to the nodes that own them
                 node.invoke(storage, "bulkLoad", new Object[] {given[0]}, new String[] {TEXT});
                 return List.of();
+            case "still": // keyspace: its tables are not compacted any more
+                node.invoke(storage, "disableAutoCompaction", new Object[] {given[0], new String[0]}, new String[] {TEXT, TEXTS});
+                return List.of();
+            case "verify": // keyspace, table: reads every row of every file, with its checksums; answers 0 if all is well
+                String flag = boolean.class.getName();
+                Object[] asked = {true, false, false, false, false, false, given[0], new String[] {given[1]}};
+                String[] kinds = {flag, flag, flag, flag, flag, flag, TEXT, TEXTS};
+                return List.of(String.valueOf(node.invoke(storage, "verify", asked, kinds)));
             default:
                 throw new IllegalArgumentException(request);
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from strongroom.ambient import Ambient, Machine
-from strongroom.engines.base import CaptureSink, Control, Ground, Node, Probe, RestoreSource, Summary, Target
-from strongroom.engines.cassandra import capture, export, restore
+from strongroom.engines.base import CaptureSink, Comparison, Control, Ground, Node, Probe, RestoreSource, Summary, Target
+from strongroom.engines.cassandra import capture, export, rehearsal, restore
 from strongroom.engines.cassandra.connection import connected, require_up, require_version
 from strongroom.engines.cassandra.roles import read_access
 from strongroom.engines.cassandra.schema import read_schema
@@ -74,3 +75,14 @@ class CassandraEngine:
 
     def recover(self, target: Target) -> None:
         """See `Engine.recover`: a restore leaves nothing on the cluster but what it has restored."""
+
+    def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
+        """See `Rehearser`: a folder with Cassandra's jars in STRONGROOM_CASSANDRA, or `cassandra` on PATH."""
+        return rehearsal.sandbox(folder, control, self._ambient)
+
+    def compare(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str
+    ) -> Comparison:
+        """See `Rehearser`: the schema, and every file of rows by its digest; every row of them is read."""
+        del scratch
+        return rehearsal.compare(target, source, facts, control)

@@ -39,7 +39,7 @@ class Jmx:
     def __init__(self, host: str, port: int, check: Callable[[], None] = lambda: None) -> None:
         self._place, self._check = f"{host}:{port}", check
         self._unread = b""
-        command = [_program("java"), *_LIGHT, "-cp", _classes(), "NodeControl", host, str(port)]
+        command = [program("java"), *_LIGHT, "-cp", _classes(), "NodeControl", host, str(port)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -88,6 +88,14 @@ class Jmx:
         """Streams the SSTables in …/keyspace/table to the nodes that own their rows; returns when all of them have them."""
         self._ask("load", folder)
 
+    def still(self, keyspace: str) -> None:
+        """The files of a keyspace's tables stay as they are: nothing is compacted by itself until the node is started again."""
+        self._ask("still", keyspace)
+
+    def verify(self, keyspace: str, table: str) -> bool:
+        """Reads all rows of all files of a table with their checksums. JmxFailed, or False, where one is damaged."""
+        return self._ask("verify", keyspace, table) == ["0"]
+
     def _ask(self, *fields: str) -> list[str]:
         if any(mark in field for field in fields for mark in "\t\r\n"):
             raise EngineUnsupported("a path or a name holds a tab or a line feed")
@@ -116,7 +124,7 @@ class Jmx:
         return fields
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     home = os.environ.get("JAVA_HOME")
     found = shutil.which(name, path=f"{home}/bin") if home else None
     found = found or shutil.which(name)
@@ -133,7 +141,7 @@ def _classes() -> str:
     folder = tempfile.mkdtemp(prefix="strongroom-jmx-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     done = subprocess.run(
-        [_program("javac"), "-J-Xmx96m", "-nowarn", "-Xlint:-unchecked", "-d", folder, str(_SOURCE)],
+        [program("javac"), "-J-Xmx96m", "-nowarn", "-Xlint:-unchecked", "-d", folder, str(_SOURCE)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     if done.returncode != 0:

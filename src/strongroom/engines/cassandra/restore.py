@@ -49,14 +49,19 @@ from strongroom.engines.cassandra.connection import (
     require_version,
     version_of,
 )
-from strongroom.engines.cassandra.jmx import Jmx
+from strongroom.engines.cassandra.jmx import Jmx, JmxFailed
 from strongroom.engines.cassandra.layout import SSTableFile
 from strongroom.engines.cassandra.roles import make_from_script, read_access
 from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_schema
 
 _DROP_SECONDS = 240.0
+_SPARE = 64 << 20
+_SPARE_OF_NODE = 256 << 20  # a sandbox's commit log, and what is its own
 _INDEX_POLL = 0.2
 _INDEX_IDLE = 30.0  # a node that works at nothing for so long, and has an index that is not built, has given it up
+
+SANDBOX = "sandbox"
+"""An option of a target: one node for one copy of everything, whose files stay as they were streamed, to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,14 @@ def restore(
 ) -> Summary:
     """See Engine.restore and the module's head."""
     contents = read_contents(source, facts)
+    if target.options.get(SANDBOX):
+        contents = replace(contents, schema=contents.schema.for_one_node())
     _read_once(source, contents, control)
     with connected(target) as any_node:
         first = any_node.members()[0].id
     with connected(replace(target, node=first)) as session, controlled(session, control.check) as (jmx, state):
-        _require_fit(session, state, contents, scratch)
+        _require_fit(session, state, contents)
+        _require_room(contents, scratch, beside=bool(target.options.get(SANDBOX)))
         warnings = _Restoring(target, session, jmx, source, contents, control, Path(scratch), ambient).run()
     entries = sum(len(files) for nodes in contents.files.values() for files in nodes.values())
     return Summary(entries, contents.bytes, {"tables": len(contents.schema.tables)}, warnings)
@@ -114,18 +122,16 @@ def read_contents(source: RestoreSource, facts: Mapping[str, Any]) -> Contents:
     missing = [host for host in facts.get("members", ()) if host not in here]
     if not here or missing:
         raise EngineUnsupported(f"the backup lacks the parts of {len(missing)} nodes: {', '.join(missing[:3])}")
-    schemas = {host: Schema.from_facts(json.loads(_text(source, f"{host}/{layout.SCHEMA}"))) for host in sorted(here)}
-    first = min(schemas)
-    if any(schema != schemas[first] for schema in schemas.values()):
+    schemas = [Schema.from_facts(json.loads(_text(source, f"{host}/{layout.SCHEMA}"))) for host in sorted(here)]
+    if any(schema.without_cdc() != schemas[0].without_cdc() for schema in schemas):
         raise EngineUnsupported("the schema changed between the nodes' snapshots: restore another backup")
     files: dict[tuple[str, str], dict[str, list[SSTableFile]]] = {}
     total = 0
     for file in layout.sstable_files(entries):
         files.setdefault((file.keyspace, file.table), {}).setdefault(file.host_id, []).append(file)
         total += file.entry.size
-    return Contents(
-        sorted(here), schemas[first], _text(source, f"{first}/{layout.ROLES}"), str(facts.get("version", "")), files, total
-    )
+    schema, roles = max(schemas, key=schemas.count), _text(source, f"{min(here)}/{layout.ROLES}")
+    return Contents(sorted(here), schema, roles, str(facts.get("version", "")), files, total)
 
 
 def _text(source: RestoreSource, name: str) -> str:
@@ -151,7 +157,7 @@ def all_files(contents: Contents) -> Iterator[SSTableFile]:
             yield from files
 
 
-def _require_fit(session: Session, state: State, contents: Contents, scratch: str) -> None:
+def _require_fit(session: Session, state: State, contents: Contents) -> None:
     """Everything about the cluster that can be known beforehand."""
     members = session.members()
     _require_version(members, contents.version)
@@ -165,14 +171,19 @@ def _require_fit(session: Session, state: State, contents: Contents, scratch: st
     read_access(session)
     _require_superuser(session)
     require_one_user(state.data_folders)
+
+
+def _require_room(contents: Contents, scratch: str, *, beside: bool) -> None:
+    """For the largest table of a node, and for all of them where the node's own files lie beside (a sandbox)."""
     largest = max(
         (sum(file.entry.size for file in files) for nodes in contents.files.values() for files in nodes.values()), default=0
     )
+    needed, what = largest + _SPARE, "laying out the largest table takes"
+    if beside:
+        needed, what = needed + contents.bytes + _SPARE_OF_NODE, "the tables and the largest of them once more take"
     free = shutil.disk_usage(scratch).free
-    if free < largest + (64 << 20):
-        raise EngineUnsupported(
-            f"laying out the largest table takes {largest >> 20} MiB in {scratch}, where {free >> 20} are free"
-        )
+    if free < needed:
+        raise EngineUnsupported(f"{what} {needed >> 20} MiB in {scratch}, where {free >> 20} are free")
 
 
 def require_one_user(data_folders: Sequence[str]) -> None:
@@ -249,6 +260,7 @@ class _Restoring:
         ambient: Ambient,
     ) -> None:
         self._target, self._ambient = target, ambient
+        self._is_sandbox = bool(target.options.get(SANDBOX))
         self._session, self._jmx, self._source, self._contents = session, jmx, source, contents
         self._control, self._scratch = control, scratch
         self._state = "as it was"
@@ -308,13 +320,15 @@ class _Restoring:
         self._there = {element[:3] for element in read_schema(self._session).elements}
 
     def _make(self) -> None:
-        for statement in self._contents.schema.statements(indexes=False, but=self._there):
+        for statement in self._contents.schema.statements(indexes=False, but=self._there, views_late=self._is_sandbox):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
+        for keyspace in self._contents.schema.keyspaces if self._is_sandbox else ():
+            self._jmx.still(keyspace.name)
 
     def _index(self) -> None:
         self._state = "it holds the backup's tables, not all of their indexes"
-        for statement in self._contents.schema.statements(indexes=True):
+        for statement in self._contents.schema.statements(indexes=True, views_late=self._is_sandbox):
             self._control.check()
             self._session.rows(statement, seconds=_DROP_SECONDS)
         wanted = plain(self._contents.schema)
@@ -378,7 +392,20 @@ class _Restoring:
                     self._jmx.load(str(folder))
                 finally:
                     shutil.rmtree(folder)
+        if self._is_sandbox:  # of damaged rows no index would ever be built
+            self._require_readable()
         self._state = "it holds the backup's tables, of its roles perhaps not all"
+
+    def _require_readable(self) -> None:
+        for keyspace, table in sorted(self._contents.files):
+            self._control.check()
+            try:
+                reason = None if self._jmx.verify(keyspace, table) else "the node did not check them all"
+            except JmxFailed as error:
+                # Errors of the node that name a file cannot be sent over JMX.
+                reason = "a file is damaged" if error.kind.endswith("NotSerializableException") else str(error)
+            if reason is not None:
+                raise EngineError(f"not all rows of {keyspace}.{table} can be read: {reason}")
 
     def _lay_out(self, folder: Path, file: SSTableFile, done: int) -> int:
         with open(folder / file.name, "xb") as out:

@@ -104,6 +104,12 @@ def _cql_type(java: str) -> str:
     return names.get(short, short.lower())
 
 
+def roles_in(script: str) -> dict[str, str]:
+    """The statements of a script that make roles, by the roles' names."""
+    made = ((statement, _MADE.match(statement)) for statement in split(script))
+    return {found["name"].replace('""', '"'): statement for statement, found in made if found}
+
+
 def make_from_script(session: Session, script: str) -> Iterator[str]:
     """Makes the roles of a script what they were and grants what they had; yields what the cluster refused, as sentences.
 

@@ -6,14 +6,18 @@ Tables come back with new ids: a hint or a commit log of before then finds no ta
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from strongroom.engines.base import EngineUnsupported, Tables
 from strongroom.engines.cassandra.connection import Session
 
 _OUR_ID = re.compile(r"\bID = [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s+AND\s+")
+_REPLICATION = re.compile(r"\breplication = \{[^}]*\}")
+_ONE_COPY = {"class": "SimpleStrategy", "replication_factor": "1"}
+_CDC = re.compile(r"\bcdc = true\b")
+_LATE = re.compile(r"CREATE\s+((CUSTOM\s+)?INDEX|MATERIALIZED\s+VIEW)\b", re.IGNORECASE)
 _INDEX = re.compile(r"CREATE\s+(CUSTOM\s+)?INDEX\b", re.IGNORECASE)
 _PIECES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$\$.*?\$\$|;|[^'\"$;]+|.", re.DOTALL)
 
@@ -68,18 +72,38 @@ class Schema:
             facts["whole"],
         )
 
+    def for_one_node(self) -> Schema:
+        """The same with one copy of everything and without change data capture: into a table that has it rows are not streamed as
+        files but written one by one."""
+        told = "replication = {" + ", ".join(f"'{name}': '{value}'" for name, value in _ONE_COPY.items()) + "}"
+        elements = [
+            (keyspace, kind, name, _REPLICATION.sub(told, text, count=1) if kind == "keyspace" else text)
+            for keyspace, kind, name, text in self.without_cdc().elements
+        ]
+        return replace(self, keyspaces=[Keyspace(one.name, _ONE_COPY) for one in self.keyspaces], elements=elements)
+
+    def without_cdc(self) -> Schema:
+        """The same with no table that captures its changes. After an ALTER of that alone the node that carried it out says until
+        its next start what was true before (seen with 5.0), so that two nodes' schemas may differ in it."""
+        elements = [
+            (keyspace, kind, name, _outside_quotes(text, _no_cdc) if kind == "table" else text)
+            for keyspace, kind, name, text in self.elements
+        ]
+        return replace(self, elements=elements)
+
     def script(self) -> str:
         """For cqlsh: the whole schema, with the ids that the tables had."""
         return "\n\n".join(text.rstrip().rstrip(";") + ";" for *_, text in self.elements) + "\n"
 
-    def statements(self, *, indexes: bool, but: Collection[tuple[str, str, str]] = ()) -> Iterator[str]:
-        """One after the other, for tables with new ids: those that make indexes, or all others. `but`: keyspace, kind and name of
-        what is there already."""
+    def statements(self, *, indexes: bool, but: Collection[tuple[str, str, str]] = (), views_late: bool = False) -> Iterator[str]:
+        """One after the other, for tables with new ids: those that make indexes (`views_late`: and views), or all others. `but`:
+        keyspace, kind and name of what is there already."""
+        late = _LATE if views_late else _INDEX
         for *what, text in self.elements:
             if tuple(what) in but:
                 continue
             for statement in split(text):
-                if bool(_INDEX.match(statement)) == indexes:
+                if bool(late.match(statement)) == indexes:
                     yield _OUR_ID.sub("", statement)
 
 
@@ -161,6 +185,14 @@ def split(text: str) -> Iterator[str]:
             pieces.append(piece)
     if statement := "".join(pieces).strip():
         yield statement
+
+
+def _outside_quotes(text: str, change: Callable[[str], str]) -> str:
+    return "".join(piece if piece[0] in "'\"$" else change(piece) for piece in _PIECES.findall(text))
+
+
+def _no_cdc(text: str) -> str:
+    return _CDC.sub("cdc = false", text)
 
 
 def quoted(name: str) -> str:
