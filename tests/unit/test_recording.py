@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from strongroom.backups import errors, instances, recording, replaying, restoration
 from strongroom.backups.recording import Policy
 from strongroom.catalog import tables as t
+from strongroom.engines.base import EngineUnreachable
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Effect, Fail, Fault
 from support.logged import LoggedVault, nothing
@@ -171,7 +172,7 @@ def test_without_a_backup_one_is_taken_and_the_log_begins_beside_it(vault: Logge
 
 
 def test_what_lies_between_two_marks_may_be_longer_than_an_object(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long transaction comes in several pieces; a crash in its middle leaves nothing of it."""
+    """A long transaction comes in several pieces; an end in its middle leaves nothing of it."""
     monkeypatch.setattr(recording, "_PIECE", 10_000)
     vault.take()
     vault.engine.every = 20
@@ -183,13 +184,12 @@ def test_what_lies_between_two_marks_may_be_longer_than_an_object(vault: LoggedV
     assert {row.upto for row in pieces} == {20, 40, 60}
     vault.writes(40)
 
-    def die(number: int) -> None:
+    def fail(number: int) -> None:
         if number == 95:
-            raise RuntimeError("the process dies")
+            vault.engine.midway = None
+            raise EngineUnreachable("the line was cut")
 
-    vault.engine.midway = die
-    vault.follow()
-    vault.engine.midway = None
+    vault.engine.midway = fail
     vault.follow()
     assert vault.periods()[-1][1] == vault.engine.states[99][0]
     vault.check_moments()
