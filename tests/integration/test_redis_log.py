@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from strongroom.engines.base import CaptureBroken, EngineUnreachable, EngineUnsupported, RestoreBroken, Target, target_state
+from strongroom.engines.base import (
+    CaptureBroken,
+    EngineDenied,
+    EngineUnreachable,
+    EngineUnsupported,
+    RestoreBroken,
+    Target,
+    target_state,
+)
 from strongroom.engines.log import LogGap, Mark, Recorder
 from strongroom.engines.redis import RedisEngine, restore
 from strongroom.engines.redis import recording as recording_module
@@ -301,42 +309,64 @@ def replica_has_all(master: RedisServer, replica: RedisServer) -> bool:
     return bool(offsets[0] == offsets[1])
 
 
-def test_what_the_source_has_dropped_is_a_gap(server: RedisServer, scene: Scene) -> None:
-    """Whether the user may look beforehand or only ask, and whether the server dumps at once or waits; no dump is made where it
-    can be avoided."""
+def test_what_the_source_has_dropped_is_a_gap(server: RedisServer, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it shows beforehand or was dropped a moment later, and whether the server then dumps at once or waits; no dump is
+    made where it can be avoided."""
     _, begin = scene.captured(server)
     with server.client() as client:
         client.set("large", bytes(100_000))
-        client.execute_command("ACL", "SETUSER", "recorder", "on", ">secret", "resetkeys", "-@all", "+psync", "+replconf")
-        address = server.address.replace("//", "//recorder@")
         forks = client.info("stats")["total_forks"]
         recording = Recording(begin)
         with pytest.raises(LogGap, match=r"more than its backlog of 0.0 MiB holds.*repl-backlog-size to at least 1 MiB"):
             scene.record(server, recording)
+        monkeypatch.setattr(recording_module, "_require_kept", lambda *_: None)
         client.config_set("repl-diskless-sync-delay", 60)
         with pytest.raises(LogGap, match="repl-backlog-size"):
-            scene.record(server, recording, address=address)
+            scene.record(server, recording)
         assert client.info("stats")["total_forks"] == forks
         client.config_set("repl-diskless-sync-delay", 0)
         with pytest.raises(LogGap, match=r"sent 100[0-9]{3} bytes of changes.*set repl-backlog-size"):
-            scene.record(server, recording, address=address)
+            scene.record(server, recording)
         assert recording.marks == []
         assert LogGap.permanent
 
 
 def test_the_documented_rights_are_enough_to_record(server: RedisServer, scene: Scene) -> None:
-    """Those of a backup; and a recording that hears nothing ends on time with a mark."""
+    """Those of a backup, and each is needed; a recording that hears nothing ends on time with a mark."""
     _, begin = scene.captured(server)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "recorder", "on", ">secret", "resetkeys", "-@all", "+psync", "+replconf")
+        client.execute_command(
+            "ACL", "SETUSER", "recorder", "on", ">secret", "resetkeys", "-@all", "+psync", "+replconf", "+info"
+        )
         client.set("k", "v")
     recording = Recording(begin)
     scene.record(server, recording, 0.5, server.address.replace("//", "//recorder@"))
     with server.client() as client:
+        for right in ("psync", "replconf", "info"):
+            client.execute_command("ACL", "SETUSER", "recorder", f"-{right}")
+            with pytest.raises(EngineDenied, match=rf"(?i)\+{right}"):
+                scene.record(server, recording, 0.0, server.address.replace("//", "//recorder@"))
+            client.execute_command("ACL", "SETUSER", "recorder", f"+{right}")
         order = recording.marks[-1][0].order
         assert begin.order < order <= client.info("replication")["master_repl_offset"]
     scene.record(server, recording, 0.0)
     assert recording.marks[-1][0].order >= order
+
+
+def test_what_was_missed_is_not_told_as_of_now(server: RedisServer, scene: Scene) -> None:
+    """What the source sends at once, since it was written while nobody listened, has no time of its own; what it leads to has."""
+    _, begin = scene.captured(server)
+    recording = Recording(Mark(begin.stream, begin.order, begin.at - 60))
+    with server.client() as client:
+        client.config_set("repl-backlog-size", "8mb")
+        for number in range(40):
+            client.set("missed", bytes([number]) * 100_000)
+        now = client.info("replication")["master_repl_offset"]
+        with scene.recording(server, recording) as raised:
+            last = marked(recording, server)
+        assert raised == []
+    assert recording.marks[0][0].order >= now
+    assert last.at > begin.at
 
 
 def test_a_source_that_dies_leaves_what_was_marked(server: RedisServer, scene: Scene, tmp_path: Path, newest: str) -> None:

@@ -112,7 +112,7 @@ def test_a_huge_value_and_a_huge_transaction_need_no_memory() -> None:
     assert peak < 1 << 20
 
 
-def taken(queue: Spool, most: int = 1 << 20) -> list[tuple[bytes, float]]:
+def taken(queue: Spool, most: int = 1 << 20) -> list[tuple[bytes, float | None]]:
     found = []
     while (received := queue.take(most, 0)) is not None:
         found.append((received.data, received.at))
@@ -129,6 +129,9 @@ def test_what_is_put_is_taken_with_its_times(tmp_path: Path) -> None:
     queue.put(b"four", 10.21)
     assert taken(queue, 3) == [(b"fou", 10.21), (b"r", 10.21)]
     assert queue.error is None
+    for number in range(3):
+        queue.put(b"of old" if number < 2 else b"and now", None if number < 2 else 10.22)
+    assert taken(queue) == [(b"of oldof old", None), (b"and now", 10.22)]
     queue.put(b"five", 11.0)
     queue.end(EngineError("over"))
     assert queue.error is None, "something is left to be taken"

@@ -23,7 +23,7 @@ from strongroom.engines.log import LogGap, LogSink, Mark
 from strongroom.engines.redis.commands import Commands
 from strongroom.engines.redis.spool import Received, Spool
 from strongroom.engines.redis.topology import in_cluster_mode
-from strongroom.engines.redis.wire import ASK, STREAM_SECONDS, RightMissing, Wire, open_wire, place_of
+from strongroom.engines.redis.wire import ASK, STREAM_SECONDS, Wire, open_wire, place_of
 
 MARK_SECONDS = 1.0
 LAST_SECONDS = 30.0  # how long after its end a recording waits for the end of a command
@@ -51,14 +51,14 @@ def record(
         if in_cluster_mode(wire):
             raise EngineUnsupported("a cluster has no log of changes in one order: only single servers are recorded")
         shown = place_of(target).shown
-        begins = since is None
-        if since is None:
-            since = _here(wire, shown, ambient)
-        stream = _follow(wire, since, shown)
-        if begins:
-            sink.mark(since)
-        with closing(Spool(scratch)) as spool, _Receiver(target, wire, Mark(stream, since.order, since.at), spool, ambient):
-            _Recording(Mark(stream, since.order, since.at), spool, sink, control, ambient).run(until)
+        asked = since
+        since = _here(wire, shown, ambient) if asked is None else asked
+        stream, reached = _follow(wire, since, shown)
+        begin = Mark(stream, since.order, since.at)
+        if asked is None:
+            sink.mark(begin)
+        with closing(Spool(scratch)) as spool, _Receiver(target, wire, begin, reached, spool, ambient):
+            _Recording(begin, spool, sink, control, ambient).run(until)
 
 
 # The way in
@@ -72,14 +72,12 @@ def _here(wire: Wire, shown: str, ambient: Ambient) -> Mark:
     return Mark(info["master_replid"], int(info["master_repl_offset"]), ambient.now())
 
 
-def _follow(wire: Wire, since: Mark, shown: str) -> str:
-    """Has the server send what follows `since`; returns what it calls its history now. Raises LogGap where it cannot."""
-    try:
-        info = wire.info()
-    except RightMissing:
-        info = {}
-    if "master_replid" in info:  # asked first, since a server that cannot go on makes a dump for whoever asks it to
-        _require_kept(info, since, shown)
+def _follow(wire: Wire, since: Mark, shown: str) -> tuple[str, int]:
+    """Has the server send what follows `since`; returns what it calls its history now, and how far it had come before. What it
+    had, it sends at once: when it was written is not known. Raises LogGap where it cannot."""
+    info = wire.info()
+    _require_kept(info, since, shown)  # first, since a server that cannot go on makes a dump for whoever asks it to
+    reached = int(info["master_repl_offset"])
     wire.command("REPLCONF", "capa", "psync2")
     wire.send_command("PSYNC", since.stream, str(since.order + 1))
     if wire.peek() == b"\n":  # it has us wait for a dump; what goes on is answered at once
@@ -87,7 +85,7 @@ def _follow(wire: Wire, since: Mark, shown: str) -> str:
     answer = wire.reply("PSYNC")
     words = answer.decode("ascii", "replace").split() if isinstance(answer, bytes) else []
     if words[:1] == ["CONTINUE"]:
-        return words[1] if len(words) > 1 else since.stream
+        return (words[1] if len(words) > 1 else since.stream), reached
     if words[:1] == ["FULLRESYNC"] and len(words) == 3 and words[2].isdigit():
         if words[1] == since.stream and int(words[2]) > since.order:
             raise _overrun(shown, int(words[2]) - since.order)
@@ -104,7 +102,7 @@ def _require_kept(info: Mapping[str, str], since: Mark, shown: str) -> None:
 
     following = since.order + 1
     was_its = info.get("master_replid2") == since.stream and following <= number("second_repl_offset")
-    if info["master_replid"] != since.stream and not was_its:
+    if info.get("master_replid") != since.stream and not was_its:
         raise _forgotten(since, shown)
     first = number("repl_backlog_first_byte_offset")
     if info.get("repl_backlog_active") != "1" or following > first + number("repl_backlog_histlen"):
@@ -136,8 +134,9 @@ def _forgotten(since: Mark, shown: str) -> LogGap:
 class _Receiver:
     """Owns the connection while it runs: from the server to the spool, and a sign of life to the server."""
 
-    def __init__(self, target: Target, wire: Wire, since: Mark, spool: Spool, ambient: Ambient) -> None:
+    def __init__(self, target: Target, wire: Wire, since: Mark, reached: int, spool: Spool, ambient: Ambient) -> None:
         self._target = target
+        self._reached = reached
         self._wire = wire
         self._since = since
         self._received = 0
@@ -178,8 +177,9 @@ class _Receiver:
                 told = now
             piece = self._wire.poll(_PIECE)
             if piece:
-                self._spool.put(piece, self._ambient.now())
                 self._received += len(piece)
+                missed = self._since.order + self._received < self._reached
+                self._spool.put(piece, None if missed else self._ambient.now())
                 tail = (tail + piece[-len(ASK) :])[-len(ASK) :]
                 heard = self._ambient.monotonic()
             elif tail.upper() == ASK and now - heard > _ASKED_SECONDS:
@@ -194,7 +194,7 @@ class _Receiver:
         self._wire = open_wire(self._target, self._ambient, self._look)
         try:
             next_since = Mark(self._since.stream, self._since.order + self._received, self._since.at)
-            stream = _follow(self._wire, next_since, place_of(self._target).shown)
+            stream, self._reached = _follow(self._wire, next_since, place_of(self._target).shown)
             if stream != self._since.stream:
                 raise EngineUnreachable("the source goes on under another replication id: record again from the last mark")
             self._wire.alone()
@@ -253,7 +253,7 @@ class _Recording:
         whole = self._commands.boundary - before
         ending = self._spool.error is not None
         self._open = None
-        if whole > 0:
+        if whole > 0 and received.at is not None:
             mark = Mark(self._since.stream, self._since.order + self._commands.boundary, received.at)
             if last or ending or self._due(received.at):
                 self._sink.write(received.data[:whole])

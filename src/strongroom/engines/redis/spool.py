@@ -23,8 +23,14 @@ class _Span:
     """Bytes that are told as received together."""
 
     end: int  # the position after them
-    begun: float
-    at: float
+    begun: float | None
+    at: float | None
+
+
+def _together(begun: float | None, at: float | None) -> bool:
+    if begun is None or at is None:
+        return begun is at
+    return 0 <= at - begun < _TOGETHER_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Received:
     """Bytes, and when they had been received."""
 
     data: bytes
-    at: float  # seconds since the epoch
+    at: float | None  # seconds since the epoch; None: they are of an unknown time before
 
 
 class Spool:
@@ -50,7 +56,7 @@ class Spool:
 
     # The thread that receives
 
-    def put(self, data: bytes, at: float) -> None:
+    def put(self, data: bytes, at: float | None) -> None:
         """Takes bytes that were received at that time. Raises EngineError where the folder fails or too much waits."""
         if self.waiting + len(data) > self._most:
             raise EngineError(
@@ -61,7 +67,7 @@ class Spool:
         with self._changed:
             self._put += len(data)
             last = self._spans[-1] if self._spans else None
-            if last is not None and 0 <= at - last.begun < _TOGETHER_SECONDS:
+            if last is not None and _together(last.begun, at):
                 last.end, last.at = self._put, at
             else:
                 self._spans.append(_Span(self._put, at, at))
