@@ -299,12 +299,20 @@ class _Recording:
             self._lineage = _lineage(conn, self._key)
         return True
 
+    def _begin_again(self) -> None:
+        """No backup is left that what is recorded could be replayed after: one is taken."""
+        try:
+            self._take_backup()
+        except errors.Refused as error:
+            log.warning("no backup could be taken of instance %s: %s", self._instance.name, error)
+
     def _record(self, since: Mark | None, fresh: bool) -> None:
         ctx = self._ctx
         if self._lineage is None:
             raise _Anew
         keys = ctx.keys(self._lineage)
-        sink = _Sink(ctx, self._job, self._row, self._lineage, keys, since, None if fresh else self._row.chain)
+        chain = None if fresh else self._row.chain
+        sink = _Sink(ctx, self._job, self._row, self._lineage, keys, since, chain, self._begin_again)
         control = _Control(ctx, self._job, self._row)
         folder = self._scratch / "engine"
         shutil.rmtree(folder, ignore_errors=True)
@@ -398,9 +406,18 @@ class _Sink:
     """Cuts the log into pieces at marks: when there is enough for one, or the interval is over."""
 
     def __init__(
-        self, ctx: Context, job: Running, row: Row[Any], lineage: str, keys: LineageKeys, since: Mark | None, chain: int | None
+        self,
+        ctx: Context,
+        job: Running,
+        row: Row[Any],
+        lineage: str,
+        keys: LineageKeys,
+        since: Mark | None,
+        chain: int | None,
+        baseless: Callable[[], None],
     ) -> None:
         self._ctx, self._job, self._row, self._lineage, self._keys = ctx, job, row, lineage, keys
+        self._baseless = baseless  # called when no backup goes on by the chain
         self._encoder = Encoder(ctx.options.compression)
         self._chain = chain  # None: a new one begins with the first word from the source, which has what followed
         self._begin = since  # the mark that what is held begins at
@@ -469,10 +486,12 @@ class _Sink:
             pieces = [*self._pieces, piece]
         else:
             pieces = []
-        self._commit(pieces, last)
+        has_base = self._commit(pieces, last)
         self._begin = last
         del self._held[:size]
         self._marks, self._pieces, self._group = [], [], ""
+        if not has_base:
+            self._baseless()
 
     def _put_inner(self) -> None:
         """A full piece of a group whose end is not here yet."""
@@ -507,7 +526,8 @@ class _Sink:
             raise
         return _Put(key, name, size, plain)
 
-    def _commit(self, pieces: Sequence[_Put], end: Mark) -> None:
+    def _commit(self, pieces: Sequence[_Put], end: Mark) -> bool:
+        """The pieces are part of the chain from here on; whether a backup goes on by it, or may."""
         ctx, begin = self._ctx, self._begin
         assert begin is not None
         with ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
@@ -531,6 +551,7 @@ class _Sink:
             logs.take_in(conn, self._lineage, now.chain, end.stream, now.began)
             if logs.bury(conn, self._lineage, removal.of_lineage(self._lineage)):
                 removal.submit(ctx, conn, self._lineage)
+            return logs.has_base(conn, self._lineage, now.chain)
 
     def _require_open(self, conn: Connection) -> None:
         if conn.execute(sa.select(t.lineage.c.state).where(t.lineage.c.id == self._lineage)).scalar_one() != "OPEN":

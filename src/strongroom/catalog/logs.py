@@ -103,6 +103,14 @@ def take_in(conn: Connection, lineage: str, chain: int, stream: str, began: int)
     conn.execute(sa.update(t.part).where(*here).values(log_chain=chain))
 
 
+def has_base(conn: Connection, lineage: str, chain: int) -> bool:
+    """Whether a part goes on by the chain, or one that is being built may."""
+    p = t.part.c
+    here = (p.lineage == lineage, p.state != sa.literal_column("'RETIRED'"))
+    either = sa.or_(p.log_chain == chain, p.state == "BUILDING")
+    return conn.execute(sa.select(p.seq).where(*here, either).limit(1)).first() is not None
+
+
 def cut(conn: Connection, lineage: str, chain: int, before: int | None) -> None:
     """Parts of the chain that stand before this place can go on by it no more; None: none of it can."""
     p = t.part.c
