@@ -31,6 +31,8 @@ _REFUSALS: dict[type[Exception], str] = {
 def one_call(world: World, process: Process) -> None:
     """One user's call through this process."""
     calls = _DELETES if world.deletes_much else _CALLS
+    if world.often:
+        calls = {**calls, world.often: sum(calls.values())}
     kind = list(calls)[world.tape.weighted(list(calls.values()))]
     try:
         if kind == "create":
