@@ -41,6 +41,7 @@ from strongroom.api import (
     maintenance,
     metrics,
     notifications,
+    pending,
     policies,
     quotas,
     recycling,
@@ -103,8 +104,8 @@ _BACKLOG = 64  # connections that are taken at once: those of them that are too 
 
 
 FAMILIES = (
-    backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, maintenance,
-    notifications, audit, refused,
+    backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, pending,
+    maintenance, notifications, audit, refused,
 )  # fmt: skip
 """The API's families of calls, those that are refused last: a call that works goes before."""
 

@@ -132,6 +132,74 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, body["error_code"]
 
 
+# --- that waits --------------------------------------------------------------------------------------------------------
+
+
+def test_a_delete_that_waits_is_called_back_or_approved_by_somebody_else(site: Site) -> None:
+    """The project's policy by command; hidden at once and not decided, shown as waiting; a call and a command each call one back
+    and approve one; what the clients are told is the contract's form."""
+    server, one, other = site.server, site.backup(), site.backup()
+    setter = ["strongroom:deletion:setPolicy"]
+    may = {"Version": "5.0", "Statement": [{"Effect": "Allow", "Action": ["*"]}, {"Effect": "Deny", "Action": setter}]}
+    second = server.new_user(server.owner, "second-person", may)
+    told = server.cli("deletion", "policy", "set", "--undelete-hours", "1", "--second-person")
+    try:
+        assert told == site.http.get(site.own("deletion-policy")).json() == {"undelete_hours": 1, "second_person": True}
+        with server.http(second) as http:
+            assert refused(http.put(site.own("deletion-policy"), json={"second_person": False})) == (403, "DBS.280032")
+            job = site.delete(one).json()["job_id"]
+            assert site.delete(one).json() == {"job_id": job}
+            assert [row["id"] for row in site.http.get(site.url("backups", "v4")).json()["backups"] if row["id"] == one] == []
+            detail = site.http.get(site.own(f"backups/{one}")).json()
+            assert (detail["state"], detail["pending"]["second_person"], detail["owned_bytes"] > 0) == ("PENDING", True, True)
+            (shown,) = site.http.get(site.url("jobs"), params={"id": job}).json()["jobs"]
+            assert (shown["name"], shown["status"], shown["progress"]) == ("DeleteBackup", "Running", "0%")
+            tasks = site.http.get(site.url("scheduled-jobs")).json()["schedules"]
+            assert [row["job_status"] for row in tasks if row["job_id"] == job] == ["Pending"]
+            assert site.http.get(site.own(f"jobs/{job}")).json()["pending"] == detail["pending"]
+            assert refused(site.http.delete(site.url(f"scheduled-jobs/{job}"))) == (403, "DBS.200019")
+            (listed,) = server.cli("deletion", "list", "--state", "pending")["deletions"]
+            assert (listed["backup_id"], listed["promised"], listed["pending"]) == (one, None, detail["pending"])
+            seen = site.http.post(site.own("backups/preview"), json={"backup_ids": [one]}).json()
+            assert [row["id"] for row in seen["backups"]] == [one]
+            recovery = site.http.post(site.url(f"instances/{site.cache}/recovery"), json={"backup_id": one})
+            assert refused(recovery) == (400, "DBS.212003")
+            assert "undelete it first" in recovery.json()["error_msg"]
+
+            assert http.post(site.own(f"backups/{one}/undelete")).json() == {}
+            assert refused(http.post(site.own(f"backups/{one}/undelete"))) == (400, "DBS.212003")
+            ended = server.wait(job)
+            assert (ended.status, ended.fail_reason) == ("Failed", "undeleted by second-person")
+            assert site.http.get(site.own(f"backups/{one}")).json()["pending"] is None
+
+            assert site.http.put(site.own("deletion-policy"), json={"undelete_hours": 0}).json()["second_person"] is True
+            assert http.request("DELETE", site.url("instances/backups"), json={"backup_ids": [one, other]}).status_code == 200
+            assert refused(http.post(site.own(f"backups/{one}/approve"))) == (400, "DBS.212003"), "asked for by the same person"
+            assert server.cli("backup", "approve", one)["pending"]["approved_by"] == server.owner.user
+            deleting = site.http.get(site.own(f"deletions/{one}")).json()["job_id"]
+            assert server.wait(deleting).status == "Completed"
+            receipt = site.http.get(site.own(f"deletions/{one}")).json()
+            assert receipt["receipt"]["freed"] == receipt["promised"]["freed"] > 0
+            server.cli("backup", "undelete", other)
+            assert refused(site.http.post(site.own(f"backups/{one}/undelete"))) == (400, "DBS.212003"), "too late"
+    finally:
+        site.http.put(site.own("deletion-policy"), json={"undelete_hours": 0, "second_person": False})
+    events = ("SetDeletionPolicy", "UndeleteBackup", "ApproveDeletion", "DecideDeletion")
+    with server.catalog() as catalog, catalog.read() as conn:
+        ours = identity.audit.c.event.in_([f"Strongroom{event}" for event in events])
+        rows = conn.execute(sa.select(identity.audit).where(ours).order_by(identity.audit.c.sequence)).all()
+    owner = server.owner.user
+    assert [(row.event.removeprefix("Strongroom"), row.outcome, row.user_name) for row in rows] == [
+        ("SetDeletionPolicy", "OK", owner), ("SetDeletionPolicy", "REFUSED", "second-person"),
+        ("UndeleteBackup", "OK", "second-person"), ("UndeleteBackup", "REFUSED", "second-person"),
+        ("SetDeletionPolicy", "OK", owner), ("ApproveDeletion", "REFUSED", "second-person"),
+        ("ApproveDeletion", "OK", owner), ("DecideDeletion", "OK", None), ("UndeleteBackup", "OK", owner),
+        ("UndeleteBackup", "REFUSED", owner), ("SetDeletionPolicy", "OK", owner),
+    ]  # fmt: skip
+    assert [json.loads(row.detail)["second_person"] for row in site.events(one)] == [True, True]
+    site.gone(other)
+
+
 # --- accepted ----------------------------------------------------------------------------------------------------------
 
 

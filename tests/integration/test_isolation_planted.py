@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from support.interleaving import Pair
-from support.isolation_acts import BEGIN, DELETE_HEAD, DELETE_NEXT, FAIL, RESTORE, Houses, houses
+from support.isolation_acts import BEGIN, DECIDE, DELETE_HEAD, DELETE_NEXT, FAIL, HOLD, RESTORE, Houses, houses
 from support.isolation_plants import (
     decided_from_an_earlier_read,
     lock_and_neighbours_in_one_statement,
@@ -54,6 +54,11 @@ def test_a_restore_and_a_delete_without_the_backups_lock_are_found(houses: House
     """On PostgreSQL both are accepted: the restore reads what is being removed."""
     both = "('accepted', 'accepted')", "has no manifest"
     assert found(houses, "postgres", Pair(RESTORE, DELETE_HEAD, "quiet"), no_lock_of_backups, *both)
+
+
+def test_a_hold_and_a_decision_that_waited_without_the_backups_lock_are_found(houses: Houses) -> None:
+    """On PostgreSQL the hold is accepted, and the backup goes."""
+    assert found(houses, "postgres", Pair(DECIDE, HOLD, "pending"), no_lock_of_backups, "('decided', 'held')")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

@@ -37,6 +37,7 @@ def furnish(vault: Vault) -> None:
         conn.execute(sa.update(t.instance).where(t.instance.c.id == vault.source).values(secret=sealed, labels='{"a":"b"}'))
         conn.execute(t.quota.insert().values(project=vault.project, kind="backup", allowed=7))
         conn.execute(t.recycle_policy.insert().values(project=vault.project, days=3))
+        conn.execute(t.deletion_policy.insert().values(project=vault.project, undelete_hours=0, second_person=False))
         conn.execute(t.limits.insert().values(subject=vault.source, bytes_per_second=1 << 40, jobs=None))
         secret = ctx.sealer.seal(b"signs", "webhook", "w" * 32)
         conn.execute(

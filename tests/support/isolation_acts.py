@@ -7,6 +7,7 @@ A lineage with four backups, of which the first (`old`) is deleted up to its rew
     unswept     … and the deletion of `one` is decided, its sweep and everything after it is due
     two         only two and three are left, nothing else is due
     last        … and the deletion of `two` is decided and due: three's would close the lineage
+    pending     the quiet one, and a deletion of `three` has waited: its decision is due
 
 Every act goes through the use case's public entry; how far its preamble goes is said by effects on the store.
 """
@@ -21,12 +22,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation, deletion, holding, instances, removal, restoration, rewriting
+from strongroom.backups import creation, deletion, holding, instances, pending, removal, restoration, rewriting
 from strongroom.backups.context import Options
 from strongroom.backups.deletion import DeleteJob
 from strongroom.catalog import sweeping
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Probe, Target
+from strongroom.jobs.port import Cancelled, JobLost, TryAgain
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Effect
 from support.interleaving import NOTHING, Act, Actor, Pair, Stage
@@ -60,12 +62,25 @@ class House(Stage):
             self.delete(self.one)
         self.remember("unswept")
         self.reset("quiet")
+        self._wait_for_a_decision()
+        self.remember("pending")
+        self.reset("quiet")
         self.delete(self.one)
         self.run()
         self.remember("two")
         self.clock.passed = 0.0  # what is submitted now is due by everybody's clock
         self.delete(self.two)
         self.remember("last")
+
+    def _wait_for_a_decision(self) -> None:
+        """The policy that had it wait is gone, so that other deletions are decided at once."""
+        for hours in (1, 0):
+            pending.put_policy(self.ctx, self.project, lambda *_: None, undelete_hours=hours)
+            if hours:
+                deletion.delete(self.ctx, self.project, self.three, lambda *_: None, by=pending.Person("ann", "ann"))
+        with self.catalog.write() as conn:
+            conn.execute(sa.update(t.pending_deletion).values(until=0.0))
+            conn.execute(sa.update(t.job).where(t.job.c.backup == self.three, t.job.c.kind == "delete").values(run_after=0.0))
 
 
 class Houses:
@@ -146,6 +161,12 @@ def _hold(actor: Actor) -> str:
     actor.here()
     holding.hold(actor.ctx, house(actor).project, house(actor).three, holding.Hold("evidence"), actor.note)
     return "held"
+
+
+def _undelete(actor: Actor) -> str:
+    actor.here()
+    pending.undelete(actor.ctx, house(actor).project, house(actor).three, pending.Person("ben", "ben"), actor.note)
+    return "called back"
 
 
 def _restore(actor: Actor) -> str:
@@ -267,6 +288,21 @@ def _abandon(actor: Actor) -> str:
     return "done"
 
 
+def _decide(actor: Actor) -> str:
+    """A deletion that has waited is decided, or called off; the store fails before anything is carried out."""
+    job = actor.claim("delete", house(actor).three)
+    assert job is not None
+    actor.scene(until=lambda _effect: True)
+    actor.here()
+    try:
+        DeleteJob(actor.ctx).run(job)
+    except TryAgain:
+        return "decided"
+    except (JobLost, Cancelled):
+        return "was called back"
+    return "called off"
+
+
 def _sweep(actor: Actor) -> str:
     actor.here()
     sweeping.finish(actor.catalog, house(actor).lineage)
@@ -320,6 +356,8 @@ SWEEP = Act("sweep", _sweep)
 BURY = Act("bury", _burying("one"), claims="one")
 BURY_TWO = Act("bury-two", _burying("two"))
 UNREGISTER = Act("unregister", _unregister)
+DECIDE = Act("decide", _decide, claims="three")
+UNDELETE = Act("undelete", _undelete)
 FORGET = Act("forget", _forget, claims="one", atomic=False)
 
 ACTS = (BEGIN, STORE, COMMIT, DELETE_HEAD, DELETE_NEXT, STOP, FAIL, CHOOSE, SWITCH, HOLD, RESTORE)
@@ -345,6 +383,16 @@ CLOSING = (
 """The delete that empties a chain closes its lineage."""
 
 
+WAITING = tuple(
+    Pair(first, second, "pending")
+    for first, others in {
+        DECIDE: (UNDELETE, HOLD, RESTORE, BEGIN, DELETE_NEXT), UNDELETE: (DELETE_HEAD, RESTORE),
+    }.items()
+    for second in others
+)  # fmt: skip
+"""A deletion that waited is decided, or called back."""
+
+
 def pairs() -> list[Pair]:
     """Every two acts that can meet, each in the world that has what both need."""
     meetings = list(itertools.combinations_with_replacement(ACTS, 2))
@@ -354,7 +402,7 @@ def pairs() -> list[Pair]:
         for first, second in meetings
         if first.claims is None or first.claims != second.claims
     ]
-    return [*anywhere, *CLOSING]
+    return [*anywhere, *CLOSING, *WAITING]
 
 
 def _world_of(both: set[Act]) -> str:

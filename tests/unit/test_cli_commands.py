@@ -259,6 +259,14 @@ def test_text_of_the_server_is_shown_as_it_is() -> None:
             {"reason": "court", "kind": "legal", "until": "2027-01-31T00:00:00+0000"},
         ),
         (("backup", "release", BACKUP), f"DELETE {OWN}/backups/{BACKUP}/hold", None),
+        (("backup", "undelete", BACKUP), f"POST {OWN}/backups/{BACKUP}/undelete", None),
+        (("backup", "approve", BACKUP), f"POST {OWN}/backups/{BACKUP}/approve", None),
+        (("deletion", "policy", "show"), f"GET {OWN}/deletion-policy", None),
+        (
+            ("deletion", "policy", "set", "--undelete-hours", "0", "--second-person"),
+            f"PUT {OWN}/deletion-policy",
+            {"undelete_hours": 0, "second_person": True},
+        ),
         (("job", "cancel", JOB), f"POST {OWN}/jobs/{JOB}/cancel", {}),
         (("backup", "show", "a/../b"), f"GET {OWN}/backups/a%2F..%2Fb", None),
     ],
@@ -268,6 +276,63 @@ def test_each_small_command_is_one_call(arguments: tuple[str, ...], asked: str, 
     server = FakeServer({asked.replace("%2F", "/"): {}})
     assert server.run(*arguments, "--json").exit_code == 0
     assert (server.asked(), server.bodies()) == ([asked], [] if body is None else [body])
+
+
+WAITS = {"words": "asked for by ann at 2027-01-31 00:00:00 UTC, another user has to approve it by 2027-02-07 00:00:00 UTC"}
+DELETE = {f"DELETE /v3/{PROJECT}/backups/{BACKUP}": (202, {"job_id": JOB})}
+
+
+def test_a_deletion_that_waits_is_not_called_done() -> None:
+    """It is said what it waits for, after the delete, in the backup's, the job's and the deletion's own commands."""
+    pending = {**DELETION, "state": "pending", "promised": None, "receipt": None, "pending": WAITS}
+    server = FakeServer(
+        {
+            **DELETE, f"GET {OWN}/jobs/{JOB}": job("Running", pending=WAITS), f"GET {OWN}/deletions/{BACKUP}": pending,
+            f"GET {OWN}/backups/{BACKUP}": {"id": BACKUP, "pending": WAITS},
+        }
+    )  # fmt: skip
+    for words in (
+        ("backup", "delete", BACKUP, "--yes"), ("job", "show", JOB), ("deletion", "show", BACKUP), ("backup", "show", BACKUP)
+    ):  # fmt: skip
+        result = server.run(*words)
+        assert (result.exit_code, WAITS["words"] in " ".join(result.stdout.split())) == (0, True), result.output
+    assert "RECEIPT" not in server.run("deletion", "show", BACKUP).stdout
+    nobody = FakeServer({**DELETE, f"GET {OWN}/jobs/{JOB}": refusal(403, "DBS.280032", "no")}).run(
+        "backup", "delete", BACKUP, "--yes"
+    )
+    assert (nobody.exit_code, "removes its data" in " ".join(nobody.stdout.split())) == (0, True)
+
+
+def test_a_wait_says_what_a_deletion_waits_for_and_how_it_ended() -> None:
+    """Called back meanwhile: status 1 with the job's reason, and no receipt is looked for in vain."""
+    ended = job("Cancelled", fail_reason="undeleted by ben")
+    unknown = refusal(400, "DBS.201214", "no deletion of it is known")
+    answers = {
+        **DELETE,
+        f"GET {OWN}/jobs/{JOB}": [job("Running", pending=WAITS), ended],
+        f"GET {OWN}/deletions/{BACKUP}": unknown,
+    }
+    result = FakeServer(answers).run("backup", "delete", BACKUP, "--yes", "--wait")
+    assert result.exit_code == 1
+    assert f"the deletion waits: {WAITS['words']}" in result.stderr
+    assert "cancelled: undeleted by ben" in result.stderr
+    answers |= {f"GET {OWN}/jobs/{JOB}": ended, f"GET {OWN}/deletions/{BACKUP}": refusal(403, "DBS.280032", "no")}
+    refused = FakeServer(answers).run("backup", "delete", BACKUP, "--yes", "--wait")
+    assert (refused.exit_code, "DBS.280032" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("hours", "second", "words"),
+    [
+        (0, False, "A deletion needs nobody's approval and is decided at once."),
+        (24, True, "A deletion needs another user's approval and can be called back for 24 hours."),
+    ],
+)
+def test_a_deletion_policy_is_told_in_words(hours: int, second: bool, words: str) -> None:
+    """To set nothing is wrong use."""
+    server = FakeServer({f"GET {OWN}/deletion-policy": {"undelete_hours": hours, "second_person": second}})
+    assert " ".join(server.run("deletion", "policy", "show").stdout.split()) == words
+    assert server.run("deletion", "policy", "set").exit_code == 2
 
 
 def test_removing_an_instance_needs_a_yes() -> None:

@@ -536,6 +536,44 @@ def test_a_running_job_ends_itself_when_it_is_cancelled(house: House) -> None:
     assert house.work.given_up == [(key, "CANCELLED", "cancelled by a user")]
 
 
+def test_a_revoked_job_has_ended_with_its_callers_transaction(house: House) -> None:
+    """Queued or running: its reason stands, its key is free, nobody gives it up, who runs it is fenced; an ended one stays."""
+    queued, running = house.submit(unique_key="k", delay=1000), house.submit(unique_key="l")
+    job = house.claimed(house.one)
+    done = house.submit()
+    house.two.step()
+    house.clock.seconds += 5
+    with house.catalog.write() as conn:
+        for key in (queued, running, done):
+            house.jobs.revoke(conn, key, "called back")
+    for key in (queued, running):
+        shown = house.get(key)
+        assert (shown.state, shown.error, shown.finished_at) == ("CANCELLED", "called back", house.clock.seconds)
+    assert (house.get(done).state, house.get(done).error) == ("DONE", None)
+    with pytest.raises(JobLost), house.catalog.write(job.guard):
+        pass
+    house.one.run_claimed(job)  # as far as it comes without its guard
+    assert (house.get(running).state, house.get(running).error) == ("CANCELLED", "called back")
+    house.clock.seconds += 2000
+    assert (house.one.step(), house.work.given_up) == (None, [])
+    house.submit(unique_key="k")
+    house.submit(unique_key="l")
+
+
+def test_a_queued_job_is_rescheduled_and_no_other(house: House) -> None:
+    """Sooner or later; one that runs, or is cancelled and owes its follow-up, stays as it is."""
+    later, running, cancelled = house.submit(delay=1000), house.submit(), house.submit(delay=1000)
+    job = house.claimed(house.one)
+    house.cancel(cancelled)
+    with house.catalog.write() as conn:
+        for key in (later, running, cancelled):
+            house.jobs.reschedule(conn, key, 10.0)
+    assert [house.two.step(), house.two.step()] == [cancelled, None]
+    assert house.one.run_claimed(job)
+    house.clock.seconds += 10
+    assert house.two.step() == later
+
+
 def test_a_job_that_ends_before_it_hears_of_the_cancel_is_done(house: House) -> None:
     """Its work stands, and so does its result."""
     key = house.submit()

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from strongroom.api import metrics
 from strongroom.api.app import build_app
 from strongroom.api.services import Services
-from strongroom.backups import reconciling
+from strongroom.backups import pending, reconciling
 from strongroom.backups.context import Options
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.catalog import tables as t
@@ -135,6 +135,18 @@ def test_jobs_that_wait_and_that_failed(house: House) -> None:
     found = house.readings()
     assert one("jobs", kind="backup", state="QUEUED") not in found
     assert found[one("jobs_failed_total", kind="backup")] == 1
+
+
+def test_a_deletion_that_can_be_called_back_waits_for_no_worker(house: House) -> None:
+    """It is counted as pending, and its job is not taken for one that nobody comes to."""
+    key = house.backup(next(generations(1)))
+    pending.put_policy(house.ctx, house.project, lambda *_: None, undelete_hours=24)
+    house.delete(key)
+    house.clock.passed += 3600
+    found = house.readings()
+    assert found[one("deletions", state="PENDING")] == found[one("jobs", kind="delete", state="QUEUED")] == 1
+    assert found[one("backups", engine="plain", origin="Manual", state="PENDING")] == 1
+    assert found[one("jobs_oldest_queued_seconds")] == 0
 
 
 def test_what_the_last_reconciliation_found(house: House) -> None:

@@ -27,8 +27,9 @@ from strongroom.api.contract import (
     older_time_text,
     time_text,
 )
+from strongroom.api.pending import person
 from strongroom.api.services import given
-from strongroom.backups import creation, deletion, listing, restoration
+from strongroom.backups import creation, deletion, listing, pending, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.scope import WHOLE, scope_of, tables_of
 from strongroom.engines.base import Tables
@@ -117,7 +118,8 @@ def delete_backups(
     request: BatchDeleteRequest, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:instance:deleteBackup")]
 ) -> Response:
     """Deletes up to ten backups, all or nothing."""
-    deletion.delete_batch(ctx, caller.required_project(), request.backup_ids, _noted(ctx, caller))
+    project = caller.required_project()
+    deletion.delete_batch(ctx, project, request.backup_ids, _noted(ctx, caller), by=person(caller))
     return Response(status_code=200)
 
 
@@ -129,13 +131,15 @@ def delete_backup(
     if_match: Annotated[str | None, Header()] = None,
     thorough: Annotated[bool, Query()] = False,
 ) -> JobAccepted:
-    """Deletes a backup: decided and hidden when this answers, freed by the job.
+    """Deletes a backup: decided and hidden when this answers, freed by the job. Where the project's policy says so it is only
+    hidden then, and the job decides later.
 
     Ours beside the contract: If-Match takes a preview's version; `thorough=true` also rewrites all that waits in partly dead
     objects, at the price that the preview states.
     """
     version = None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
-    job = deletion.delete(ctx, caller.required_project(), backup_id, _noted(ctx, caller), version, thorough=thorough)
+    noted, who = _noted(ctx, caller), person(caller)
+    job = deletion.delete(ctx, caller.required_project(), backup_id, noted, version, by=who, thorough=thorough)
     return JobAccepted(job_id=job)
 
 
@@ -274,6 +278,8 @@ def _restorable(row: Row[Any]) -> dict[str, Any]:
 
 def _noted(ctx: Context, caller: Principal) -> deletion.Note:
     def note(conn: Connection, backup: str, name: str) -> None:
-        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLDeleteBackup", "backup", backup, name))
+        mark = pending.mark_of(conn, backup)
+        detail = {} if mark is None else {"until": mark.until, "second_person": mark.lapses is not None}
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLDeleteBackup", "backup", backup, name, detail=detail))
 
     return note

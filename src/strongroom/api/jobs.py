@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Query
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import (
@@ -22,9 +22,10 @@ from strongroom.api.contract import (
     filled_span,
     time_text,
 )
+from strongroom.api.pending import pending_fields
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import errors, listing
+from strongroom.backups import errors, listing, pending
 from strongroom.backups.context import Context
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
@@ -120,7 +121,7 @@ def list_scheduled_jobs(
 def cancel_scheduled_job(
     job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]
 ) -> dict[str, Any]:
-    """Cancels a task that is Pending. A deletion is decided and cannot be called back."""
+    """Cancels a task that is Pending. A deletion that is decided cannot be called back, one that waits by undelete."""
     with ctx.catalog.write() as conn:
         job = _find(ctx, conn, caller, job_id)
         if job.state != "QUEUED":
@@ -131,24 +132,33 @@ def cancel_scheduled_job(
 
 @router.get("/strongroom/v1/{project_id}/jobs/{job_id}")
 def show_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:list")]) -> dict[str, Any]:
-    """One job with its progress and result."""
+    """One job with its progress and result; `pending`: what a deletion waits for before it is decided."""
     with ctx.catalog.read() as conn:
-        return _own_fields(_find(ctx, conn, caller, job_id))
+        job = _find(ctx, conn, caller, job_id)
+        return {**_own_fields(job), "pending": pending_fields(_mark(conn, job))}
 
 
 @router.post("/strongroom/v1/{project_id}/jobs/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: JobId, ctx: Here, caller: Annotated[Principal, may("gaussdbfornosql:task:cancel")]) -> dict[str, Any]:
-    """Asks a backup, restore or import to end. A deletion is decided and cannot be called back."""
+    """Asks a backup, restore or import to end. A deletion that is decided cannot be called back, one that waits by undelete."""
     with ctx.catalog.write() as conn:
         _cancel(ctx, conn, caller, _find(ctx, conn, caller, job_id))
     return {}
 
 
 def _cancel(ctx: Context, conn: Connection, caller: Principal, job: JobView) -> None:
+    if _mark(conn, job) is not None:
+        raise errors.InstanceBusy(f"job {job.id} is a deletion that waits: undelete backup {job.backup} instead")
     if job.kind not in ("backup", "restore", "import", "verify", "rehearse", "reconcile"):
         raise errors.InstanceBusy(f"a job of kind {NAMES.get(job.kind, job.kind)} cannot be cancelled")
     ctx.jobs.cancel(conn, job.id)
     audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomCancelJob", "job", job.id))
+
+
+def _mark(conn: Connection, job: JobView) -> Row[Any] | None:
+    """What a deletion's job waits for, if it is not decided."""
+    mark = pending.mark_of(conn, job.backup) if job.kind == "delete" and job.backup is not None else None
+    return mark if mark is not None and mark.job == job.id else None
 
 
 def _find(ctx: Context, conn: Connection, caller: Principal, job_id: str) -> JobView:

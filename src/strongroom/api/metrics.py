@@ -123,7 +123,8 @@ def _jobs(conn: Connection, now: float) -> Iterator[Metric]:
     yield _gauge(conn, "strongroom_jobs", "Jobs that are queued or running.", ("kind", "state"), active)
     failed = sa.select(j.kind, sa.func.count()).where(j.state == "FAILED", j.project.is_not(None)).group_by(j.kind)
     yield _counter(conn, "strongroom_jobs_failed", "Jobs of users and policies that have failed.", ("kind",), failed)
-    working = sa.and_(j.state == "QUEUED", j.queue != QUEUE)  # what is to be told waits for its receiver, not for a worker
+    pending = sa.select(t.pending_deletion.c.job)
+    working = sa.and_(j.state == "QUEUED", j.queue != QUEUE, j.id.not_in(pending))  # others wait for no worker
     oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(working)).scalar()
     yield _one("strongroom_jobs_oldest_queued_seconds", "How long the oldest queued job waits.", now - oldest if oldest else 0)
 
@@ -180,7 +181,8 @@ def _backups(conn: Connection, now: float) -> Iterator[Metric]:
 def _deletions(conn: Connection) -> Iterator[Metric]:
     d = t.deletion.c
     states = sa.select(d.state, sa.func.count()).group_by(d.state)
-    yield _gauge(conn, "strongroom_deletions", "Deletions that were accepted.", ("state",), states)
+    waiting = sa.select(sa.literal("PENDING"), sa.func.count()).select_from(t.pending_deletion).having(sa.func.count() > 0)
+    yield _gauge(conn, "strongroom_deletions", "Deletions that were accepted.", ("state",), sa.union_all(states, waiting))
     sums = conn.execute(
         sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in (d.freed, d.rewrite_dropped, d.rewrite_written)))
     ).one()
@@ -242,7 +244,10 @@ def _one(name: str, text: str, value: float) -> Metric:
     return family
 
 
-def _gauge(conn: Connection, name: str, text: str, labels: tuple[str, ...], query: sa.Select[*tuple[object, ...]]) -> Metric:
+_Rows = sa.Select[*tuple[object, ...]] | sa.CompoundSelect[*tuple[object, ...]]
+
+
+def _gauge(conn: Connection, name: str, text: str, labels: tuple[str, ...], query: _Rows) -> Metric:
     return _filled(conn, GaugeMetricFamily(name, text, labels=labels), query)
 
 
@@ -250,7 +255,7 @@ def _counter(conn: Connection, name: str, text: str, labels: tuple[str, ...], qu
     return _filled(conn, CounterMetricFamily(name, text, labels=labels), query)
 
 
-def _filled(conn: Connection, family: GaugeMetricFamily | CounterMetricFamily, query: sa.Select[*tuple[object, ...]]) -> Metric:
+def _filled(conn: Connection, family: GaugeMetricFamily | CounterMetricFamily, query: _Rows) -> Metric:
     """Rows of labels and, last, a count."""
     for *labels, count in conn.execute(query):
         family.add_metric([str(label) for label in labels], float(str(count)))

@@ -13,9 +13,10 @@ from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.backups import backup_fields
 from strongroom.api.contract import BackupId, RowPage, Time, time_text
 from strongroom.api.jobs import why_not
+from strongroom.api.pending import pending_fields
 from strongroom.api.services import given
 from strongroom.api.times import iso
-from strongroom.backups import deletion, holding, holds, listing
+from strongroom.backups import deletion, holding, holds, listing, pending
 from strongroom.backups.context import Context
 from strongroom.identity import audit
 from strongroom.identity.principal import Principal
@@ -41,7 +42,7 @@ class HoldRequest(BaseModel):
 class DeletionFilters(RowPage):
     """Filters of the list of deletions."""
 
-    state: Literal["running", "failed", "done"] | None = None
+    state: Literal["pending", "running", "failed", "done"] | None = None
 
 
 @router.post("/strongroom/v1/{project_id}/backups/preview")
@@ -57,7 +58,7 @@ def preview(
     project = caller.required_project()
     seen = deletion.preview(ctx, project, request.backup_ids)
     with ctx.catalog.read() as conn:
-        rows = [listing.find_backup(conn, project, key) for key in request.backup_ids if _known(conn, project, key)]
+        rows = [row for key in request.backup_ids if (row := listing.present(conn, project, key)) is not None]
     response.headers["ETag"] = f'"{seen.version}"'
     return {
         "version": seen.version,
@@ -75,11 +76,13 @@ def show_backup(
     project = caller.required_project()
     owned = deletion.preview(ctx, project, [backup_id], priced=False).promises.get(backup_id)
     with ctx.catalog.read() as conn:
-        row = listing.find_backup(conn, project, backup_id)
+        row = listing.find_backup(conn, project, backup_id, with_pending=True)
         parts = listing.parts_of(conn, backup_id)
+        mark = pending.mark_of(conn, backup_id)
     return {
         **backup_fields(row),
-        "state": row.state, "fail_reason": row.fail_reason, **_hold_fields(row, ctx.ambient.now()),
+        "state": row.state, "fail_reason": row.fail_reason, "pending": pending_fields(mark),
+        **_hold_fields(row, ctx.ambient.now()),
         "plain_bytes": row.plain_bytes,
         "entries": sum(part.entries for part in parts), "stored_bytes": sum(part.stored_bytes for part in parts),
         "adopted_bytes": sum(part.adopted_bytes for part in parts), "owned_bytes": None if owned is None else owned.owned,
@@ -116,7 +119,7 @@ def list_deletions(
     ctx: Here,
     caller: Annotated[Principal, may("strongroom:deletion:list")],
 ) -> dict[str, Any]:
-    """Deletions, newest first: running, failed and done, each with its receipt."""
+    """Deletions, newest first: pending ones before all others, then those that are decided, each with its receipt."""
     state = filters.state.upper() if filters.state else None
     with ctx.catalog.read() as conn:
         page = listing.list_deletions(conn, caller.required_project(), state, filters.first_row, filters.limit)
@@ -126,7 +129,7 @@ def list_deletions(
 
 @router.get("/strongroom/v1/{project_id}/deletions/{backup_id}")
 def show_deletion(backup_id: BackupId, ctx: Here, caller: Annotated[Principal, may("strongroom:deletion:get")]) -> dict[str, Any]:
-    """The deletion of one backup: promise, progress and receipt."""
+    """The deletion of one backup: what it waits for, or promise, progress and receipt."""
     with ctx.catalog.read() as conn:
         return _deletion(ctx, conn, listing.find_deletion(conn, caller.required_project(), backup_id))
 
@@ -148,10 +151,6 @@ def _hold_fields(row: Row[Any], now: float) -> dict[str, Any]:
     since, until = (None if at is None else time_text(at) for at in (row.held_at, row.held_until))
     hold = {"kind": row.held_kind, "by": row.held_by, "since": since, "until": until, "reason": row.held}
     return {"held": row.held, "hold": hold}
-
-
-def _known(conn: Connection, project: str, key: str) -> bool:
-    return listing.list_backups(conn, project, listing.BackupFilter(backup=key), 0, 1).total == 1
 
 
 def _previewed(row: Row[Any], seen: deletion.Preview) -> dict[str, Any]:
@@ -179,5 +178,5 @@ def _deletion(ctx: Context, conn: Connection, row: Row[Any]) -> dict[str, Any]:
     progress = job.progress if job is not None and job.active else None
     return {
         **view, "accepted_at": iso(view["accepted_at"]), "finished_at": iso(view["finished_at"]), "progress": progress,
-        "fail_reason": view["fail_reason"] or why_not(job),
+        "pending": pending_fields(view["pending"]), "fail_reason": view["fail_reason"] or why_not(job),
     }  # fmt: skip

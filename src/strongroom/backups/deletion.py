@@ -7,6 +7,9 @@
 
 Promise = result: preview and promise are one function on a read-only snapshot at version v; the transaction compares v under the
 lineages' locks and computes again if it moved, the third time inside. From the 202 on the backup is hidden from every list.
+
+Where the project's deletions wait (pending.py), that transaction only asks whether the backup may go and leaves a mark; the job
+decides later, by the same code, and asks again.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import aftercheck, errors, holds, policies, removal, rewriting, staleness
+from strongroom.backups import aftercheck, errors, holds, pending, policies, removal, rewriting, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
 from strongroom.catalog import lifespans, sweeping
@@ -87,71 +90,80 @@ def delete(
     note: Note,
     if_match: str | None = None,
     *,
+    by: pending.Person | None = None,
     thorough: bool = False,
     expiring: bool = False,
 ) -> str:
-    """Decides the deletion of one backup and returns its job's id; the same job while one runs. Raises errors.Refused.
+    """Decides the deletion of one backup, or has it decided later, and returns its job's id; the same job while one is pending
+    or runs. Raises errors.Refused.
 
-    `thorough`: the job rewrites all that is partly dead in the backup's lineages, whatever it costs; the preview says what.
-    `expiring`: it goes by its instance's policy, so that being automated is no reason to refuse.
+    `by`: who asks; another user has to approve it where the project says so. `thorough`: the job rewrites all that is partly dead
+    in the backup's lineages, whatever it costs; the preview says what. `expiring`: it goes by its instance's policy, so that
+    being automated is no reason to refuse and nothing is waited for.
     """
-    return _decide(ctx, project, [backup], note, if_match, thorough=thorough, expiring=expiring)[0]
+    return _decide(ctx, _Order(project, [backup], note, if_match, by, thorough, expiring))[0]
 
 
-def delete_batch(ctx: Context, project: str, ids: Sequence[str], note: Note) -> list[str]:
+def delete_batch(ctx: Context, project: str, ids: Sequence[str], note: Note, *, by: pending.Person | None = None) -> list[str]:
     """All or nothing: 1 to 10 different ids, checked in one transaction; the first refusal is raised and nothing is decided."""
     if not 1 <= len(ids) <= MOST or len(set(ids)) != len(ids):
         raise errors.BadBatch(f"backup_ids takes 1 to {MOST} different ids; there are {len(ids)}, {len(set(ids))} different")
-    return _decide(ctx, project, ids, note, None)
+    return _decide(ctx, _Order(project, ids, note, by=by))
 
 
-def _decide(
-    ctx: Context,
-    project: str,
-    ids: Sequence[str],
-    note: Note,
-    if_match: str | None,
-    *,
-    thorough: bool = False,
-    expiring: bool = False,
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be decided."""
+
+    project: str
+    ids: Sequence[str]
+    note: Note
+    if_match: str | None = None
+    by: pending.Person | None = None
+    thorough: bool = False
+    expiring: bool = False
+    job: Running | None = None  # a pending deletion's own: its time has come
+
+
+def _decide(ctx: Context, order: _Order) -> list[str]:
     for attempt in (1, 2, 3):
-        _finish_sweeps(ctx, project, ids)
+        _finish_sweeps(ctx, order.project, order.ids)
         with ctx.catalog.read() as conn:
-            seen = _compute(conn, project, ids, now=ctx.ambient.now(), priced=thorough, expiring=expiring)
+            seen = _seen(ctx, conn, order)
         lineages = [lineage for parts in seen.parts.values() for lineage, _ in parts]
+        guard = None if order.job is None else order.job.guard
         try:
-            with ctx.catalog.decide(backups=ids, lineages=lineages) as conn:
-                return _accept(ctx, conn, project, ids, note, if_match, thorough, expiring, seen, last=attempt == 3)
+            with ctx.catalog.decide(guard, backups=order.ids, lineages=lineages) as conn:
+                return _accept(ctx, conn, order, seen, last=attempt == 3)
         except (_Moved, lifespans.NotSwept):
             continue
     raise errors.InstanceBusy("the lineage keeps moving; nothing was decided: try again")
+
+
+def _seen(ctx: Context, conn: Connection, order: _Order, now: float | None = None) -> Preview:
+    """What the order would do. What is pending already goes another time, so that its neighbours' shares are as if it stayed."""
+    return _compute(
+        conn, order.project, order.ids, now=ctx.ambient.now() if now is None else now, priced=order.thorough,
+        expiring=order.expiring, with_pending=order.job is not None,
+    )  # fmt: skip
 
 
 class _Moved(Exception):
     """The lineages moved between the snapshot and the locks."""
 
 
-def _accept(
-    ctx: Context,
-    conn: Connection,
-    project: str,
-    ids: Sequence[str],
-    note: Note,
-    if_match: str | None,
-    thorough: bool,
-    expiring: bool,
-    seen: Preview,
-    *,
-    last: bool,
-) -> list[str]:
+def _accept(ctx: Context, conn: Connection, order: _Order, seen: Preview, *, last: bool) -> list[str]:
     """The deciding transaction, everything locked, by one reading of the clock."""
-    now = ctx.ambient.now()
-    rows = {key: _backup(conn, project, key) for key in ids}
-    running = {key: _running_deletion(conn, row) for key, row in rows.items()}
-    fresh = [key for key in ids if running[key] is None and rows[key].state != "DELETING"]
+    now, ids = ctx.ambient.now(), order.ids
+    rows = {key: _backup(conn, order.project, key) for key in ids}
+    if order.job is None:
+        known = {key: _known_job(conn, row) for key, row in rows.items()}
+    else:
+        known = dict.fromkeys(ids)
+        pending.due(conn, ids[0], order.job.id, now)
+    fresh = [key for key in ids if known[key] is None and rows[key].state != "DELETING"]
     for key in fresh:
-        refusal = _refusal(conn, rows[key], now, expiring)
+        refusal = _refusal(conn, rows[key], now, order.expiring)
         if refusal is not None:
             raise refusal
     if any(key not in seen.parts for key in fresh):
@@ -159,45 +171,59 @@ def _accept(
     for lineage in {lineage for key in fresh for lineage, _ in seen.parts[key]}:
         lifespans.require_swept(conn, lineage)
     locked = _version(conn, [lineage for key in fresh for lineage, _ in seen.parts[key]], ahead=1)
-    if if_match is not None and fresh and if_match != locked:
-        raise errors.PreviewMoved(f"the preview was made at {if_match}, now it is {locked}: preview again")
+    if order.if_match is not None and fresh and order.if_match != locked:
+        raise errors.PreviewMoved(f"the preview was made at {order.if_match}, now it is {locked}: preview again")
     if locked != (seen.version if fresh == list(ids) else _version_of(seen, fresh)):
         if not last:
             raise _Moved
-        seen = _compute(conn, project, ids, now=now, priced=thorough, expiring=expiring)
-    price = seen.thorough.living if thorough else None
+        seen = _seen(ctx, conn, order, now)
+    price = seen.thorough.living if order.thorough else None
+    at_once = order.expiring or order.job is not None
+    policy = pending.AT_ONCE if at_once else pending.policy_of(conn, order.project)
     jobs: dict[str, str] = {}
     room = min(sweeping.AT_ONCE, sweeping.BATCH)
     for key in ids:
-        known = running[key]
-        if known is not None:
-            jobs[key] = known
+        job = known[key]
+        if job is not None:
+            jobs[key] = job
+            if order.thorough:
+                pending.make_thorough(conn, key)
         elif rows[key].state == "DELETING":
             jobs[key] = _resume(ctx, conn, rows[key], price)
+        elif policy.waits:
+            unique = removal.of_delete(key)
+            jobs[key] = pending.ask(ctx, conn, rows[key], policy, unique, by=order.by, thorough=order.thorough, now=now)
         else:
-            jobs[key], room = _take_out(ctx, conn, rows[key], seen.parts[key], seen.promises[key], price, locked, room)
+            jobs[key] = _submit(ctx, conn, rows[key]) if order.job is None else order.job.id
+            room = _take_out(ctx, conn, rows[key], jobs[key], seen.parts[key], seen.promises[key], price, locked, room)
     for key in fresh:
-        note(conn, key, rows[key].name)
+        order.note(conn, key, rows[key].name)
     return [jobs[key] for key in ids]
+
+
+def _submit(ctx: Context, conn: Connection, backup: Row[Any]) -> str:
+    """The job that removes what the deletion condemns."""
+    return ctx.jobs.submit(
+        conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
+        unique_key=removal.of_delete(backup.id),
+    )  # fmt: skip
 
 
 def _take_out(
     ctx: Context,
     conn: Connection,
     backup: Row[Any],
+    job: str,
     parts: Sequence[tuple[str, int]],
     promise: Promise,
     price: int | None,
     version: str,
     room: int,
-) -> tuple[str, int]:
-    """The backup's parts leave their chains and the job that removes is submitted; what fits into `room` is swept. Returns the
-    job's id and the room that is left. `price`: of a thorough one, None for one within the budget."""
+) -> int:
+    """The backup's parts leave their chains; what fits into `room` is swept. Returns the room that is left.
+
+    `price`: of a thorough one, None for one within the budget."""
     key = removal.of_delete(backup.id)
-    job = ctx.jobs.submit(
-        conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
-        unique_key=key,
-    )  # fmt: skip
     conn.execute(
         t.deletion.insert().values(
             backup=backup.id, project=backup.project, job=job, state="RUNNING", at_version=version, owned=promise.owned,
@@ -207,7 +233,7 @@ def _take_out(
             rewrite_read=0, rewrite_written=0, rewrite_dropped=0, accepted_at=ctx.ambient.now(),
         )
     )  # fmt: skip
-    conn.execute(sa.update(t.backup).where(t.backup.c.id == backup.id).values(state="DELETING"))
+    pending.forget(conn, backup.id, state="DELETING")
     for lineage, seq in parts:
         gap = lifespans.retire(conn, lineage, seq)
         condemn(conn, _manifests(conn, lineage, seq), key)
@@ -220,15 +246,12 @@ def _take_out(
             ).scalar_one()
             plan_grave(conn, ctx, lineage, seq, attempt, key)
         room = sweeping.record(conn, lineage, "DELETE", backup.id, gap, key, room=room)
-    return job, room
+    return room
 
 
 def _resume(ctx: Context, conn: Connection, backup: Row[Any], price: int | None) -> str:
     """A deletion whose job Failed goes on in a new job, with what is condemned still condemned; thorough if any call says so."""
-    job = ctx.jobs.submit(
-        conn, "delete", {"backup": backup.id}, project=backup.project, instance=backup.instance, backup=backup.id,
-        unique_key=removal.of_delete(backup.id),
-    )  # fmt: skip
+    job = _submit(ctx, conn, backup)
     here = t.deletion.c.backup == backup.id
     conn.execute(sa.update(t.deletion).where(here).values(job=job, state="RUNNING", fail_reason=None))
     if price is not None:
@@ -236,7 +259,16 @@ def _resume(ctx: Context, conn: Connection, backup: Row[Any], price: int | None)
     return job
 
 
-def _compute(conn: Connection, project: str, ids: Sequence[str], *, now: float, priced: bool, expiring: bool = False) -> Preview:
+def _compute(
+    conn: Connection,
+    project: str,
+    ids: Sequence[str],
+    *,
+    now: float,
+    priced: bool,
+    expiring: bool = False,
+    with_pending: bool = True,
+) -> Preview:
     """The one function behind preview and promise. `priced`: also what a thorough delete would rewrite."""
     parts: dict[str, Sequence[tuple[str, int]]] = {}
     promises: dict[str, Promise] = {}
@@ -245,7 +277,7 @@ def _compute(conn: Connection, project: str, ids: Sequence[str], *, now: float, 
     away: dict[str, set[int]] = {}
     for key in ids:
         row = _backup(conn, project, key)
-        if row.state == "DELETING":
+        if row.state == "DELETING" or (row.state == "PENDING" and not with_pending):
             continue
         refusal = _refusal(conn, row, now, expiring)
         if refusal is not None:
@@ -294,7 +326,8 @@ def _refusal(conn: Connection, backup: Row[Any], now: float, expiring: bool) -> 
     ).first()
     if restoring is not None:
         return errors.BackupRestoring(f"backup {backup.id} is being restored by job {restoring.id}: wait for its end")
-    if backup.origin == "Auto" and backup.state == "COMPLETED" and not expiring and policies.is_on(conn, backup.instance):
+    by_policy = backup.origin == "Auto" and not expiring and policies.is_on(conn, backup.instance)
+    if by_policy and pending.state_of(conn, backup) == "COMPLETED":
         return errors.BackupAutomated(f"backup {backup.id} is automated and goes by its instance's policy: turn that off first")
     return None
 
@@ -332,7 +365,11 @@ def _manifests(conn: Connection, lineage: str, seq: int) -> list[str]:
     return [row.id for row in rows]
 
 
-def _running_deletion(conn: Connection, backup: Row[Any]) -> str | None:
+def _known_job(conn: Connection, backup: Row[Any]) -> str | None:
+    """The job of the backup's deletion that is pending or runs."""
+    mark = pending.mark_of(conn, backup.id)
+    if mark is not None:
+        return str(mark.job)
     if backup.state != "DELETING":
         return None
     row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup.id)).one()
@@ -353,7 +390,7 @@ def _version_of(seen: Preview, ids: Sequence[str]) -> str:
 
 
 class DeleteJob:
-    """The job `delete`: carries a decided deletion out."""
+    """The job `delete`: decides a deletion that was pending, and carries a decided one out."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -362,9 +399,12 @@ class DeleteJob:
         ctx, backup = self._ctx, str(job.args["backup"])
         key = removal.of_delete(backup)
         with ctx.catalog.read() as conn:
+            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
             lineages = [
                 row.lineage for row in conn.execute(sa.select(t.part.c.lineage).where(t.part.c.backup == backup).distinct())
             ]
+        if row.state != "DELETING" and not self._decided(job, row):
+            return None
         try:
             rewriting.abandon(ctx, job, key)
             removal.carry_out(ctx, job, lineages, key)
@@ -380,9 +420,33 @@ class DeleteJob:
         return None
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
-        """The backup stays DELETING with what is condemned; a repeated DELETE goes on from there."""
+        """The backup stays DELETING with what is condemned; a repeated DELETE goes on from there. One that was only pending, and
+        ends so, is there again."""
         del outcome
         self._fail(job, str(job.args["backup"]), reason)
+
+    def _decided(self, job: Running, backup: Row[Any]) -> bool:
+        """Decides the pending deletion; False if the backup may not go, and is there again. Raises TryAgain until its time has
+        come, Cancelled where nobody asks for it any more."""
+        ctx = self._ctx
+        try:
+            with ctx.catalog.read() as conn:
+                mark = pending.due(conn, backup.id, job.id, ctx.ambient.now())
+
+            def note(conn: Connection, key: str, name: str) -> None:
+                entry = audit.Entry(
+                    "StrongroomDecideDeletion", "backup", key, name, project=backup.project,
+                    detail={**pending.record(mark), "job": job.id},
+                )  # fmt: skip
+                audit.append(conn, ctx.ambient, entry)
+
+            _decide(ctx, _Order(backup.project, [backup.id], note, thorough=mark.thorough, job=job))
+        except (errors.BackupRestoring, errors.InstanceBusy) as error:
+            raise TryAgain(str(error)) from error
+        except errors.Refused as error:
+            self._fail(job, backup.id, str(error))
+            return False
+        return True
 
     def _finish(self, job: Running, backup: str) -> None:
         ctx = self._ctx
@@ -400,14 +464,22 @@ class DeleteJob:
             job.finish(conn, receipt(conn, backup))
 
     def _fail(self, job: Running, backup: str, reason: str) -> None:
+        """Nothing where the deletion is neither pending, by this job, nor decided: it was called back."""
         ctx = self._ctx
         with ctx.catalog.decide(job.guard, backups=[backup]) as conn:
+            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
+            mark = pending.mark_of(conn, backup)
+            if mark is not None and mark.job == job.id:
+                job.fail(conn, reason)
+                pending.call_off(ctx, conn, mark, reason)
+                return
+            if row.state != "DELETING":
+                return
             conn.execute(
                 sa.update(t.deletion)
                 .where(t.deletion.c.backup == backup, t.deletion.c.state == "RUNNING")
                 .values(state="FAILED", fail_reason=reason)
             )
-            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
             job.fail(conn, reason)
             outbox.deletion_failed(ctx, conn, row, job.id, reason)
             audit.append(

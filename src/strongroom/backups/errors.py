@@ -11,6 +11,11 @@ Refused
 ├── BackupRestoring     a restore reads it
 ├── BackupHeld          a hold names its reason
 ├── BackupAutomated     its instance's policy is on
+├── DeletionPending     its deletion is asked for: undelete it first
+├── NoDeletionPending   nothing of it is to be called back or approved
+├── DeletionDecided     too late: it is being deleted
+├── NotApproved         the second person's word did not come in time
+├── SamePerson          who asked for a deletion cannot approve it
 ├── BackupNotBuilding   only a backup that is being built can be stopped
 ├── PreviewMoved        what the caller previewed is not what would happen now
 ├── BadScope            tables cannot be chosen so, or not of this engine
@@ -80,6 +85,26 @@ class BackupHeld(Refused):
 
 class BackupAutomated(Refused):
     """The backup goes by its instance's policy."""
+
+
+class DeletionPending(Refused):
+    """A deletion of the backup is asked for and not decided yet."""
+
+
+class NoDeletionPending(Refused):
+    """There is no deletion of the backup to be called back or approved."""
+
+
+class DeletionDecided(Refused):
+    """The backup's deletion is decided: it cannot be called back."""
+
+
+class NotApproved(Refused):
+    """Nobody has approved the deletion in time."""
+
+
+class SamePerson(Refused):
+    """The user who asked for a deletion cannot approve it."""
 
 
 class PreviewMoved(Refused):

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy import Row
 
 from strongroom import __version__
-from strongroom.backups import errors
+from strongroom.backups import errors, pending
 from strongroom.backups.context import Context
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.catalog import tables as t
@@ -82,13 +82,14 @@ def export(ctx: Context, project: str | None, backup: str, folder: Path, control
 
 
 def _rows(ctx: Context, project: str | None, backup: str) -> tuple[Row[Any], Sequence[Row[Any]]]:
-    here = [t.backup.c.id == backup, t.backup.c.state.in_(("BUILDING", "COMPLETED", "FAILED"))]
+    here = [t.backup.c.id == backup, t.backup.c.state.in_(t.PRESENT)]
     if project is not None:
         here.append(t.backup.c.project == project)
     with ctx.catalog.read() as conn:
         row = conn.execute(sa.select(t.backup).where(*here)).first()
         if row is None:
             raise errors.NoSuchBackup(f"there is no backup {backup}")
+        pending.refuse_use(conn, row)
         if row.state != "COMPLETED":
             raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")
         if row.engine not in ctx.engines:

@@ -14,11 +14,13 @@ from strongroom.catalog import tables as t
 
 
 def hold(ctx: Context, project: str, backup: str, wanted: Hold | None, note: Callable[[Connection], None]) -> None:
-    """Holds the backup, in place of any hold before, or releases it (None). Raises errors.NoSuchBackup."""
+    """Holds the backup, in place of any hold before, or releases it (None). Raises errors.NoSuchBackup.
+
+    One whose deletion is pending can be held too: then it will not be decided."""
     with ctx.catalog.read() as conn:
-        find_backup(conn, project, backup)
+        find_backup(conn, project, backup, with_pending=True)
     with ctx.catalog.decide(backups=[backup]) as conn:
-        find_backup(conn, project, backup)
+        find_backup(conn, project, backup, with_pending=True)
         values = FREE if wanted is None else wanted.columns(ctx.ambient.now())
         conn.execute(sa.update(t.backup).where(t.backup.c.id == backup).values(values))
         note(conn)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import Row
+
+from strongroom.backups.moments import utc
 
 Kind = Literal["legal", "pin", "recovered"]
 
@@ -59,11 +60,7 @@ def told(backup: Row[Any]) -> str:
     if backup.held_by is not None:
         words += f" by {backup.held_by}"
     if backup.held_at is not None:
-        words += f" since {_moment(backup.held_at)}"
+        words += f" since {utc(backup.held_at)}"
     if backup.held_until is not None:
-        words += f" until {_moment(backup.held_until)}"
+        words += f" until {utc(backup.held_until)}"
     return f"{words}: {backup.held}"
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

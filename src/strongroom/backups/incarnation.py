@@ -4,7 +4,8 @@ A database that was restored from a dump or promoted from a replica may lack dec
 a file beside the database holds the same word as a row in it, drawn anew at each start; on PostgreSQL the row holds the system id
 and timeline, which change with a promotion. If they differ, builds of before are failed and never resumed, but for those whose
 manifest is in the store: the catalog of before may have completed them, so their lineages are stopped instead. Every lineage is
-compared with the store before anything is freed there in any case (staleness.py).
+compared with the store before anything is freed there in any case (staleness.py). Pending deletions are called off: the catalog
+of before may have known that they were called back.
 
 While a server runs, each new connection to PostgreSQL is asked the same: after a fail-over all of this is done anew.
 
@@ -24,6 +25,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from strongroom.backups import pending
 from strongroom.backups.context import Context
 from strongroom.backups.creation import fail
 from strongroom.backups.objects import plan, stored
@@ -123,6 +125,7 @@ def recognise(ctx: Context, file: Path) -> bool:
     same = row == "" or row in words
     if not same:
         _fail_builds(ctx)
+        pending.call_off_all(ctx, "the catalog's database was restored or promoted while it was pending")
     fresh = ctx.ambient.hex_id() if here is None else here
     if here is None:
         _write(file, [row, fresh])

@@ -72,6 +72,7 @@ KEPT = (
     Kept(t.instance),
     Kept(t.quota),
     Kept(t.recycle_policy),
+    Kept(t.deletion_policy),
     Kept(t.backup_policy),
     Kept(t.limits),
     Kept(t.webhook),
@@ -82,7 +83,7 @@ KEPT = (
     Kept(t.trail),
     Kept(identity.audit_head),
     Kept(identity.audit, identity.audit.c.sequence > sa.func.coalesce(_SEGMENTS, 0)),
-    Kept(t.backup, t.backup.c.state.in_(("COMPLETED", "FAILED")), _OF_MANIFESTS, onto=True),
+    Kept(t.backup, t.backup.c.state.in_(("COMPLETED", "FAILED", "PENDING")), _OF_MANIFESTS, onto=True),
     Kept(
         t.pack, t.pack.c.suspect.is_not(None), frozenset(t.pack.c.keys()) - {"lineage", "id", "suspect"}, onto=True
     ),
@@ -97,6 +98,7 @@ LEFT_OUT = {
     "part": "comes from manifests and graves",
     "death": "comes from manifests: who needs a chunk last",
     "decision": "is a deletion under way, which its grave tells of",
+    "pending_deletion": "is asked for and not decided: a rebuild has the backup again, and whoever wants it gone asks anew",
     "deletion": "is the receipt of a backup that is gone; the audit trail holds the deletion",
     "object": "comes from the store's listing",
     "holding": "comes from the indexes of objects",

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors
+from strongroom.backups import errors, pending
 from strongroom.backups.deletion import receipt
 from strongroom.backups.scope import WHOLE
 from strongroom.backups.versions import version_key
@@ -59,14 +59,20 @@ def list_backups(conn: Connection, project: str, wanted: BackupFilter, first: in
     return _page(conn, t.backup, clauses, (b.begin_at.desc(), b.id), first, limit)
 
 
-def find_backup(conn: Connection, project: str, backup: str) -> Row[Any]:
-    """A backup that is not being deleted. Raises errors.NoSuchBackup."""
-    row = conn.execute(
-        sa.select(t.backup).where(t.backup.c.id == backup, t.backup.c.project == project, t.backup.c.state.in_(VISIBLE))
-    ).first()
+def find_backup(conn: Connection, project: str, backup: str, *, with_pending: bool = False) -> Row[Any]:
+    """A backup that is not being deleted. Raises errors.NoSuchBackup, and unless `with_pending` errors.DeletionPending."""
+    row = present(conn, project, backup)
     if row is None:
         raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+    if not with_pending:
+        pending.refuse_use(conn, row)
     return row
+
+
+def present(conn: Connection, project: str, backup: str) -> Row[Any] | None:
+    """A backup whose deletion is not decided."""
+    here = sa.and_(t.backup.c.id == backup, t.backup.c.project == project, t.backup.c.state.in_(t.PRESENT))
+    return conn.execute(sa.select(t.backup).where(here)).first()
 
 
 def parts_of(conn: Connection, backup: str) -> Sequence[Row[Any]]:
@@ -125,29 +131,42 @@ def restorable_instances(conn: Connection, project: str, backup: str) -> list[Ro
 
 
 def list_deletions(conn: Connection, project: str, state: str | None, first: int, limit: int) -> Page:
-    """Deletions, newest first; `state` RUNNING, FAILED or DONE."""
-    d = t.deletion.c
-    clauses = [d.project == project]
-    if state is not None:
-        clauses.append(d.state == state)
-    return _page(conn, t.deletion, clauses, (d.accepted_at.desc(), d.backup), first, limit)
+    """Deletions, newest first, those that are pending before all others; `state` PENDING, RUNNING, FAILED or DONE."""
+    d, p = t.deletion.c, t.pending_deletion.c
+    none = Page(0, [])
+    waiting, decided = none, none
+    if state in (None, "PENDING"):
+        waiting = _page(conn, t.pending_deletion, [p.project == project], (p.asked_at.desc(), p.backup), first, limit)
+    if state != "PENDING":
+        clauses = [d.project == project] + ([] if state is None else [d.state == state])
+        rest = limit - len(waiting.rows)
+        decided = _page(conn, t.deletion, clauses, (d.accepted_at.desc(), d.backup), max(0, first - waiting.total), rest)
+    return Page(waiting.total + decided.total, [*waiting.rows, *decided.rows])
 
 
 def deletion_view(conn: Connection, row: Row[Any]) -> dict[str, Any]:
-    """One deletion with what it promised and, from its rows, what it has done so far."""
+    """One deletion with what it promised and, from its rows, what it has done so far. One that is pending has promised nothing;
+    its mark is in `pending`."""
     backup = conn.execute(sa.select(t.backup.c.name, t.backup.c.instance_name).where(t.backup.c.id == row.backup)).one()
+    named = {"backup_id": row.backup, "backup_name": backup.name, "instance_name": backup.instance_name, "job_id": row.job}
+    if "asked_at" in row._mapping:
+        return {
+            **named, "state": "pending", "accepted_at": row.asked_at, "finished_at": None, "fail_reason": None,
+            "promised": None, "receipt": None, "pending": row,
+        }  # fmt: skip
     done = receipt(conn, row.backup)
     promised = done.pop("promised")
     return {
-        "backup_id": row.backup, "backup_name": backup.name, "instance_name": backup.instance_name, "job_id": row.job,
-        "state": row.state.lower(), "accepted_at": row.accepted_at, "finished_at": row.finished_at,
-        "fail_reason": row.fail_reason, "promised": promised, "receipt": done,
+        **named, "state": row.state.lower(), "accepted_at": row.accepted_at, "finished_at": row.finished_at,
+        "fail_reason": row.fail_reason, "promised": promised, "receipt": done, "pending": None,
     }  # fmt: skip
 
 
 def find_deletion(conn: Connection, project: str, backup: str) -> Row[Any]:
-    """The deletion of a backup, whatever its age. Raises errors.NoSuchBackup."""
-    row = conn.execute(sa.select(t.deletion).where(t.deletion.c.backup == backup, t.deletion.c.project == project)).first()
+    """The deletion of a backup, whatever its age, or the mark of one that is pending. Raises errors.NoSuchBackup."""
+    d, p = t.deletion.c, t.pending_deletion.c
+    row = conn.execute(sa.select(t.deletion).where(d.backup == backup, d.project == project)).first()
+    row = row or conn.execute(sa.select(t.pending_deletion).where(p.backup == backup, p.project == project)).first()
     if row is None:
         raise errors.NoSuchBackup(f"no deletion of a backup {backup} is known in this project")
     return row

@@ -79,7 +79,7 @@ def _used(conn: Connection, project: str, kind: Kind, engine: str | None = None,
     if kind == "instance":
         query = sa.select(sa.func.count()).select_from(t.instance).where(*wanted, i.state == "REGISTERED")
     elif kind == "backup":
-        query = sa.select(sa.func.count()).select_from(t.backup).where(b.project == project, b.state.in_(t.VISIBLE))
+        query = sa.select(sa.func.count()).select_from(t.backup).where(b.project == project, b.state.in_(t.PRESENT))
         if len(wanted) > 1:
             query = query.where(b.instance.in_(sa.select(i.id).where(*wanted)))
     else:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from strongroom.backups import kept, trail_segments
 from strongroom.backups.context import Context
+from strongroom.backups.moments import utc
 from strongroom.backups.objects import register_found
 from strongroom.backups.snapshots import ABOUT
 from strongroom.catalog import tables as t
@@ -60,8 +60,7 @@ def choose(ctx: Context, snapshots: list[tuple[Stat, names.ParsedName]], report:
     if base is None:
         report("no snapshot of the catalog opens: users, policies, holds and the audit trail do not come back")
     else:
-        at = datetime.fromtimestamp(base.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        report(f"{base.name} is the base: the catalog as it was at {at} UTC, {_age(ctx.ambient.now() - base.at)} ago")
+        report(f"{base.name} is the base: the catalog as it was at {utc(base.at)}, {_age(ctx.ambient.now() - base.at)} ago")
     return base
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors
+from strongroom.backups import errors, pending
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.filling import ATTEMPTS, filling, give_up
@@ -43,7 +43,8 @@ def restore(
     note: Callable[[Connection], None],
     overwrite: bool | None = None,
 ) -> str:
-    """Decides a restore and returns its job's id. Raises errors.NoSuchBackup, NoSuchInstance, NotRestorable.
+    """Decides a restore and returns its job's id. Raises errors.NoSuchBackup, NoSuchInstance, DeletionPending,
+    NotRestorable.
 
     `overwrite`: whether data in the instance may be replaced; None: if it is the instance that the backup is of.
     """
@@ -58,6 +59,7 @@ def restore(
         row = conn.execute(sa.select(t.backup).where(t.backup.c.id == backup)).one()
         if row.state in ("DELETING", "DELETED"):
             raise errors.NoSuchBackup(f"there is no backup {backup} in this project")
+        pending.refuse_use(conn, row)
         refuse_misfit(row, target)
         may = row.instance == instance if overwrite is None else overwrite
         args = {"backup": backup, "instance": instance, "overwrite": may}

@@ -131,8 +131,10 @@ def require_store(ctx: Context) -> None:
 def _targets(conn: Connection, args: Mapping[str, Any]) -> Sequence[Any]:
     """The parts to read, lineage by lineage and the newest first. A damaged backup of a rebuild is FAILED and still has parts."""
     clauses = [
-        t.backup.c.project == args["project"], t.backup.c.state.in_(("COMPLETED", "FAILED")), t.part.c.state == "COMPLETED",
-    ]  # fmt: skip
+        t.backup.c.project == args["project"],
+        t.backup.c.state.in_(("COMPLETED", "FAILED", "PENDING")),
+        t.part.c.state == "COMPLETED",
+    ]
     if args.get("backup") is not None:
         clauses.append(t.backup.c.id == args["backup"])
     if args.get("instance") is not None:

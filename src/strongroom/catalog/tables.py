@@ -84,6 +84,15 @@ recycle_policy = Table(
     Column("days", Integer, nullable=False),
 )
 
+# What a project's deletions wait for before they are decided; no row: nothing, they are decided at once.
+deletion_policy = Table(
+    "deletion_policy",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("undelete_hours", Integer, nullable=False),  # for so long each can be called back; 0: it cannot
+    Column("second_person", Boolean, nullable=False),  # each needs another user's word
+)
+
 # Automated backups of an instance. No row: they are off.
 backup_policy = Table(
     "backup_policy",
@@ -204,11 +213,13 @@ backup = Table(
     Column("held_until", Double, nullable=True),  # from then on it may go; NULL: until it is released
     one_of("held_kind", "legal", "pin", "recovered"),
     one_of("origin", "Auto", "Manual"),
-    one_of("state", "BUILDING", "COMPLETED", "FAILED", "DELETING", "DELETED"),
+    one_of("state", "BUILDING", "COMPLETED", "FAILED", "PENDING", "DELETING", "DELETED"),
 )
 Index("ix_backup_list", backup.c.project, backup.c.begin_at)
 VISIBLE = ("BUILDING", "COMPLETED", "FAILED")
 """States of backups that lists show."""
+PRESENT = (*VISIBLE, "PENDING")
+"""States of backups of which nothing is decided: a pending deletion can still be called back."""
 
 part = Table(
     "part",
@@ -291,6 +302,26 @@ decision = Table(
 )
 Index("ix_decision_unswept", decision.c.lineage, decision.c.swept)
 Index("ix_decision_unsettled", decision.c.lineage, decision.c.settled)
+
+# A deletion that is asked for and not decided yet: its backup is PENDING, and all that it owns is where it was.
+pending_deletion = Table(
+    "pending_deletion",
+    metadata,
+    Column("backup", Text, ForeignKey("backup.id"), primary_key=True),
+    Column("project", Text, nullable=False, index=True),
+    Column("job", Text, nullable=False),  # decides it when its time has come, and carries it out
+    Column("before", Text, nullable=False),  # the backup's state, and what it is again if this is called back
+    Column("asked_by", Text, nullable=True),  # a user's id; NULL: the service itself
+    Column("asked_name", Text, nullable=True),
+    Column("asked_at", Double, nullable=False),
+    Column("until", Double, nullable=False),  # it is decided then at the soonest
+    Column("lapses", Double, nullable=True),  # it ends if nobody has approved it by then; NULL: it needs nobody's word
+    Column("approved_by", Text, nullable=True),
+    Column("approved_name", Text, nullable=True),
+    Column("approved_at", Double, nullable=True),
+    Column("thorough", Boolean, nullable=False),
+    one_of("before", "COMPLETED", "FAILED"),
+)
 
 # What a delete promised and did; found by backup id for ever.
 deletion = Table(

@@ -114,7 +114,8 @@ def preview(backup_ids: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @shared
 def delete(backup_ids: tuple[str, ...], if_match: str | None, thorough: bool, wait_: bool, yes: bool) -> None:
-    """Delete backups for ever: all of them, or none if one may not go.
+    """Delete backups for ever: all of them, or none if one may not go. Where the project has deletions wait, they are hidden and
+    can be called back meanwhile.
 
     On a terminal the preview is shown first, and what is deleted is what was shown.
     """
@@ -135,7 +136,7 @@ def delete(backup_ids: tuple[str, ...], if_match: str | None, thorough: bool, wa
         confirm(f"Delete {'this backup' if len(ids) == 1 else f'these {len(ids)} backups'} for ever?", yes)
         jobs = _delete(api, ids, if_match, thorough)
         if not wait_:
-            say(_deleting(jobs), lambda console: _show_jobs(console, jobs))
+            say(_deleting(jobs), lambda console: _show_jobs(console, api, jobs))
             return
         _await_receipts(api, jobs)
 
@@ -228,6 +229,31 @@ def release(backup_id: str) -> None:
     say_line({"id": backup_id, **answer}, f"Backup {backup_id} is released.")
 
 
+@backup.command("undelete")
+@click.argument("backup_id", metavar="ID")
+@shared
+def undelete(backup_id: str) -> None:
+    """Call a deletion back that is not decided yet: the backup is what it was."""
+    from strongroom.cli.client import segment
+
+    with client() as api:
+        answer = api.own("POST", f"backups/{segment(backup_id)}/undelete")
+    say_line({"id": backup_id, **answer}, f"Backup {backup_id} is there again.")
+
+
+@backup.command("approve")
+@click.argument("backup_id", metavar="ID")
+@shared
+def approve(backup_id: str) -> None:
+    """Approve a deletion that another user has asked for."""
+    from strongroom.cli.client import segment
+
+    with client() as api:
+        answer = api.own("POST", f"backups/{segment(backup_id)}/approve")
+    words = (answer.get("pending") or {}).get("words")
+    say_line({"id": backup_id, **answer}, f"The deletion of backup {backup_id} is approved: {words}.")
+
+
 def _once(ids: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(ids))
 
@@ -261,16 +287,28 @@ def _await_receipts(api: Client, jobs: dict[str, str]) -> None:
     from strongroom.cli.waiting import must_have_completed, wait
 
     ended = {key: wait(api, job_id) for key, job_id in jobs.items()}
-    deletions = [api.deletion(key) for key in ended]
-    shown = [{**one, "job": ended[key]} for key, one in zip(ended, deletions, strict=True)]
+    deletions = {key: one for key in ended if (one := _deletion(api, key)) is not None}
+    shown = [{**one, "job": ended[key]} for key, one in deletions.items()]
 
     def people(console: Console) -> None:
-        for one in deletions:
+        for one in deletions.values():
             show_deletion(console, one)
 
     say({**_deleting(jobs), "deletions": shown}, people)
     for job in ended.values():
         must_have_completed(job)
+
+
+def _deletion(api: Client, key: str) -> Answer | None:
+    """The deletion of a backup; None if it was called back."""
+    from strongroom.cli.errors import Refused
+
+    try:
+        return api.deletion(key)
+    except Refused as error:
+        if error.code != "DBS.201214":
+            raise
+        return None
 
 
 def _deleting(jobs: dict[str, str]) -> Answer:
@@ -279,9 +317,23 @@ def _deleting(jobs: dict[str, str]) -> Answer:
     return {"jobs": listed} | ({"job_id": listed[0]["job_id"]} if len(listed) == 1 else {})
 
 
-def _show_jobs(console: Console, jobs: dict[str, str]) -> None:
+def _show_jobs(console: Console, api: Client, jobs: dict[str, str]) -> None:
     for key, job_id in jobs.items():
-        console.print(f"Backup {key} is deleted; job {job_id} removes its data.")
+        words = _waits(api, job_id)
+        if words is None:
+            console.print(f"Backup {key} is deleted; job {job_id} removes its data.")
+        else:
+            console.print(f"Backup {key} is hidden, and its deletion (job {job_id}) waits: {words}.")
+
+
+def _waits(api: Client, job_id: str) -> str | None:
+    """What a deletion waits for, for people; None also for a user who may not see jobs."""
+    from strongroom.cli.errors import Refused
+
+    try:
+        return (api.job(job_id).get("pending") or {}).get("words")
+    except Refused:
+        return None
 
 
 def _bytes(one: Answer) -> Any:
@@ -305,6 +357,7 @@ def _show_backup(console: Console, one: Answer) -> None:
         "type": word(one.get("type")),
         "state": word(one.get("state") or one.get("status")),
         "reason": word(one.get("fail_reason")),
+        "deletion": word((one.get("pending") or {}).get("words")),
         "held": word(held.get("reason")),
         "held as": word(held.get("kind")),
         "held by": word(held.get("by")),

@@ -1,4 +1,4 @@
-"""`strongroom deletion`: what deletes promised and what they gave."""
+"""`strongroom deletion`: what deletes wait for, what they promised and what they gave."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 @click.group("deletion")
 @shared
 def deletion() -> None:
-    """See deletions: their promises and receipts."""
+    """See deletions: what they wait for, their promises and receipts."""
 
 
 @deletion.command("list")
-@click.option("--state", type=click.Choice(["running", "failed", "done"]), help="Only these.")
+@click.option("--state", type=click.Choice(["pending", "running", "failed", "done"]), help="Only these.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="So many, the newest.")
 @shared
 def list_(state: str | None, limit: int) -> None:
-    """List deletions, newest first."""
+    """List deletions, newest first; before all others those that can still be called back."""
     with client() as api:
         found = api.deletions(state, limit)
     rows = [
@@ -51,8 +51,43 @@ def show(backup_id: str) -> None:
     say(one, lambda console: show_deletion(console, one))
 
 
+@deletion.group("policy")
+@shared
+def policy() -> None:
+    """See and set what the project's deletions wait for before they are decided."""
+
+
+@policy.command("show")
+@shared
+def show_policy() -> None:
+    """Show for how long a deletion can be called back, and whether it needs a second person."""
+    with client() as api:
+        _say_policy(api.own("GET", "deletion-policy"))
+
+
+@policy.command("set")
+@click.option("--undelete-hours", type=click.IntRange(0, 720), metavar="N", help="0: a deletion is decided at once.")
+@click.option("--second-person/--no-second-person", default=None, help="Whether another user has to approve each.")
+@shared
+def set_policy(undelete_hours: int | None, second_person: bool | None) -> None:
+    """Set it, for deletions that are asked for from now on; what is not named stays."""
+    given = {"undelete_hours": undelete_hours, "second_person": second_person}
+    body = {name: value for name, value in given.items() if value is not None}
+    if not body:
+        raise click.UsageError("say which: --undelete-hours, --second-person", click.get_current_context())
+    with client() as api:
+        _say_policy(api.own("PUT", "deletion-policy", body=body))
+
+
+def _say_policy(answer: Answer) -> None:
+    hours = answer.get("undelete_hours")
+    waits = f"can be called back for {hours} hours" if hours else "is decided at once"
+    second = "needs another user's approval" if answer.get("second_person") else "needs nobody's approval"
+    say(answer, lambda console: console.print(f"A deletion {second} and {waits}."))
+
+
 def show_deletion(console: Console, one: Answer) -> None:
-    """Prints a deletion: what it is, then promise and receipt beside one another."""
+    """Prints a deletion: what it is, then promise and receipt beside one another, or what it waits for."""
     pairs = {
         "backup": f"{word(one.get('backup_name'))} ({word(one.get('backup_id'))})",
         "instance": word(one.get("instance_name")),
@@ -61,8 +96,11 @@ def show_deletion(console: Console, one: Answer) -> None:
         "job": word(one.get("job_id")),
         "accepted": moment(one.get("accepted_at")),
         "finished": moment(one.get("finished_at")),
+        "waits": word((one.get("pending") or {}).get("words")),
     }
     facts(console, pairs)
+    if one.get("pending"):
+        return
     promised, receipt = one.get("promised") or {}, one.get("receipt") or {}
     rows = [(what, _both(promised.get(name)), _both(receipt.get(name))) for what, name in _AMOUNTS]
     if receipt.get("thorough"):

@@ -82,6 +82,7 @@ def show_job(console: Console, one: Answer) -> None:
         "job": word(one.get("name") or one.get("kind")),
         "status": word(one.get("status")),
         "progress": _progress(one),
+        "waits": word((one.get("pending") or {}).get("words")),
         "reason": word(one.get("fail_reason")),
         "instance": word(one.get("instance_id")),
         "backup": word(one.get("backup_id")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import click
 
@@ -53,7 +53,7 @@ def _follow(client: Client, job_id: str, ambient: Ambient, shown: Shown) -> Answ
             answered = ambient.monotonic()
             if text_of(job, "status") in ENDED:
                 return job
-            _show(job.get("progress"), shown)
+            _show(job, shown)
         except (Refused, Unreachable) as error:
             if error.permanent or ambient.monotonic() - answered > _PATIENCE:
                 raise
@@ -62,8 +62,11 @@ def _follow(client: Client, job_id: str, ambient: Ambient, shown: Shown) -> Answ
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
-def _show(progress: Any, shown: Shown) -> None:
-    if isinstance(progress, dict):
+def _show(job: Answer, shown: Shown) -> None:
+    pending, progress = job.get("pending"), job.get("progress")
+    if isinstance(pending, dict):
+        shown.look(f"the deletion waits: {pending.get('words')}", 0, None)
+    elif isinstance(progress, dict):
         shown.look(str(progress.get("phase") or "working"), int(progress.get("done") or 0), progress.get("total"))
 
 

@@ -76,6 +76,10 @@ _TABLE = (
     Action("strongroom:worker:limit", Level.WRITE),  # and the first account's administrator alone
     Action("strongroom:deletion:get", Level.READ),
     Action("strongroom:deletion:list", Level.LIST),
+    Action("strongroom:deletion:getPolicy", Level.READ),
+    Action("strongroom:deletion:setPolicy", Level.WRITE),
+    Action("strongroom:deletion:approve", Level.WRITE),  # and not by who asked for it
+    Action("strongroom:backup:undelete", Level.WRITE),
     Action("strongroom:backup:preview", Level.READ),
     Action("strongroom:backup:hold", Level.WRITE),  # and release
     Action("strongroom:quota:set", Level.WRITE),  # and the account's administrator alone

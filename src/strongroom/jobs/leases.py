@@ -101,6 +101,19 @@ class LeasedJobs:
         )
         self._announce(conn)
 
+    def revoke(self, conn: Connection, id: str, reason: str) -> None:
+        """See the port."""
+        fresh = sa.and_(t.c.id == id, ACTIVE, t.c.finished_at.is_(None))
+        values = {"state": "CANCELLED", "owner": None, "lease_until": None, "finished_at": self.clock.now(), "error": reason}
+        conn.execute(sa.update(t).where(fresh).values(values))
+        self._announce(conn)
+
+    def reschedule(self, conn: Connection, id: str, delay: float) -> None:
+        """See the port."""
+        waiting = sa.and_(t.c.id == id, t.c.state == "QUEUED", t.c.finished_at.is_(None))
+        conn.execute(sa.update(t).where(waiting).values(run_after=self.clock.now() + delay))
+        self._announce(conn)
+
     def get(self, conn: Connection, id: str) -> JobView | None:
         """See the port."""
         row = conn.execute(sa.select(t).where(t.c.id == id)).first()

@@ -116,6 +116,14 @@ class Jobs(Protocol):
         its serial key runs; a running one is asked to end and may still end otherwise. An ended one stays as it is. Locks the
         job's row, so it comes before backups and lineages are locked."""
 
+    def revoke(self, conn: Connection, id: str, reason: str) -> None:
+        """Ends a job as CANCELLED with this transaction: whoever runs it is fenced, no give_up is called, its unique key is free.
+        For a caller who decides in the same transaction what becomes of the job's subject. An ended one stays as it is. Locks
+        the job's row, as cancel does."""
+
+    def reschedule(self, conn: Connection, id: str, delay: float) -> None:
+        """A queued job is due in `delay` seconds from now on; any other stays as it is. Locks the job's row, as cancel does."""
+
     def get(self, conn: Connection, id: str) -> JobView | None:
         """One job, whatever its age."""
 

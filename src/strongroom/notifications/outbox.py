@@ -162,6 +162,15 @@ def deletion_failed(ctx: Context, conn: Connection, backup: Row[Any], job: str, 
     tell(ctx, conn, _of_backup("deletion_failed", backup, words, job, _why(reason)))
 
 
+def deletion_called_off(ctx: Context, conn: Connection, backup: Row[Any], job: str, reason: str) -> None:
+    """In the transaction that ends a pending deletion other than by being called back."""
+    words = (
+        f"The deletion of backup {backup.name} of {backup.engine} instance {backup.instance_name} is called off: {reason}. "
+        "The backup is there as before"
+    )
+    tell(ctx, conn, _of_backup("deletion_failed", backup, words, job, _why(reason)))
+
+
 def restore_failed(ctx: Context, conn: Connection, backup: Row[Any] | None, target: Row[Any], job: str, reason: str) -> None:
     """Just before the job ends: it may be told of again after a crash, by the same id. `target` is the instance's row; files were
     to be imported into it if there is no `backup`."""

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from strongroom.backups import (
     errors,
     incarnation,
     objects,
+    pending,
     quarantining,
     reading,
     rebuilding,
@@ -35,6 +37,8 @@ from strongroom.backups.locating import read_manifest
 from strongroom.catalog import lifespans, space, sweeping
 from strongroom.catalog import tables as t
 from strongroom.jobs.claiming import Claims
+from strongroom.jobs.leases import LeasedJobs
+from strongroom.jobs.port import Cancelled
 from strongroom.jobs.running import OwnedJob
 from strongroom.repository import names, writer
 from strongroom.storage.base import ObjectExists, StoreError, StoreUnavailable
@@ -603,3 +607,57 @@ def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) ->
 def what_has_a_row_is_moved_aside(patch: pytest.MonkeyPatch) -> None:
     """An operator names an object, and that is enough."""
     patch.setattr(quarantining, "_require_no_row", lambda ctx, name: None)
+
+
+# ---- deletions that wait ------------------------------------------------------------------------------------------------------
+
+
+@plant(60, waits=True, calls_left=24)
+def the_windows_end_asks_for_no_hold(patch: pytest.MonkeyPatch) -> None:
+    """What was found out when the deletion was asked for counts when it is decided."""
+    refusal = deletion._refusal
+    patch.setattr(deletion, "_refusal", lambda conn, row, *rest: None if row.state == "PENDING" else refusal(conn, row, *rest))
+
+
+@plant(60, waits=True, calls_left=24)
+def a_deletion_that_was_called_back_is_decided(patch: pytest.MonkeyPatch) -> None:
+    """The job goes on as it was submitted, and needs no mark."""
+    patch.setattr(LeasedJobs, "revoke", lambda self, conn, id, reason: None)
+    honest = pending.due
+
+    def unasked(conn: Any, backup: str, job: str, now: float) -> Any:
+        try:
+            return honest(conn, backup, job, now)
+        except Cancelled:
+            return SimpleNamespace(thorough=False, asked_by=None, asked_name=None, asked_at=now, lapses=None)
+
+    patch.setattr(pending, "due", unasked)
+
+
+@plant(200, waits=True, calls_left=24, patient=False)
+def a_call_back_after_the_decision_brings_the_row_back(patch: pytest.MonkeyPatch) -> None:
+    """It looks at the mark before it has the backup's lock, and not again."""
+    find = pending._find
+
+    def remembered(conn: Any, project: str, backup: str, job: str | None = None) -> Any:
+        return seen[backup] if job is not None else seen.setdefault(backup, find(conn, project, backup))
+
+    def undelete(ctx: Any, project: str, backup: str, *rest: Any) -> None:
+        seen.pop(backup, None)
+        honest(ctx, project, backup, *rest)
+
+    seen: dict[str, Any] = {}
+    honest = pending.undelete
+    patch.setattr(pending, "_find", remembered)
+    patch.setattr(pending, "undelete", undelete)
+
+
+@plant(60, waits=True, calls_left=24)
+def who_asked_approves(patch: pytest.MonkeyPatch) -> None:
+    """Any word will do."""
+    find = pending._find
+
+    def anybodys(*args: Any) -> Any:
+        return SimpleNamespace(**{**find(*args)._mapping, "asked_by": "nobody"})
+
+    patch.setattr(pending, "_find", anybodys)

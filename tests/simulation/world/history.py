@@ -129,6 +129,7 @@ class World:
         self.calls_left = CALLS
         self.often = ""  # a call that users make as often as all others together
         self.most_trouble, self.most_steps = MOST_TROUBLE, MOST_STEPS
+        self.waits = False  # whether deletions wait, to be called back or approved
         self.snapshots = False  # whether one of the catalog is asked for after each call
         self.dumped: Rows | None = None
         self._count = 0
@@ -244,6 +245,8 @@ class World:
     # ---- the course of a history -------------------------------------------------------------------------------------
 
     def _live(self) -> None:
+        if self.waits:
+            users.set_policy(self, self.truth.checker, self.tape.draw(3))
         self._start_everybody()
         if self.ending < 2:
             self._come_to_rest()

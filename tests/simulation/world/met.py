@@ -42,6 +42,19 @@ DOINGS = (
     "a snapshot of the catalog is the base of a rebuild",
 )
 
+OF_WAITS = (
+    "a deletion waits",
+    "a deletion that waits is asked for again",
+    "a deletion is approved",
+    "who asked for a deletion may not approve it",
+    "a deletion is called back",
+    "a deletion is called off",
+    "a deletion that waited is decided",
+    "a call back comes too late",
+    "a restore of what waits to be deleted is refused",
+)
+"""What only histories meet whose deletions wait."""
+
 TROUBLES = (
     "a death",
     "a pause",
@@ -66,4 +79,4 @@ TROUBLES = (
     "a chunk rots and nobody knows",
 )
 
-SITUATIONS = frozenset(DOINGS + TROUBLES)
+SITUATIONS = frozenset(DOINGS + OF_WAITS + TROUBLES)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyroaring import BitMap
 
 from simulation.world.baton import Violation
 from simulation.world.ledger import Ledger
-from simulation.world.processes import Process
+from simulation.world.processes import Process, SimCatalog
 from simulation.world.surroundings import Databases
 from strongroom.backups.locating import CatalogLocator, read_manifest
 from strongroom.repository import names
@@ -43,7 +44,7 @@ FAIR_FAILURES = re.compile(
 _STORE = r"the store failed: |its worker was lost|.*did not answer in time|the database was away|OperationalError"
 FAIR_ENDS = {
     "restore": re.compile(rf"{_STORE}|the engine went away|.*is not registered any more|.*access denied"),
-    "delete": re.compile(r"access denied"),
+    "delete": re.compile(r"access denied|nobody approved the deletion|backup \w+ is held"),
     "remove": re.compile(r"access denied"),
     "verify": re.compile(_STORE),
     "reconcile": re.compile(_STORE),
@@ -60,6 +61,9 @@ _HOLDINGS = """
 SELECT h.lineage, h.pack, h.*, o.name FROM holding h JOIN object o ON o.id = h.object WHERE o.state = 'STORED'
 ORDER BY h.lineage, h.pack, h.object
 """
+
+
+_MARKS = "SELECT backup, before, until, lapses, asked_by, approved_by FROM pending_deletion"
 
 
 class WatchedStore(MemoryStore):
@@ -154,6 +158,9 @@ class Truth:
     states: dict[str, str] = field(default_factory=dict)
     held: dict[str, float | None] = field(default_factory=dict)  # until when; None: until it is released
     asked: set[str] = field(default_factory=set)  # backups whose deletion a user asked for
+    asks: Counter[str] = field(default_factory=Counter)  # of those, calls that are not answered yet
+    undeletes: Counter[str] = field(default_factory=Counter)  # the same of calls that call one back
+    marks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # of deletions that wait: see _MARKS
     needs: dict[str, Needs] = field(default_factory=dict)  # of backups that must restore
     places: dict[str, object] = field(default_factory=dict)  # where the catalog said that they lie when they were read last
     condemned: set[str] = field(default_factory=set)  # names that a committed decision gave to a removal
@@ -184,6 +191,7 @@ class Truth:
         self.store = WatchedStore(self.removing, self.landed)
         self._sound = _Sound(self.store)
         self._recovering = False
+        self._answered: list[tuple[Counter[str], str]] = []
 
     def continue_from(self, other: Truth, objects: Mapping[str, bytes]) -> None:
         """Begins with what another world knew at rest."""
@@ -200,8 +208,11 @@ class Truth:
     def look(self) -> None:
         """After a step: if anything was committed, the catalog's rows; and whatever lies elsewhere now is read back."""
         sim = self.checker.sim
-        if sim.commits == self.seen or self.between:
-            return
+        if sim.commits != self.seen and not self.between:
+            self._look(sim)
+        self._forget_answered()
+
+    def _look(self, sim: SimCatalog) -> None:
         self.seen = sim.commits
         rows = sim.raw.execute("SELECT id, state, held, held_until, fail_reason FROM backup").fetchall()
         for key, state, held, until, reason in rows:
@@ -215,6 +226,7 @@ class Truth:
                 self.held.pop(key, None)
             else:
                 self.held[key] = until
+        self.marks = {row[0]: row for row in sim.raw.execute(_MARKS)}
         for name, late in sim.raw.execute("SELECT name, late FROM object WHERE state IN ('CONDEMNED', 'LATE')"):
             if late and name not in self.condemned and "/rewrite/" in name:
                 self.meet("rewriting gives up what it planned")
@@ -222,8 +234,63 @@ class Truth:
         if not self.older:
             self._read_moved()
 
+    @contextmanager
+    def asking(self, *keys: str) -> Iterator[None]:
+        """While a user's call asks for these to be deleted."""
+        self.asked.update(keys)
+        with self._calling(self.asks, *keys):
+            yield
+
+    @contextmanager
+    def calling_back(self, key: str) -> Iterator[None]:
+        """While a user's call calls the deletion of this back."""
+        with self._calling(self.undeletes, key):
+            yield
+
+    @contextmanager
+    def _calling(self, calls: Counter[str], *keys: str) -> Iterator[None]:
+        """What a call has done is looked at once it is answered."""
+        calls.update(keys)
+        try:
+            yield
+        finally:
+            self._answered += [(calls, key) for key in keys]
+
+    def _forget_answered(self) -> None:
+        for calls, key in self._answered:
+            calls[key] -= 1
+        self._answered.clear()
+
+    def _check_asked(self, key: str, before: str | None, state: str) -> None:
+        """A deletion begins within a call that asks for it, and once decided it is for ever; one that has waited was due."""
+        if self.older or self.rebuilt:
+            return
+        if before in ("COMPLETED", "FAILED") and state in ("PENDING", "DELETING") and not self.asks[key]:
+            self.broken(f"backup {key} went from {before} to {state} and nobody asks for it")
+        elif before in ("DELETING", "DELETED") and state not in ("DELETING", "DELETED"):
+            self.broken(f"backup {key} was {before} and is {state} again")
+        elif before == "PENDING" and state == "DELETING":
+            _, _, until, lapses, asked, approved = self.marks[key]
+            self.meet("a deletion that waited is decided")
+            if self.checker.ctx.ambient.now() < until:
+                self.broken(f"backup {key} is being deleted before its window has ended")
+            if lapses is not None and approved in (None, asked):
+                self.broken(f"backup {key} is being deleted, asked for by {asked} and approved by {approved}")
+
+    def _there_again(self, key: str, state: str) -> None:
+        """A deletion that waited has ended otherwise: the backup is what it was."""
+        self.meet("a deletion is called back" if self.undeletes[key] else "a deletion is called off")
+        was = self.marks[key][1] if key in self.marks else state
+        if state != was:
+            self.broken(f"backup {key} was {was}, and is {state} once its deletion is called back")
+
     def _moved(self, key: str, before: str | None, state: str, reason: str | None) -> None:
-        if state == "COMPLETED" and before != "COMPLETED":
+        self._check_asked(key, before, state)
+        if before == "PENDING" and state in ("COMPLETED", "FAILED"):
+            self._there_again(key, state)
+        elif state == "PENDING":
+            self.meet("a deletion waits")
+        elif state == "COMPLETED" and before != "COMPLETED":
             self.meet("a backup is completed")
             if key in self.buried:
                 self.broken(f"backup {key} was deleted and is COMPLETED")
@@ -527,7 +594,7 @@ class Truth:
         for row in raw.execute(_HOLDINGS):
             holdings[row[0], row[1]].append(row)
         for key, need in list(self.needs.items()):
-            if self.states.get(key) == "COMPLETED":
+            if self.states.get(key) in ("COMPLETED", "PENDING"):
                 place = roots.get(key), [holdings.get((need.lineage, pack)) for pack in need.packs]
                 if self.places.get(key) != place:
                     self.places[key] = place
@@ -536,7 +603,7 @@ class Truth:
     def read_all(self) -> None:
         """Reads every backup that must restore."""
         for key in self.needs:
-            if self.states.get(key) == "COMPLETED":
+            if self.states.get(key) in ("COMPLETED", "PENDING"):
                 self.read_back(key)
 
     # ---- other catalogs ----------------------------------------------------------------------------------------------

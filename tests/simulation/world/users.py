@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from strongroom.backups import creation, deletion, errors, holding, quarantining, reconciling, restoration, verification
+from strongroom.backups import creation, deletion, errors, holding, pending, quarantining, reconciling, restoration, verification
 from strongroom.backups.staleness import CatalogOutdated
 from strongroom.storage.base import StoreError
 
@@ -21,16 +21,25 @@ _CALLS = {
     "expire": 2, "verify": 1, "reconcile": 1, "quarantine": 1,
 }  # fmt: skip
 _DELETES = {"create": 6, "delete": 14, "batch": 1, "previewed": 6, "restore": 1, "stop": 1, "release": 2, "expire": 1}
+_WAITS = {
+    "create": 8, "delete": 11, "batch": 2, "previewed": 2, "restore": 2, "stop": 1, "hold": 2, "release": 2, "expire": 1,
+    "verify": 1, "policy": 2, "undelete": 4, "approve": 9, "hours": 3,
+}  # fmt: skip
 _REFUSALS: dict[type[Exception], str] = {
     errors.BackupHeld: "a hold refuses a delete",
     errors.BackupRestoring: "a restore refuses a delete",
     errors.PreviewMoved: "a preview's version has moved",
+    errors.DeletionPending: "a restore of what waits to be deleted is refused",
+    errors.SamePerson: "who asked for a deletion may not approve it",
+    errors.DeletionDecided: "a call back comes too late",
 }
+_PEOPLE = (pending.Person("ann", "ann"), pending.Person("ben", "ben"))
+_POLICIES = ((1, False), (0, True), (1, True), (0, False))
 
 
 def one_call(world: World, process: Process) -> None:
     """One user's call through this process."""
-    calls = _DELETES if world.deletes_much else _CALLS
+    calls = _WAITS if world.waits else _DELETES if world.deletes_much else _CALLS
     if world.often:
         calls = {**calls, world.often: sum(calls.values())}
     kind = list(calls)[world.tape.weighted(list(calls.values()))]
@@ -58,15 +67,55 @@ def create(world: World, process: Process, which: int, kind: int) -> None:
     creation.create(process.ctx, world.project, instance, creation.Wanted("a-backup"), lambda conn, key: None)
 
 
-def delete(world: World, process: Process, key: str) -> None:
+def delete(world: World, process: Process, key: str, *, expiring: bool = False) -> None:
     """A backup's deletion is asked for."""
-    world.truth.asked.add(key)
     before = process.sim.raw.execute("SELECT state FROM deletion WHERE backup = ?", (key,)).fetchone()
+    waited = world.truth.states.get(key) == "PENDING"
     thorough = world.tape.draw(4) == 3
-    deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None, thorough=thorough)
+    person = _person(world)
+    with world.truth.asking(key):
+        deletion.delete(process.ctx, world.project, key, lambda conn, b, n: None, by=person, thorough=thorough, expiring=expiring)
+    if waited:
+        world.meet("a deletion that waits is asked for again")
     if before is not None:
         again = "a backup is deleted twice at once" if before[0] == "RUNNING" else "a deletion that failed is asked for again"
         world.meet(again)
+
+
+def _person(world: World) -> pending.Person:
+    """Who asks; drawn only where it matters."""
+    return _PEOPLE[world.tape.draw(2) if world.waits else 0]
+
+
+def _policy(world: World, process: Process) -> None:
+    set_policy(world, process, world.tape.draw(4))
+
+
+def set_policy(world: World, process: Process, which: int) -> None:
+    """What deletions wait for from now on: an hour, a second person, both or nothing."""
+    hours, second = _POLICIES[which]
+    world.tell(process, f"has deletions wait for {hours} hours and {'another user' if second else 'nobody'}")
+    pending.put_policy(process.ctx, world.project, lambda *_: None, undelete_hours=hours, second_person=second)
+
+
+def _hours(world: World, process: Process) -> None:
+    """An hour passes, and sometimes a week."""
+    hours = (1.0, 1.0, 1.0, 170.0)[world.tape.draw(4)]
+    world.tell(process, f"waits for {hours:.0f} hours")
+    world.ambient.passes(hours * 3600.0)
+
+
+def _of_what_waits(world: World, process: Process, kind: str, key: str) -> None:
+    """A deletion is called back or approved."""
+    person = _person(world)
+    if kind == "undelete":
+        with world.truth.calling_back(key):
+            pending.undelete(process.ctx, world.project, key, person, lambda conn: None)
+    else:
+        approved: list[str] = []
+        pending.approve(process.ctx, world.project, key, person, lambda conn: approved.append(key))
+        if approved:
+            world.meet("a deletion is approved")
 
 
 def _on_a_backup(world: World, process: Process, kind: str) -> None:
@@ -74,10 +123,15 @@ def _on_a_backup(world: World, process: Process, kind: str) -> None:
     if not known:
         return
     key = _pick(world, known)
+    waiting = [one for one in known if world.truth.states[one] == "PENDING"]
+    if waiting and kind in ("undelete", "approve", "restore", "hold") and world.tape.draw(4):
+        key = waiting[world.tape.draw(len(waiting))]
     ctx, project = process.ctx, world.project
     world.tell(process, f"{kind}: {world.short(key)}")
     if kind == "delete":
         delete(world, process, key)
+    elif kind in ("undelete", "approve"):
+        _of_what_waits(world, process, kind, key)
     elif kind in ("batch", "previewed set"):
         keys = list(dict.fromkeys([key, _pick(world, known), _pick(world, known)]))
         world.tell(process, f"{kind}: {', '.join(map(world.short, keys))}")
@@ -99,9 +153,10 @@ def _hold(world: World, process: Process, key: str) -> None:
 
 
 def _batch(world: World, process: Process, keys: list[str]) -> None:
-    world.truth.asked.update(keys)
     decided: list[str] = []
-    deletion.delete_batch(process.ctx, world.project, keys, lambda conn, b, n: decided.append(b))
+    person = _person(world)
+    with world.truth.asking(*keys):
+        deletion.delete_batch(process.ctx, world.project, keys, lambda conn, b, n: decided.append(b), by=person)
     if len(decided) > 1:
         world.meet("several are deleted in one transaction")
 
@@ -111,12 +166,12 @@ def _previewed(world: World, process: Process, keys: list[str]) -> None:
     seen = deletion.preview(process.ctx, world.project, keys)
     if seen.refusals or len(seen.promises) < len(keys):
         return
-    world.truth.asked.update(keys)
     decided: list[str] = []
-    if len(keys) == 1:
-        deletion.delete(process.ctx, world.project, keys[0], lambda conn, b, n: decided.append(b), seen.version)
-    else:
-        deletion.delete_batch(process.ctx, world.project, keys, lambda conn, b, n: decided.append(b))
+    with world.truth.asking(*keys):
+        if len(keys) == 1:
+            deletion.delete(process.ctx, world.project, keys[0], lambda conn, b, n: decided.append(b), seen.version)
+        else:
+            deletion.delete_batch(process.ctx, world.project, keys, lambda conn, b, n: decided.append(b))
     if decided != keys:  # somebody else was faster: the answer is the job of that delete
         return
     for key in keys:
@@ -126,7 +181,7 @@ def _previewed(world: World, process: Process, keys: list[str]) -> None:
             (key,),
         ).fetchone()
         shown = seen.promises[key]
-        if row[0] != seen.version:
+        if row is None or row[0] != seen.version:  # it waits to be decided, or moved
             continue
         world.meet("one is deleted at its preview's version" if len(keys) == 1 else "a set is deleted at its preview's version")
         if row[1:] != (shown.owned, shown.freed, shown.waiting, shown.undecided, shown.objects):
@@ -142,7 +197,7 @@ def _expire(world: World, process: Process) -> None:
     for (key,) in rows[:-KEPT][:2]:
         world.tell(process, f"expiry of {address} deletes {world.short(key)}")
         world.meet("expiry deletes the oldest")
-        delete(world, process, key)
+        delete(world, process, key, expiring=world.waits)
 
 
 def _verify(world: World, process: Process) -> None:
@@ -182,7 +237,7 @@ def _quarantine(world: World, process: Process) -> None:
 
 
 _OF_THE_STORE: dict[str, Callable[[World, Process], None]] = {
-    "expire": _expire, "verify": _verify, "reconcile": _reconcile, "quarantine": _quarantine,
+    "expire": _expire, "verify": _verify, "reconcile": _reconcile, "quarantine": _quarantine, "policy": _policy, "hours": _hours,
 }  # fmt: skip
 
 
