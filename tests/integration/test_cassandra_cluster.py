@@ -46,7 +46,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CassandraNod
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     """Another cluster, of one node with tokens of its own."""
     require_cassandra()
-    node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3").start()
+    node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3", outlives_kills=False).start()
     yield node
     node.kill()
 
