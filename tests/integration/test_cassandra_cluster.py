@@ -187,9 +187,9 @@ def test_what_two_nodes_hold_is_tried_out_in_one(
 ) -> None:
     """One table alone, and tables of every kind in two copies; a file that the node leaves out is told. Nothing is left."""
     monkeypatch.setenv("STRONGROOM_CASSANDRA", str(LIB))
-    with ring[0].session() as session, ring[0].session(agreement=0) as hasty:
+    with ring[0].session() as session:
         drop_all(session)
-        make_shop(hasty, 2)
+        make_shop(session, 2)
         session.execute('ALTER TABLE "OddName"."T" WITH cdc = true')
         fill(session, 1, 200)
     whole, facts = captured(ring)

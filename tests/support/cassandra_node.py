@@ -223,14 +223,12 @@ class CassandraNode:
             self.process.wait()
 
     @contextmanager
-    def session(self, user: str = "cassandra", password: str = "cassandra", *, agreement: float = 10) -> Iterator[Any]:
-        """The driver's own session with this node alone. `agreement`: seconds that it waits after a change of the schema until
-        all nodes have it; a ring takes a second for each: whoever makes many waits after the last alone (0 for the others)."""
+    def session(self, user: str = "cassandra", password: str = "cassandra") -> Iterator[Any]:
+        """The driver's own session with this node alone."""
         profile = ExecutionProfile(WhiteListRoundRobinPolicy([self.address]), request_timeout=60)
         cluster = Cluster(
             [self.address], port=self.cql_port, protocol_version=4, execution_profiles={EXEC_PROFILE_DEFAULT: profile},
             auth_provider=PlainTextAuthProvider(user, password) if self.auth else None, connect_timeout=10,
-            max_schema_agreement_wait=agreement,
         )  # fmt: skip
         try:
             yield cluster.connect()
