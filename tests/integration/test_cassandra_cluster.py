@@ -46,7 +46,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CassandraNod
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     """Another cluster, of one node with tokens of its own."""
     require_cassandra()
-    node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3").start()
+    node = CassandraNode(tmp_path_factory.mktemp("alone") / "n", address="127.0.0.3", outlives_kills=False).start()
     yield node
     node.kill()
 
@@ -187,9 +187,9 @@ def test_what_two_nodes_hold_is_tried_out_in_one(
 ) -> None:
     """One table alone, and tables of every kind in two copies; a file that the node leaves out is told. Nothing is left."""
     monkeypatch.setenv("STRONGROOM_CASSANDRA", str(LIB))
-    with ring[0].session() as session, ring[0].session(agreement=0) as hasty:
+    with ring[0].session() as session:
         drop_all(session)
-        make_shop(hasty, 2)
+        make_shop(session, 2)
         session.execute('ALTER TABLE "OddName"."T" WITH cdc = true')
         fill(session, 1, 200)
     whole, facts = captured(ring)

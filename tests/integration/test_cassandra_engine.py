@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     require_cassandra()
-    one = CassandraNode(tmp_path_factory.mktemp("cassandra") / "node", auth=True).start()
+    one = CassandraNode(tmp_path_factory.mktemp("cassandra") / "node", auth=True, outlives_kills=False).start()
     yield one
     one.kill()
 

@@ -126,16 +126,18 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 class CassandraNode:
-    """One node. `start` waits until it takes CQL."""
+    """One node. `start` waits until it takes CQL. `outlives_kills`: False for one that is never killed and used again, which
+    writes its schema to the disk when it is stopped, and not at each change."""
 
     def __init__(
         self, folder: Path, *, address: str = "127.0.0.1", seed: CassandraNode | None = None, token: str = "", auth: bool = False,
-        tokens: int = 4,
+        tokens: int = 4, outlives_kills: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.address, self.auth = folder.resolve(), address, auth
         self.storage_port = seed.storage_port if seed else free_port(address)
         self.cql_port, self.jmx_port = free_port(address), free_port()
         self._seeds = f"{(seed or self).address}:{self.storage_port}"
+        self._outlives_kills = outlives_kills
         self._tokens, self._initial = (1, f"initial_token: '{token}'") if token else (tokens, "")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -197,6 +199,7 @@ class CassandraNode:
             "cassandra.libjemalloc": "-", "cassandra.ring_delay_ms": "1000", "cassandra.skip_wait_for_gossip_to_settle": "0",
             "cassandra.superuser_setup_delay_ms": "0", "cassandra.memtable_row_overhead_computation_step": "100",
             "cassandra.shutdown_announce_in_ms": "0", "cassandra.jmx.local.port": str(self.jmx_port),
+            "cassandra.test.flush_local_schema_changes": str(self._outlives_kills).lower(),
         }  # fmt: skip
         return [
             *unlocked, "java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-Xss384k", "-XX:MaxDirectMemorySize=256m",
@@ -220,14 +223,12 @@ class CassandraNode:
             self.process.wait()
 
     @contextmanager
-    def session(self, user: str = "cassandra", password: str = "cassandra", *, agreement: float = 10) -> Iterator[Any]:
-        """The driver's own session with this node alone. `agreement`: seconds that it waits after a change of the schema until
-        all nodes have it; a ring takes a second for each: whoever makes many waits after the last alone (0 for the others)."""
+    def session(self, user: str = "cassandra", password: str = "cassandra") -> Iterator[Any]:
+        """The driver's own session with this node alone."""
         profile = ExecutionProfile(WhiteListRoundRobinPolicy([self.address]), request_timeout=60)
         cluster = Cluster(
             [self.address], port=self.cql_port, protocol_version=4, execution_profiles={EXEC_PROFILE_DEFAULT: profile},
             auth_provider=PlainTextAuthProvider(user, password) if self.auth else None, connect_timeout=10,
-            max_schema_agreement_wait=agreement,
         )  # fmt: skip
         try:
             yield cluster.connect()

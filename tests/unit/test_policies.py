@@ -36,13 +36,17 @@ class House(HarshVault):
         self.clock.began = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
         self.clock.passed = 0.0
         self.content = generations(1000)
-        with self.catalog.write() as conn:
-            put_schedule(self.leased, conn, replace(automation.HOURLY, every=DAY / 4))  # more seldom than in life
+        self.expire_every(DAY / 4)
 
     @property
     def leased(self) -> LeasedJobs:
         assert isinstance(self.ctx.jobs, LeasedJobs)
         return self.ctx.jobs
+
+    def expire_every(self, seconds: float) -> None:
+        """More seldom than in life."""
+        with self.catalog.write() as conn:
+            put_schedule(self.leased, conn, replace(automation.HOURLY, every=seconds))
 
     def policy(self, policy: Policy, **options: bool) -> None:
         policies.put(self.ctx, self.project, self.source, policy, lambda conn: None, **options)
@@ -139,6 +143,7 @@ def test_the_days_of_the_policy_count(house: House) -> None:
 
 def test_a_year_of_weeks(house: House) -> None:
     """Every Sunday from one November to the next, over new year and both changes of clocks: 52 backups, of which four stay."""
+    house.expire_every(DAY)
     house.policy(Policy(30, "01:15-02:15", "7"))
     seen: set[str] = set()
     for _week in range(52):

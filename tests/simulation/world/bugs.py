@@ -100,7 +100,7 @@ def the_record_is_removed_though_objects_remain(patch: pytest.MonkeyPatch) -> No
     patch.setattr(deletion.DeleteJob, "_finish", finish)
 
 
-@plant(30)
+@plant(30, most_trouble=600, most_steps=2000)  # who does not end is told sooner; whole histories take 1,000
 def a_job_in_progress_after_a_crash_is_skipped(patch: pytest.MonkeyPatch) -> None:
     """Velero: a job found RUNNING is taken for somebody else's, for ever."""
     claim = Claims.claim
@@ -591,7 +591,7 @@ def a_put_that_may_still_come_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(removal, "_forget", wholly)
 
 
-@plant(250, ending=1)
+@plant(60, ending=4)  # workers of the catalog before put what the new one does not know
 def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     """What has no row is garbage."""
     judge = reconciling._Reconciliation._judge_unknown
@@ -603,7 +603,7 @@ def a_reconciliation_removes_what_it_does_not_know(patch: pytest.MonkeyPatch) ->
     patch.setattr(reconciling._Reconciliation, "_judge_unknown", remove)
 
 
-@plant(120)
+@plant(60, often="quarantine")
 def what_has_a_row_is_moved_aside(patch: pytest.MonkeyPatch) -> None:
     """An operator names an object, and that is enough."""
     patch.setattr(quarantining, "_require_no_row", lambda ctx, name: None)

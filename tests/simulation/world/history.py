@@ -127,6 +127,8 @@ class World:
         self.instances: list[tuple[str, str]] = []
         self.processes: list[Process] = []
         self.calls_left = CALLS
+        self.often = ""  # a call that users make as often as all others together
+        self.most_trouble, self.most_steps = MOST_TROUBLE, MOST_STEPS
         self.waits = False  # whether deletions wait, to be called back or approved
         self.snapshots = False  # whether one of the catalog is asked for after each call
         self.dumped: Rows | None = None
@@ -556,10 +558,10 @@ class World:
         self.ambient.passes(0.05)
         with self._watching():
             self.truth.look()
-        if self.scheduler.step > MOST_TROUBLE and not self._spent:
+        if self.scheduler.step > self.most_trouble and not self._spent:
             self.tell(None, "trouble has lasted long enough: what is still under way may end")
             self._spent = self.tape.calm = True
-        if self.scheduler.step > MOST_STEPS:
+        if self.scheduler.step > self.most_steps:
             raise Violation("a job is stuck")
 
     def _idle(self) -> bool:
@@ -570,7 +572,7 @@ class World:
         if not times:
             return False
         self.scheduler.step += 1
-        if self.scheduler.step > MOST_STEPS:
+        if self.scheduler.step > self.most_steps:
             raise Violation("a job is stuck")
         self.ambient.passes(min(times) - now + 0.01)
         return True

@@ -40,6 +40,8 @@ _POLICIES = ((1, False), (0, True), (1, True), (0, False))
 def one_call(world: World, process: Process) -> None:
     """One user's call through this process."""
     calls = _WAITS if world.waits else _DELETES if world.deletes_much else _CALLS
+    if world.often:
+        calls = {**calls, world.often: sum(calls.values())}
     kind = list(calls)[world.tape.weighted(list(calls.values()))]
     try:
         if kind == "create":
