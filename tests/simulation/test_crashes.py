@@ -37,7 +37,7 @@ def delete_oldest(vault: HarshVault) -> None:
 
 
 def delete_when_its_window_ends(vault: HarshVault) -> None:
-    """The only backup's deletion waits for an hour, is called back and asked for again; then the job decides and carries it out."""
+    """The only deletion waits for an hour, is called back and asked for again; then its job decides it and carries it out."""
     pending.put_policy(vault.ctx, vault.project, lambda *_: None, undelete_hours=1)
     ((key, data),) = vault.wanted.items()
     vault.delete(key)
