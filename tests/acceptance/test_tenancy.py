@@ -159,6 +159,8 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
             yield NO_BACKUP, "POST", us.own("backups/preview"), {"backup_ids": [us.backup, key]}
             yield NO_BACKUP, "PUT", us.own(f"backups/{key}/hold"), {"reason": "ours now"}
             yield NO_BACKUP, "DELETE", us.own(f"backups/{key}/hold"), None
+            yield NO_BACKUP, "POST", us.own(f"backups/{key}/undelete"), None
+            yield NO_BACKUP, "POST", us.own(f"backups/{key}/approve"), None
             yield NO_BACKUP, "GET", us.own(f"deletions/{key}"), None
             yield NO_BACKUP, "POST", us.own("verifications"), {"backup_id": key}
             yield NO_BACKUP, "POST", us.url("instances"), {"name": "theft", "restore_info": {"backup_id": key}}
@@ -320,6 +322,10 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
         ("preview", "POST", us.own("backups/preview"), {"backup_ids": [backup]}),
         ("hold", "PUT", us.own(f"backups/{backup}/hold"), {"reason": "x"}),
         ("release", "DELETE", us.own(f"backups/{backup}/hold"), None),
+        ("undelete", "POST", us.own(f"backups/{backup}/undelete"), None),
+        ("approve", "POST", us.own(f"backups/{backup}/approve"), None),
+        ("deletion policy", "GET", us.own("deletion-policy"), None),
+        ("set deletion policy", "PUT", us.own("deletion-policy"), {}),
         ("deletions", "GET", us.own("deletions"), None),
         ("deletion", "GET", us.own(f"deletions/{backup}"), None),
     ):
@@ -335,7 +341,7 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
 LOOKING = {
     "list v4", "list v3.1", "list v3", "restorable", "jobs", "job", "instances", "own instances", "instance", "backup",
     "preview", "deletions", "deletion", "tags", "find by tag", "quotas", "recycled", "recycle policy", "databases", "moments",
-    "versions", "tasks",
+    "versions", "tasks", "deletion policy",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import creation
+from strongroom.backups import creation, pending
 from strongroom.backups.context import Options
 from strongroom.catalog import tables as t
 from strongroom.storage.base import StoreFull
@@ -22,6 +22,7 @@ from support.harsh import TTL, HarshVault, Saved
 from support.vault import edited, noise
 
 Act = Callable[[HarshVault], None]
+HOUR = 3600.0
 
 STILL, BASE = noise(12_000, 1), noise(40_000, 2)
 EDITED = [edited(BASE, number, edits=5) for number in range(4)]
@@ -32,6 +33,18 @@ DATA = [{"edited": EDITED[number], "own": noise(8_000, 10 + number), "still": ST
 def delete_oldest(vault: HarshVault) -> None:
     """Some objects go whole, others are rewritten."""
     vault.delete(next(iter(vault.wanted)))
+    vault.run()
+
+
+def delete_when_its_window_ends(vault: HarshVault) -> None:
+    """The only deletion waits for an hour, is called back and asked for again; then its job decides it and carries it out."""
+    pending.put_policy(vault.ctx, vault.project, lambda *_: None, undelete_hours=1)
+    ((key, data),) = vault.wanted.items()
+    vault.delete(key)
+    pending.undelete(vault.ctx, vault.project, key, pending.Person("ann", "ann"), lambda conn: None)
+    vault.wanted[key] = data
+    vault.delete(key)
+    vault.clock.passed += HOUR
     vault.run()
 
 
@@ -132,7 +145,7 @@ def prepared(folder: Path, backups: int) -> Saved:
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory, act: Act) -> Saved:
     """The prepared world."""
-    return prepared(tmp_path_factory.getbasetemp(), 1 if act is close_lineage else 3)
+    return prepared(tmp_path_factory.getbasetemp(), 1 if act in (close_lineage, delete_when_its_window_ends) else 3)
 
 
 def effects_of(folder: Path, world: Saved, act: Act) -> list[Effect | str]:
@@ -149,6 +162,7 @@ def finish(vault: HarshVault, world: Saved) -> None:
     """Another process ends what was begun; then everything must be as if nothing had happened."""
     vault.engine.during = vault.engine.broken = None
     vault.restart()
+    vault.clock.passed += HOUR
     vault.run()
     vault.plan = lambda _effect: None  # what looks now is no part of what is tried
     vault.expect_surviving(world.wanted)
@@ -164,7 +178,7 @@ def finish(vault: HarshVault, world: Saved) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", [*ACTS, delete_when_its_window_ends])
 def test_death_between_any_two_effects_loses_and_leaves_nothing(tmp_path: Path, world: Saved, act: Act) -> None:
     """Every effect of the run is once the last of its process; then another process ends the work."""
     seen = effects_of(tmp_path / "whole", world, act)
