@@ -102,7 +102,7 @@ class LoggedEngine(DictEngine):
             at, order = at + 6 + name + size, order + 1
             if order > log.since.order:
                 held[key] = value
-        if order != log.until.order and data:
+        if order != log.until.order:
             raise RestoreBroken(f"the log ends at {order}, not at {log.until.order}", "half")
         return summary
 

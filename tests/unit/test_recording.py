@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -44,8 +45,11 @@ def test_every_moment_between_backups_can_be_restored(vault: LoggedVault) -> Non
     vault.check_moments()
     at = vault.engine.states[15][0]
     assert vault.restored_to(at + 0.5) == vault.engine.held_at(at)
-    for outside in (begin - 1, vault.engine.clock + 1):
-        with pytest.raises(errors.NotRestorable, match="see its restorable periods"):
+    for outside, words in (
+        (begin - 1, "no backup before it"),
+        (vault.engine.clock + 1, "at once when recording is turned on again"),
+    ):
+        with pytest.raises(errors.NotRestorable, match=f"{words}.*see its restorable periods"):
             vault.restored_to(outside)
 
 
@@ -169,6 +173,37 @@ def test_without_a_backup_one_is_taken_and_the_log_begins_beside_it(vault: Logge
     vault.follow()
     assert len(vault.periods()) == 1
     vault.check_moments()
+
+
+def test_moments_that_are_listed_can_be_restored(vault: LoggedVault) -> None:
+    """Whole seconds, none before the backup and none after the log."""
+    vault.engine.clock += 0.6
+    vault.take()
+    vault.engine.clock += 2.3
+    vault.writes(4)
+    vault.follow()
+    ((begin, end),) = vault.periods()
+    assert begin % 1 > 0
+    with vault.catalog.read() as conn:
+        listed = replaying.marked(conn, vault.source, begin - 1, end + 1)
+    assert listed[-1] == math.ceil(begin)
+    for moment in listed:
+        vault.restored_to(float(moment))
+
+
+def test_a_restore_into_a_source_lets_its_recording_begin_anew_at_once(vault: LoggedVault) -> None:
+    """The backup that it begins after is taken though another was taken by itself a moment ago."""
+    vault.follow()
+    assert vault.newest().name == "log-begins"
+    first = vault.newest().id
+    vault.writes(3)
+    vault.follow()
+    restoration.restore(vault.ctx, vault.project, first, vault.source, nothing)
+    vault.run()
+    vault.engine.oldest = len(vault.engine.log) + 5  # the source has another history now
+    vault.writes(10)
+    vault.follow()
+    assert vault.newest().id != first
 
 
 def test_what_lies_between_two_marks_may_be_longer_than_an_object(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,8 +93,8 @@ def show(conn: Connection, project: str, instance: str) -> tuple[Policy, str | N
 
 
 def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callable[[Connection], None]) -> None:
-    """Turns recording on, off, or changes it. Off, what is recorded stays for `keep_days`. Raises errors.NoSuchInstance,
-    NotOffered."""
+    """Turns recording on, off, or changes it. What was recorded until now is put into the store within seconds, also where
+    nothing changes. Off, it stays for `keep_days`. Raises errors.NoSuchInstance, NotOffered."""
     with ctx.catalog.write() as conn:
         lock_instance(conn, project, instance)
         row = find_instance(conn, project, instance)
@@ -143,6 +143,11 @@ def stop(conn: Connection, instance: str) -> None:
     remove_schedule(conn, _schedule(instance))
 
 
+def refill(conn: Connection, instance: str) -> None:
+    """The instance gets other contents, by a restore: its log ends there, and may begin anew with a backup at once."""
+    conn.execute(sa.update(t.recording).where(t.recording.c.instance == instance).values(asked_at=None))
+
+
 def drop(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> None:
     """Throws away what is recorded of an instance; recording has to be off. Raises errors.NoSuchInstance, InstanceBusy."""
     with ctx.catalog.read() as conn:
@@ -181,7 +186,7 @@ def _forget_chain(conn: Connection, lineage: str) -> None:
 
 
 class _Off(Exception):
-    """The policy was turned off or changed, or the instance was unregistered."""
+    """The policy was turned off or put again, or the instance was unregistered."""
 
 
 class _Anew(Exception):
@@ -354,9 +359,9 @@ class _Recording:
 
 
 def _require_on(conn: Connection, row: Row[Any]) -> Row[Any]:
-    """The recording as it is now. Raises _Off unless its policy is as it was."""
+    """The recording as it is now. Raises _Off once its policy was put again."""
     now = _row(conn, row.instance)
-    if now is None or not now.enabled or now.interval != row.interval:
+    if now is None or not now.enabled or now.updated_at != row.updated_at:
         raise _Off
     return now
 

@@ -7,6 +7,7 @@ ends at the last mark that is not after it; recordings mark about once a second.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import errors
 from strongroom.backups.context import Context
+from strongroom.backups.moments import utc
 from strongroom.catalog import logs
 from strongroom.catalog import tables as t
 from strongroom.engines.log import Mark
@@ -83,10 +85,14 @@ def periods(conn: Connection, instance: str) -> list[tuple[float, float]]:
     return joined
 
 
-def marked(conn: Connection, instance: str, begin: float, end: float) -> list[float]:
-    """Moments between two, both included, at which a backup stands or a piece of its log ends; the newest first."""
-    found = {at for one in stretches(conn, instance) for at in (one.begin, *(piece.end_at for piece in one.pieces))}
-    return sorted((at for at in found if begin <= at <= end), reverse=True)
+def marked(conn: Connection, instance: str, begin: float, end: float) -> list[int]:
+    """Whole seconds between two, both included, that can be restored: the first after each backup, and the last before the end of
+    each piece of its log; the newest first."""
+    found: set[int] = set()
+    for one in stretches(conn, instance):
+        seconds = {math.ceil(one.begin), *(math.floor(piece.end_at) for piece in one.pieces)}
+        found |= {second for second in seconds if one.begin <= second <= one.end}
+    return sorted((second for second in found if begin <= second <= end), reverse=True)
 
 
 def size_of_log(conn: Connection, instance: str) -> int:
@@ -100,12 +106,26 @@ def size_of_log(conn: Connection, instance: str) -> int:
 
 def stretch_to(conn: Connection, instance: str, moment: float) -> Stretch:
     """The newest backup from which the moment can be reached. Raises errors.NotRestorable."""
-    found = [one for one in stretches(conn, instance) if one.begin <= moment <= one.end]
+    known = stretches(conn, instance)
+    found = [one for one in known if one.begin <= moment <= one.end]
     if not found:
-        raise errors.NotRestorable(
+        raise errors.NotRestorable(_why_not(conn, instance, moment, known))
+    return found[-1]
+
+
+def _why_not(conn: Connection, instance: str, moment: float, known: Sequence[Stretch]) -> str:
+    """Why it cannot be restored to a moment; where that may only be too new, how it comes to be restorable."""
+    newest = max((one.end for one in known if one.end > one.begin), default=None)
+    row = conn.execute(sa.select(t.recording).where(t.recording.c.instance == instance)).first()
+    if newest is None or moment < newest or row is None or not row.enabled:
+        return (
             "the instance cannot be restored to that moment: no backup before it has a log up to it; see its restorable periods"
         )
-    return found[-1]
+    return (
+        f"the instance cannot be restored to that moment yet: the store holds its log up to {utc(newest)}. What was recorded "
+        f"since is put there every {row.interval} minutes, and at once when recording is turned on again, or off; see its "
+        "restorable periods"
+    )
 
 
 def stretch_from(conn: Connection, instance: str, backup: str, moment: float) -> Stretch:
@@ -128,11 +148,14 @@ class ReplayedLog:
         self._cut(stretch.pieces, moment)
 
     def _cut(self, pieces: Sequence[Row[Any]], moment: float) -> None:
-        """Finds the last mark that is not after the moment, nor before the backup's own."""
+        """Finds the last mark that is not after the moment, nor before the backup's own; if that is the only one, nothing is
+        read."""
         groups = list(_grouped(pieces))
-        if not groups:
-            return
-        self.begin = Mark(*self._open(groups[0][0]).header.begin)
+        self._find_end(groups, moment)
+        if self._pieces:
+            self.begin = Mark(*self._open(groups[0][0]).header.begin)
+
+    def _find_end(self, groups: Sequence[list[Row[Any]]], moment: float) -> None:
         for number, group in enumerate(groups):
             if group[-1].end_at <= moment:
                 continue
@@ -144,7 +167,8 @@ class ReplayedLog:
             elif earlier:
                 self._end_with(earlier)
             return
-        self._end_with([piece for group in groups for piece in group])
+        if groups:
+            self._end_with([piece for group in groups for piece in group])
 
     def _end_with(self, pieces: list[Row[Any]]) -> None:
         """All of these are replayed."""

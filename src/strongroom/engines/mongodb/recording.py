@@ -144,7 +144,10 @@ class _Recording:
             if time >> 32 > self._last >> 32:
                 self._write(run)
                 run = []
-                self._mark(float(time >> 32))
+                over = (self._last >> 32) + 1
+                self._mark(float(over))
+                if time >> 32 > over:  # nothing came between
+                    self._mark(float(time >> 32))
             run.append(entry)
             self._last = time
             self._inside = entry["op"] == "c" and bool(entry["o"].get("partialTxn"))
