@@ -49,6 +49,11 @@ PLANTS: dict[str, tuple[Plant, int, dict[str, Any]]] = {}
 """Name → (how it is planted, within how many seeds it must be found, the flavour of the histories)."""
 
 
+FOUND: dict[str, int] = {}
+"""Where the search for a bug takes long: the seed that showed it last. It is looked at first, and if other code has moved the
+bug elsewhere the search begins at 0."""
+
+
 def plant(seeds: int, **flavour: Any) -> Callable[[Plant], Plant]:
     """Registers a bug under its function's name. `flavour`: as for `simulate`, with "_" for "."."""
 
