@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
 from strongroom.ambient import Machine
+from strongroom.backups.recording import RECORD
 from strongroom.catalog import tables as t
 from support import sdk_calls
 from support.mongodb_server import PASSWORDS, MongoServer, find_mongod, shared
@@ -126,6 +127,13 @@ class Site:
         assert done.status == "Completed", done.fail_reason
         return counted(self.spare), float(self.own("GET", f"jobs/{job}")["result"]["reached"])
 
+    def following(self, instance: str) -> bool:
+        """Whether a job follows the instance's log."""
+        j = t.job.c
+        here = (j.kind == RECORD, j.state.in_(("QUEUED", "RUNNING")), j.args.contains(instance))
+        with self.server.catalog() as catalog, catalog.read() as conn:
+            return conn.execute(sa.select(j.id).where(*here)).first() is not None
+
     def log_objects(self) -> dict[str, int]:
         """Pieces of log in the store, with their sizes."""
         root = self.server.folder / "store" / "objects"
@@ -177,6 +185,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_a_redis_goes_back_to_a_moment_by_the_sdk_and_the_command_line(site: Site) -> None:
     """Turned on without a backup it takes one. What is not in the store yet is refused with words that help; a moment is restored
     elsewhere, then in place; what was recorded stays restorable after that, and recording begins anew by itself."""
+    site.until(lambda: site.log_objects() == {}, "log of other tests is left")
     instance = site.register(site.source)
     with counting(site.source) as counter:
         body = sdk.SetRedisPitrPolicyRequestBody(enabled=True, interval=5, keep_days=1)
@@ -192,6 +201,8 @@ def test_a_redis_goes_back_to_a_moment_by_the_sdk_and_the_command_line(site: Sit
             site.ask("restore_redis_pitr", instance_id=instance, body=soon)
         assert (error.value.status_code, error.value.error_code) == (400, "DBS.301024")
         assert "every 5 minutes, and at once when recording is turned on again" in error.value.error_msg
+    with site.spare.client() as client:
+        client.flushall()
     words = ("recording", "restore", instance, "--at", iso(moment), "--into", site.other, "--wait")
     reached = site.server.cli(*words)["job"]["result"]["reached"]
     count = counted(site.spare)
@@ -252,7 +263,7 @@ def test_a_killed_server_and_a_rebuilt_catalog_go_on_recording_without_a_hole(si
     for moment in moments:
         count, reached = site.restored(instance, moment)
         counter.check(count, moment, reached)
-    site.turn(instance, on=False)
+    site.server.cli("recording", "off", instance, "--drop")
 
 
 def test_deleting_backups_frees_their_log_as_promised(site: Site) -> None:
@@ -264,10 +275,8 @@ def test_deleting_backups_frees_their_log_as_promised(site: Site) -> None:
         second = site.server.cli("backup", "create", instance, "second", "--wait")["backup_id"]
         moment = time.time() + 1
         site.stored_up_to(instance, moment)
-        end = site.show(instance)["periods"][-1]["end"]
-        time.sleep(1.5)
         site.turn(instance, on=False)
-    site.until(lambda: site.show(instance)["periods"][-1]["end"] != end, "turned off, it puts what it has into the store")
+    site.until(lambda: not site.following(instance), "its recording ends when it is turned off")
     before, size = site.log_objects(), site.server.store_size()
     deletion = delete(site, first)
     promised, receipt = deletion["promised"], deletion["receipt"]
