@@ -40,6 +40,7 @@ from strongroom.api import (
     limits,
     maintenance,
     metrics,
+    moments,
     notifications,
     pending,
     policies,
@@ -54,7 +55,7 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import limited
-from strongroom.backups import automation, rehearsal, snapshots
+from strongroom.backups import automation, recording, rehearsal, snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob
@@ -99,12 +100,13 @@ log = logging.getLogger("strongroom")
 
 _GRACE = 10.0  # seconds that a stopping process gives its jobs
 _TELLING = 4  # threads that tell receivers; each has one at most
+_RECORDINGS = 64  # threads that each follow one instance's log
 _LAST_SNAPSHOT = 5.0  # seconds that it waits for a last snapshot of the catalog before that
 _BACKLOG = 64  # connections that are taken at once: those of them that are too many have a file for a moment
 
 
 FAMILIES = (
-    backups, imports, policies, tags, recycling, restorable, quotas, instances, limits, jobs, strongroom, pending,
+    backups, imports, policies, tags, recycling, restorable, moments, quotas, instances, limits, jobs, strongroom, pending,
     maintenance, notifications, audit, refused,
 )  # fmt: skip
 """The API's families of calls, those that are refused last: a call that works goes before."""
@@ -126,6 +128,7 @@ class House:
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
+            recording.RECORD: recording.RecordJob(ctx), recording.TRIM: recording.TrimJob(ctx),
             NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
             snapshots.KIND: snapshots.SnapshotJob(ctx),
@@ -156,7 +159,9 @@ def serve(settings: Settings) -> None:
         nodes = Worker(house.jobs, house.handlers(), node_queues(settings), threads=settings.workers, claimable=may)
         # Apart too: a receiver that is slow keeps nothing waiting but what is to be told.
         telling = Worker(house.jobs, house.handlers(), [NOTIFICATIONS], threads=_TELLING)
-        workers = (worker, nodes, telling)
+        # Apart as well: each holds its thread for as long as an instance's log is recorded.
+        following = Worker(house.jobs, house.handlers(), [recording.QUEUE], threads=_RECORDINGS)
+        workers = (worker, nodes, telling, following)
         for one in workers:
             one.start()
         watch = snapshots.Watch(house.context)
@@ -277,7 +282,7 @@ def _begin(house: House, endpoint: str) -> None:
     keep_watch(ctx, house.settings.data_dir / "incarnation")
     _found(house, endpoint)
     with suppress(sa.exc.IntegrityError), ctx.catalog.write() as conn:  # another process has just put it
-        for regular in (forgetting.HOURLY, automation.HOURLY, ages.REGULARLY):
+        for regular in (forgetting.HOURLY, automation.HOURLY, recording.HOURLY, ages.REGULARLY):
             put_schedule(house.jobs, conn, regular)
     if not ctx.catalog.postgres:
         with ctx.catalog.write() as conn:

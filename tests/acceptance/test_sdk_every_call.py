@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import huaweicloudsdkgaussdbfornosql.v3 as sdk
@@ -172,20 +173,30 @@ def restore_redis_data(site: Site) -> None:
 
 
 def show_redis_pitr_info(site: Site) -> None:
+    """Of one that was never recorded (what is recorded and restored: test_points_in_time.py)."""
     assert site.ask("show_redis_pitr_info").storage == "0"
 
 
-def set_redis_pitr_policy(site: Site) -> None:
-    site.ask("set_redis_pitr_policy", body=sdk.SetRedisPitrPolicyRequestBody(enabled=False))
-    status, code, words = site.refused("set_redis_pitr_policy", body=sdk.SetRedisPitrPolicyRequestBody(enabled=True, interval=20))
-    assert (status, code) == (400, "DBS.212003")
-    assert "point in time" in words
-    body = sdk.SetRedisPitrPolicyRequestBody(enabled=True, keep_days=8)
-    assert site.refused("set_redis_pitr_policy", body=body)[:2] == (400, "DBS.280214")
+def redis_pitr_policy(site: Site) -> None:
+    """Set, shown, turned off; what does not fit changes nothing."""
+    instance = site.register()
+    put = partial(site.ask, "set_redis_pitr_policy", instance_id=instance)
+    put(body=sdk.SetRedisPitrPolicyRequestBody(enabled=True, interval=30, keep_days=2))
+    for wrong, code in (({"keep_days": 8}, "DBS.280214"), ({"interval": 4}, "DBS.280001"), ({"interval": 121}, "DBS.280001")):
+        body = sdk.SetRedisPitrPolicyRequestBody(enabled=True, **wrong)
+        assert site.refused("set_redis_pitr_policy", instance_id=instance, body=body)[:2] == (400, code)
+    shown = site.ask("show_redis_pitr_policy", instance_id=instance)
+    assert (shown.enabled, shown.interval, shown.keep_days) == (True, 30, 2)
+    put(body=sdk.SetRedisPitrPolicyRequestBody(enabled=False))
+    assert site.ask("show_redis_pitr_policy", instance_id=instance).enabled is False
 
 
-def show_redis_pitr_policy(site: Site) -> None:
-    assert site.ask("show_redis_pitr_policy").enabled is False
+def restore_redis_pitr(site: Site) -> None:
+    """A moment that nothing leads to is refused with words."""
+    body = sdk.RestoreRedisPitrRequestBody(restore_time="2026-11-01T00:00:00+0000")
+    status, code, words = site.refused("restore_redis_pitr", body=body)
+    assert (status, code) == (400, "DBS.301024")
+    assert "restorable periods" in words
 
 
 def list_jobs(site: Site) -> None:
@@ -417,8 +428,9 @@ CALLS: dict[str, Callable[[Site], None]] = {
     "list_restore_tables": list_restore_tables,
     "restore_redis_data": restore_redis_data,
     "show_redis_pitr_info": show_redis_pitr_info,
-    "set_redis_pitr_policy": set_redis_pitr_policy,
-    "show_redis_pitr_policy": show_redis_pitr_policy,
+    "set_redis_pitr_policy": redis_pitr_policy,
+    "show_redis_pitr_policy": redis_pitr_policy,
+    "restore_redis_pitr": restore_redis_pitr,
     "list_redis_pitr_restore_time": empty("list_redis_pitr_restore_time", "restore_time", **MOMENTS),
     "list_jobs": list_jobs,
     "list_nosql_task_list": list_nosql_task_list,

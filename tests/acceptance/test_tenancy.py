@@ -124,7 +124,7 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
 def image(site: Site) -> dict[str, list[Any]]:
     """All that a request could change: everything but identity, what a job's heartbeat writes, and the catalog's snapshots, which
     are put by the clock."""
-    tables = (t.instance, t.lineage, t.backup, t.part, t.pack, t.deletion, t.object_, t.job)
+    tables = (t.instance, t.lineage, t.backup, t.part, t.pack, t.deletion, t.object_, t.job, t.recording)
     with site.server.catalog() as catalog, catalog.read() as conn:
         chosen = {t.object_: t.object_.c.lineage != "", t.job: t.job.c.kind != snapshots.KIND}
         rows = {table: conn.execute(sa.select(table).where(chosen.get(table, sa.true()))).all() for table in tables}
@@ -179,7 +179,18 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
         yield NO_INSTANCE, "PUT", us.url(f"instances/{instance}/backups/policy"), {"backup_policy": {"keep_days": 0}}
         for rest in ("pitr", "pitr/policy"):
             yield NO_INSTANCE, "GET", us.url(f"redis/instances/{instance}/{rest}"), None
+        span = "start_time=2026-11-01T00:00:00%2B0000&end_time=2026-11-02T00:00:00%2B0000"
+        yield NO_INSTANCE, "GET", us.url(f"redis/instances/{instance}/pitr/restorable-time-periods?{span}"), None
         yield NO_INSTANCE, "PUT", us.url(f"redis/instances/{instance}/pitr/policy"), {"enabled": False}
+        yield NO_INSTANCE, "PUT", us.url(f"redis/instances/{instance}/pitr"), {"restore_time": "2026-11-01T00:00:00+0000"}
+        yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/recording"), None
+        yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/recording"), {"enabled": True}
+        yield NO_INSTANCE, "DELETE", us.own(f"instances/{instance}/recording"), None
+        moment = {"moment": "2026-11-01T00:00:00Z"}
+        yield NO_INSTANCE, "POST", us.own(f"instances/{instance}/moments"), moment
+        yield NO_INSTANCE, "POST", us.own(f"instances/{us.instance}/moments"), {**moment, "source_instance_id": instance}
+        theft = {"name": "theft", "restore_info": {"source_instance_id": instance, "restore_time": 1}}
+        yield NO_INSTANCE, "POST", us.url("instances"), theft
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/limits"), None
         yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/limits"), {"bytes_per_second": None}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/notifications/hours"), None
@@ -315,6 +326,9 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
         ("databases", "GET", us.url(f"instances/{instance}/databases"), None),
         ("moments", "GET", us.url(f"redis/instances/{instance}/pitr/policy"), None),
         ("set moments", "PUT", us.url(f"redis/instances/{instance}/pitr/policy"), {"enabled": False}),
+        ("recording", "GET", us.own(f"instances/{instance}/recording"), None),
+        ("drop log", "DELETE", us.own(f"instances/{instance}/recording"), None),
+        ("moment", "POST", us.own(f"instances/{instance}/moments"), {"moment": "2026-11-01T00:00:00Z"}),
         ("versions", "GET", us.url("datastores/redis/versions"), None),
         ("tasks", "GET", us.url("scheduled-jobs"), None),
         ("cancel task", "DELETE", us.url(f"scheduled-jobs/{job}"), None),
@@ -341,7 +355,7 @@ def allowed(site: Site, http: httpx.Client) -> set[str]:
 LOOKING = {
     "list v4", "list v3.1", "list v3", "restorable", "jobs", "job", "instances", "own instances", "instance", "backup",
     "preview", "deletions", "deletion", "tags", "find by tag", "quotas", "recycled", "recycle policy", "databases", "moments",
-    "versions", "tasks", "deletion policy",
+    "versions", "tasks", "deletion policy", "recording",
 }  # fmt: skip
 
 
@@ -353,7 +367,7 @@ def statement(*actions: str, effect: str = "Allow", version: str = "1.1", **more
     ("policies", "expected"),
     [
         (["reader"], LOOKING),
-        (["operator"], LOOKING | {"create", "stop", "recovery", "register"}),
+        (["operator"], LOOKING | {"create", "stop", "recovery", "register", "moment"}),
         ([statement("nosql:backup:delete")], {"delete", "batch delete"}),
         ([statement("nosql:backup:delete", Resource=["*"])], {"delete", "batch delete"}),
         ([statement("gaussdbfornosql:instance:deleteBackup", version="5.0")], {"delete", "batch delete"}),

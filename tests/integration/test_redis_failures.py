@@ -27,7 +27,7 @@ from strongroom.engines.base import (
     RestoreBroken,
     Target,
 )
-from strongroom.engines.redis import RedisEngine, capture, marks, restore
+from strongroom.engines.redis import RedisEngine, capture, marks, mastering
 from strongroom.engines.redis.versions import Product, product_of, require_readable
 from strongroom.engines.redis.wire import open_wire
 from support.certificates import certificate
@@ -384,7 +384,7 @@ def test_a_target_that_cannot_reach_us_keeps_its_data(
     tmp_path: Path, binary: str, scratch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It connects from another address than the one we know it by, and only that one may have the data."""
-    monkeypatch.setattr(restore, "CALL_BACK_SECONDS", 2.0)
+    monkeypatch.setattr(mastering, "CALL_BACK_SECONDS", 2.0)
     other_way = {"bind-source-addr": "127.0.0.2"} if version_of(binary) >= (7,) else {"bind": "127.0.0.2 127.0.0.1"}
     with redis_server(tmp_path, other_way, binary=binary) as server:
         with server.client() as client:

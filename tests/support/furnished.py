@@ -38,6 +38,11 @@ def furnish(vault: Vault) -> None:
         conn.execute(t.quota.insert().values(project=vault.project, kind="backup", allowed=7))
         conn.execute(t.recycle_policy.insert().values(project=vault.project, days=3))
         conn.execute(t.deletion_policy.insert().values(project=vault.project, undelete_hours=0, second_person=False))
+        conn.execute(
+            t.recording.insert().values(
+                instance=vault.source, enabled=False, interval=10, keep_days=2, updated_at=clock.now(), chains=0
+            )
+        )
         conn.execute(t.limits.insert().values(subject=vault.source, bytes_per_second=1 << 40, jobs=None))
         secret = ctx.sealer.seal(b"signs", "webhook", "w" * 32)
         conn.execute(

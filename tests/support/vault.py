@@ -133,10 +133,11 @@ class Vault:
         store: Store | None = None,
         catalog: Catalog | None = None,
         options: Options | None = None,
+        engine: DictEngine | None = None,
     ) -> None:
         self.folder = folder
         self.ambient = Machine()
-        self.engine = DictEngine()
+        self.engine = engine or DictEngine()
         self.store = store if store is not None else MemoryStore()
         self.catalog = catalog if catalog is not None else self._new_catalog()
         self.options = options or Options(chunk_average=4096, pack_target=32768)

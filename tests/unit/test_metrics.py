@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from strongroom.api import metrics
 from strongroom.api.app import build_app
 from strongroom.api.services import Services
-from strongroom.backups import pending, reconciling
+from strongroom.backups import pending, reconciling, recording
 from strongroom.backups.context import Options
 from strongroom.backups.reconciling import ReconcileJob
 from strongroom.catalog import tables as t
@@ -176,6 +176,32 @@ def test_how_old_the_catalog_s_own_snapshot_is(house: House) -> None:
     assert house.readings()[one("own_snapshot_age_seconds")] == pytest.approx(0, abs=5)
 
 
+def _record(conn: sa.Connection, house: House) -> None:
+    """The source's log is recorded from now on."""
+    values = {"enabled": True, "interval": 20, "keep_days": 7, "updated_at": house.clock.now(), "chains": 0}
+    conn.execute(t.recording.insert().values(instance=house.source, **values))
+
+
+def test_how_far_recordings_are_behind(house: House) -> None:
+    """Since it was turned on, then since the moment that it has reached; nothing of one that is off. Their jobs wait for
+    nobody."""
+    with house.catalog.write() as conn:
+        _record(conn, house)
+        house.ctx.jobs.submit(conn, recording.RECORD, {"instance": house.source}, queue=recording.QUEUE)
+    house.clock.passed += 100
+    behind = one("recording_behind_seconds", project=house.project, instance=house.source, name="source", engine="plain")
+    assert house.readings()[behind] == pytest.approx(100, abs=5)
+    assert house.readings()[one("jobs_oldest_queued_seconds")] == 0
+    with house.catalog.write() as conn:
+        conn.execute(sa.update(t.recording).values(reached_at=house.clock.now() - 7))
+    house.clock.passed += 20
+    assert house.readings()[behind] == pytest.approx(27, abs=5)
+    with house.catalog.write() as conn:
+        conn.execute(sa.update(t.recording).values(enabled=False))
+    house.clock.passed += 20
+    assert behind not in house.readings()
+
+
 def test_requests_are_counted_by_route_and_never_by_path(house: House) -> None:
     """Ids of paths are not labels, and what no route takes is one series, however many paths there are."""
     app = house.app()
@@ -244,6 +270,8 @@ def test_the_alerts_and_the_dashboard_name_what_is_told(house: House) -> None:
     house.run()
     webhooks.add(house.ctx, house.project, webhooks.NewWebhook("hook", "https://hooks.example/"), lambda *_: None)
     house.create()
+    with house.catalog.write() as conn:
+        _record(conn, house)
     app = house.app()
     ask(app, "/healthz")
     told = {name for name, _ in house.readings(app)}

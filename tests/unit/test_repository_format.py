@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from strongroom.identity.secrets import Sealer
 from strongroom.repository import names
+from strongroom.repository.codec import Encoder
 from strongroom.repository.keys import (
     GraveFacts,
     RootKey,
@@ -32,6 +33,7 @@ from strongroom.repository.keys import (
     seal_trail,
 )
 from strongroom.repository.lines import LineWriter
+from strongroom.repository.log import LogHeader, seal_log
 from strongroom.repository.pack import read_index
 from support.repository import LINEAGE, Vault, noise, rows
 
@@ -209,11 +211,29 @@ def test_another_program_can_read_a_snapshot_and_a_segment_that_it_names() -> No
     assert read_lines(content) == [["audit", {"account": "a", "sequence": 1, "user_name": "Łukasz"}]]
 
 
+LOG = LogHeader(LINEAGE, "i", 3, "a" * 32, 0, True, ("history", 4, 1.0), ("history", 9, 2.5))
+
+
+def test_pieces_of_log_are_what_the_page_says(tmp_path: Path) -> None:
+    """Where they belong stands in clear; marks and the log's own bytes open by the lineage's key."""
+    vault = Vault(tmp_path)
+    sealed = seal_log(vault.keys, Encoder(1), LOG, [(("history", 7, 2.0), 2000), (("history", 9, 2.5), 5000)], b"SET x" * 1000)
+    _, opened = open_document(b"SRKY", hkdf(ROOT, "lineage keys"), seal_lineage_keys(RootKey(ROOT), LINEAGE, vault.keys))
+    header, content = open_document(b"SRLG", hkdf(cbor2.loads(opened)["lineage"], "log"), sealed)
+    assert header == {
+        "lineage": LINEAGE, "instance": "i", "chain": 3, "group": "a" * 32, "piece": 0, "last": True,
+        "begin": ["history", 4, 1.0], "end": ["history", 9, 2.5],
+    }  # fmt: skip
+    found = cbor2.loads(unframe(content))
+    assert found == {"marks": [["history", 7, 2.0, 2000], ["history", 9, 2.5, 5000]], "log": b"SET x" * 1000}
+
+
 PINNED = {
     "catalog": "cea2a3b4933e1d3e63c2b8f333800062",
     "closed": "0c0c69525a186928091a725582360834",
     "grave": "73095c4e8df4ac85df92ea77bd6afd73",
     "keys": "cddedcd1d765acc741267a2b2c8e6112",
+    "log": "4b7c4b9ce31d79def8a8bea1845a645b",
     "manifest": "dd5f4d6dc62322fe80a7f6a353f2fecd",
     "owner": "fae3bc63f78068ef43133c7ed398e563",
     "packs": "cda3fc81b587870f467526bec4684968",
@@ -232,6 +252,7 @@ def test_format_1_is_what_it_was(tmp_path: Path) -> None:
         "closed": seal_closed(root, LINEAGE),
         "grave": seal_grave(vault.keys, GraveFacts("p", "i", LINEAGE, 1, 1, "backup-1")),
         "keys": seal_lineage_keys(root, LINEAGE, vault.keys),
+        "log": seal_log(vault.keys, Encoder(0), LOG, [(("history", 9, 2.5), 4)], b"SET x"),
         "manifest": vault.store.get(part.root),
         "owner": seal_owner(root, 1),
         "packs": b"".join(packs),

@@ -72,11 +72,11 @@ class Datastore(BaseModel):
 
 
 class RestoreInfo(BaseModel):
-    """What the new instance is to hold."""
+    """What the new instance is to hold: a backup, or what another instance held at a time, in milliseconds."""
 
     backup_id: BackupId | None = None
     source_instance_id: InstanceId | None = None
-    restore_time: Annotated[int | None, Field(strict=True)] = None
+    restore_time: Annotated[int | None, Field(strict=True, ge=0, lt=1 << 45)] = None
 
 
 class CreateInstanceRequest(BaseModel):
@@ -100,11 +100,10 @@ def create_instance(
 ) -> dict[str, Any]:
     """Restores a backup into a new instance: an empty server that is there. The caller needs the permission to restore, too."""
     authorize(caller, "gaussdbfornosql:instance:restore")
-    backup = _wanted_backup(request)
+    wanted = _wanted(request)
     project = caller.required_project()
     if request.datastore is not None:
-        with ctx.catalog.read() as conn:
-            engine = listing.find_backup(conn, project, backup).engine
+        engine = wanted.engine(ctx, project)
         if engine != request.datastore.type:
             raise ParameterError(f"Parameter error: the backup is of {engine}, not of {request.datastore.type}.", "DBS.280235")
 
@@ -116,10 +115,10 @@ def create_instance(
 
     notes = anew.Notes(
         registered=note("StrongroomRegisterInstance", {}),
-        restoring=note("NoSQLCreateInstance", {"backup": backup}),
+        restoring=note("NoSQLCreateInstance", _what(wanted)),
         removed=note("StrongroomRemoveInstance", {}),
     )
-    instance, job = anew.restore_anew(ctx, project, backup, anew.Newcomer(request.name, request.address, request.password), notes)
+    instance, job = anew.restore_anew(ctx, project, wanted, anew.Newcomer(request.name, request.address, request.password), notes)
     with ctx.catalog.read() as conn:
         row = find_instance(conn, project, instance)
     return {
@@ -129,18 +128,24 @@ def create_instance(
     }  # fmt: skip
 
 
-def _wanted_backup(request: CreateInstanceRequest) -> str:
+def _wanted(request: CreateInstanceRequest) -> anew.Wanted:
     info = request.restore_info
     if info is None:
         raise ParameterError(
             "Parameter error: restore_info is needed: Strongroom makes no servers, it restores into one that is there "
             "(POST /strongroom/v1/{project_id}/instances registers one)."
         )
-    if info.source_instance_id is not None or info.restore_time is not None:
-        raise ParameterError("Parameter error: restore_info: a point in time is not supported: give backup_id.")
-    if info.backup_id is None:
-        raise ParameterError("Parameter error: restore_info: backup_id is needed.")
-    return info.backup_id
+    if info.backup_id is not None and info.source_instance_id is None and info.restore_time is None:
+        return anew.Wanted(backup=info.backup_id)
+    if info.backup_id is None and info.source_instance_id is not None and info.restore_time is not None:
+        return anew.Wanted(source=info.source_instance_id, moment=info.restore_time / 1000)
+    raise ParameterError("Parameter error: restore_info: give backup_id, or source_instance_id and restore_time together.")
+
+
+def _what(wanted: anew.Wanted) -> Mapping[str, Any]:
+    if wanted.backup is not None:
+        return {"backup": wanted.backup}
+    return {"source": wanted.source, "moment": iso(wanted.moment)}
 
 
 @router.get("/v3/{project_id}/instances")

@@ -27,6 +27,7 @@ from strongroom.ambient import Ambient
 from strongroom.api.authentication import public_router
 from strongroom.api.errors import ApiError
 from strongroom.api.middleware import arrival_of
+from strongroom.backups import recording
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
 from strongroom.notifications.outbox import QUEUE
@@ -111,6 +112,7 @@ def _families(conn: Connection, now: float) -> Iterator[Metric]:
     yield from _jobs(conn, now)
     yield from _objects(conn)
     yield from _backups(conn, now)
+    yield from _recordings(conn, now)
     yield from _deletions(conn)
     yield from _reconciled(conn, now)
     yield from _own_snapshot(conn, now)
@@ -124,7 +126,9 @@ def _jobs(conn: Connection, now: float) -> Iterator[Metric]:
     failed = sa.select(j.kind, sa.func.count()).where(j.state == "FAILED", j.project.is_not(None)).group_by(j.kind)
     yield _counter(conn, "strongroom_jobs_failed", "Jobs of users and policies that have failed.", ("kind",), failed)
     pending = sa.select(t.pending_deletion.c.job)
-    working = sa.and_(j.state == "QUEUED", j.queue != QUEUE, j.id.not_in(pending))  # others wait for no worker
+    working = sa.and_(
+        j.state == "QUEUED", j.queue.not_in((QUEUE, recording.QUEUE)), j.id.not_in(pending)
+    )  # others wait for no worker
     oldest = conn.execute(sa.select(sa.func.min(j.created_at)).where(working)).scalar()
     yield _one("strongroom_jobs_oldest_queued_seconds", "How long the oldest queued job waits.", now - oldest if oldest else 0)
 
@@ -176,6 +180,25 @@ def _backups(conn: Connection, now: float) -> Iterator[Metric]:
         since = row.created_at if row.end_at is None else row.end_at
         age.add_metric([row.project, row.id, row.name, row.engine], max(now - since, 0.0))
     yield age
+
+
+def _recordings(conn: Connection, now: float) -> Iterator[Metric]:
+    r, i = t.recording.c, t.instance.c
+    rows = conn.execute(
+        sa.select(i.project, i.id, i.name, i.engine, r.reached_at, r.updated_at)
+        .join(t.instance, i.id == r.instance)
+        .where(r.enabled, i.state == "REGISTERED")
+        .order_by(i.id)
+    )
+    behind = GaugeMetricFamily(
+        "strongroom_recording_behind_seconds",
+        "Since the newest moment of a recorded instance that is in the store, or since recording was turned on.",
+        labels=["project", "instance", "name", "engine"],
+    )
+    for row in rows:
+        since = row.updated_at if row.reached_at is None else row.reached_at
+        behind.add_metric([row.project, row.id, row.name, row.engine], max(now - since, 0.0))
+    yield behind
 
 
 def _deletions(conn: Connection) -> Iterator[Metric]:

@@ -34,11 +34,6 @@ _CACHE = "Strongroom has no caches in front of databases"
 _NETWORK = "Strongroom does not manage addresses, ports, load balancers or certificates of a database"
 _ENTERPRISE = "there are no enterprise projects here: a project's quotas are set by PUT /strongroom/v1/{project_id}/quotas"
 
-MOMENTS = (
-    "point in time is not offered: backups are restored as they were taken "
-    "(POST /v3/{project_id}/instances/{instance_id}/recovery)"
-)
-
 REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/v3.1/{project_id}/flavors"): _PROVISIONING,
     ("GET", "/v3/{project_id}/dedicated-resources"): _PROVISIONING,
@@ -153,7 +148,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("POST", "/v3/{project_id}/instances/{instance_id}/ssl-option"): _NETWORK,
     ("GET", "/v3/{project_id}/ip-num-requirement"): _NETWORK,
     ("PUT", "/v3/{project_id}/enterprise-projects/quotas"): _ENTERPRISE,
-    ("PUT", "/v3/{project_id}/redis/instances/{instance_id}/pitr"): MOMENTS,
 }
 """Method and path of every refused call, and why."""
 
@@ -169,7 +163,6 @@ def _refusal(method: str, reason: str) -> Callable[..., Coroutine[Any, Any, None
 
 _SHOWN = {
     "/v3/{project_id}/enterprise-projects/quotas",
-    "/v3/{project_id}/redis/instances/{instance_id}/pitr",
     "/v3/{project_id}/instances/{instance_id}/databases",
 }
 """Paths that take other methods: there a refusal stands in the document, so that it tells all of a path that it tells of."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 
 def iso(seconds: float | None) -> str | None:
@@ -10,3 +13,14 @@ def iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("a time is text in ISO 8601")
+    found = datetime.fromisoformat(value)
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+
+
+Moment = Annotated[float, BeforeValidator(_read), WithJsonSchema({"type": "string", "example": "2026-11-24T15:04:05.123Z"})]
+"""A time in a request of our own, ISO 8601 with or without a fraction; UTC where it names no zone. As seconds since the epoch."""

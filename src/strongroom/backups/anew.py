@@ -12,7 +12,7 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from strongroom.backups import errors, instances, restoration
+from strongroom.backups import errors, instances, replaying, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.listing import find_backup
 from strongroom.catalog import tables as t
@@ -28,6 +28,27 @@ class Newcomer:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What it is to hold: a backup, or what `source`, another instance, held at `moment` (seconds since the epoch)."""
+
+    backup: str | None = None
+    source: str | None = None
+    moment: float = 0.0
+
+    def engine(self, ctx: Context, project: str) -> str:
+        """Of which database it is. Raises errors.NoSuchBackup, NoSuchInstance, NotRestorable."""
+        with ctx.catalog.read() as conn:
+            backup = self.backup
+            if backup is None:
+                instances.require_known(conn, project, str(self.source))
+                backup = replaying.stretch_to(conn, str(self.source), self.moment).backup
+            row = find_backup(conn, project, backup)
+        if row.state != "COMPLETED":
+            raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")
+        return str(row.engine)
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What is written into the audit trail, each in the transaction that decides it."""
 
@@ -36,29 +57,36 @@ class Notes:
     removed: instances.Note
 
 
-def restore_anew(ctx: Context, project: str, backup: str, new: Newcomer, notes: Notes) -> tuple[str, str]:
-    """Returns (instance id, job id). Raises errors.NoSuchBackup, NotRestorable, InstanceUnusable, InstanceNameTaken.
+def restore_anew(ctx: Context, project: str, wanted: Wanted, new: Newcomer, notes: Notes) -> tuple[str, str]:
+    """Returns (instance id, job id). Raises errors.NoSuchBackup, NoSuchInstance, NotRestorable, InstanceUnusable,
+    InstanceNameTaken.
 
     A new address whose restore is refused is not left registered.
     """
-    with ctx.catalog.read() as conn:
-        row = find_backup(conn, project, backup)
-    if row.state != "COMPLETED":
-        raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")
+    engine = wanted.engine(ctx, project)
     if new.address is None:
         instance = _registered(ctx, project, new.name)
-        return instance, _restore(ctx, project, backup, instance, notes)
-    wanted = instances.NewInstance(new.name, row.engine, new.address, new.password)
-    instance = instances.register(ctx, project, wanted, notes.registered)
+        return instance, _restore(ctx, project, wanted, instance, notes)
+    instance = instances.register(
+        ctx, project, instances.NewInstance(new.name, engine, new.address, new.password), notes.registered
+    )  # fmt: skip
     try:
-        return instance, _restore(ctx, project, backup, instance, notes)
+        return instance, _restore(ctx, project, wanted, instance, notes)
     except errors.Refused:
         instances.unregister(ctx, project, instance, partial(_noted, notes.removed, instance))
         raise
 
 
-def _restore(ctx: Context, project: str, backup: str, instance: str, notes: Notes) -> str:
-    return restoration.restore(ctx, project, backup, instance, partial(_noted, notes.restoring, instance), overwrite=False)
+def _restore(ctx: Context, project: str, wanted: Wanted, instance: str, notes: Notes) -> str:
+    if wanted.backup is not None:
+        noted = partial(_noted, notes.restoring, instance)
+        return restoration.restore(ctx, project, wanted.backup, instance, noted, overwrite=False)
+    source = str(wanted.source)
+
+    def note(conn: Connection, _backup: str) -> None:
+        notes.restoring(conn, instance)
+
+    return restoration.restore_to(ctx, project, source, wanted.moment, instance, note, overwrite=False)
 
 
 def _noted(note: instances.Note, instance: str, conn: Connection) -> None:

@@ -32,13 +32,14 @@ from strongroom.backups.pacing import Pacer
 from strongroom.backups.reading import parts_to_read
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.scope import WHOLE, tables_of
-from strongroom.catalog import lifespans, sweeping
+from strongroom.catalog import lifespans, logs, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import lock_part
 from strongroom.catalog.lifespans import Dying, NotOurs
 from strongroom.catalog.many import batches
 from strongroom.catalog.space import bury, condemn
 from strongroom.engines.base import ClusterEngine, EngineError, Node, Probe, Summary
+from strongroom.engines.log import Mark, Recorder
 from strongroom.jobs.port import Cancelled, JobLost, Running, TryAgain
 from strongroom.notifications import outbox
 from strongroom.repository.chunking import choose_chunk_average, choose_pack_target
@@ -220,6 +221,7 @@ def fail(
             close_lineage(conn, ctx, part.lineage, key)
         elif part.attempt > 0 or asked:  # else nothing was put, and a catalog of before may own the seq
             plan_grave(conn, ctx, part.lineage, part.seq, part.attempt + 1, key)
+        logs.bury(conn, part.lineage, key)
         room = sweeping.record(conn, part.lineage, "FAIL", backup, gap, key, room=room)
         job = removal.submit(ctx, conn, part.lineage, of=row if shown else None)
     conn.execute(
@@ -476,7 +478,13 @@ class _Build:
             "adopted_bytes": sealed.adopted_bytes, "seconds": round(self._ctx.ambient.monotonic() - self._since, 3),
             "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
         }  # fmt: skip
-        self._commit(manifest, sealed, own, told)
+        self._commit(manifest, sealed, own, told, self._mark(summary))
+
+    def _mark(self, summary: Summary) -> Mark | None:
+        """Where in its source's log the part stands; of a whole instance on one server alone."""
+        if self._target.node or self._target.tables or not isinstance(self._engine, Recorder):
+            return None
+        return self._engine.mark_of(summary.facts)
 
     def _weigh(
         self, left: Mapping[int, BitMap], parent: Manifest | None, used: Mapping[int, BitMap]
@@ -510,7 +518,7 @@ class _Build:
         mark_stored(self._ctx, self._job, self._lineage, self._seq, self._attempt, key, name, size, live=0)
         return key
 
-    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], told: Mapping[str, Any]) -> None:
+    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], told: Mapping[str, Any], mark: Mark | None) -> None:
         ctx = self._ctx
         guard, backup = self._job.guard, self._backup.id
         with sweeping.decide_swept(ctx.catalog, guard, backups=[backup], lineages=[self._lineage]) as conn:
@@ -529,9 +537,12 @@ class _Build:
                     adopted_bytes=sealed.adopted_bytes,
                 )
             )
+            key = removal.of_lineage(self._lineage)
             if gap is not None:
-                key = removal.of_lineage(self._lineage)
                 sweeping.record(conn, self._lineage, "COMMIT", self._backup.id, gap, key)
+            if mark is not None:
+                logs.stand(conn, self._lineage, self._seq, mark.stream, mark.order, mark.at)
+            if logs.bury(conn, self._lineage, key) or gap is not None:
                 removal.submit(ctx, conn, self._lineage)
             self._complete(conn)
             self._job.finish(conn, told)

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import aftercheck, errors, holds, pending, policies, removal, rewriting, staleness
 from strongroom.backups.context import Context
 from strongroom.backups.objects import close_lineage, plan_grave
-from strongroom.catalog import lifespans, sweeping
+from strongroom.catalog import lifespans, logs, sweeping
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import Forecast, Partly, Toll, condemn
 from strongroom.identity import audit
@@ -245,6 +245,7 @@ def _take_out(
                 sa.select(t.part.c.attempt).where(t.part.c.lineage == lineage, t.part.c.seq == seq)
             ).scalar_one()
             plan_grave(conn, ctx, lineage, seq, attempt, key)
+            logs.bury(conn, lineage, key)
         room = sweeping.record(conn, lineage, "DELETE", backup.id, gap, key, room=room)
     return room
 
@@ -296,20 +297,22 @@ def _compute(
 
 
 def _promise(conn: Connection, forecast: Forecast, lineage: str, seq: int, away: set[int]) -> Promise:
-    """One part's share: what its gap kills, its manifests, and the lineage's own objects if it was the last."""
+    """One part's share: what its gap kills, its manifests, the log that nobody can go on by without it, and the lineage's own
+    objects if it was the last."""
     gap = lifespans.neighbours(conn, lineage, seq, away)
     toll: Toll = forecast.add(gap)
     where = sa.and_(t.object_.c.kind == "manifest", t.object_.c.seq == seq)
+    log = logs.weigh(conn, lineage, {*away, seq}) - logs.weigh(conn, lineage, away)
     if gap.before == 0 and gap.after is None:
-        where = sa.or_(where, t.object_.c.kind.in_(("grave", "key")))
+        where = sa.or_(where, t.object_.c.kind.in_(("grave", "key")), logs.unfinished())
     extra = conn.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.object_.c.bytes), 0)).where(
             t.object_.c.lineage == lineage, t.object_.c.state == "STORED", where
         )
     ).one()
     return Promise(
-        owned=toll.owned + int(extra[1]), freed=toll.freed + int(extra[1]), waiting=toll.waiting,
-        undecided=sweeping.undecided_bytes(conn, lineage, gap), objects=toll.objects + extra[0],
+        owned=toll.owned + int(extra[1]) + log.bytes, freed=toll.freed + int(extra[1]) + log.bytes, waiting=toll.waiting,
+        undecided=sweeping.undecided_bytes(conn, lineage, gap), objects=toll.objects + extra[0] + log.objects,
     )  # fmt: skip
 
 

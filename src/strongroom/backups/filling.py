@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Row
 
-from strongroom.backups import errors
+from strongroom.backups import errors, recording
 from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Engine, EngineError, Ground, Summary, Surveyor, Target, target_state
@@ -77,6 +77,7 @@ class Filling:
         with self.ctx.catalog.write(self.job.guard) as conn:
             args = json.dumps({**self.job.args, "begun": True})
             conn.execute(sa.update(t.job).where(t.job.c.id == self.job.id).values(args=args))
+            recording.refill(conn, self.instance.id)
         return ground
 
     def told(self, ground: Ground, summary: Summary) -> dict[str, Any]:

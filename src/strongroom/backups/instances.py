@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors, policies, quotas
+from strongroom.backups import errors, policies, quotas, recording
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
@@ -61,6 +61,13 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     return key
 
 
+def require_known(conn: Connection, project: str, instance: str) -> None:
+    """Raises errors.NoSuchInstance unless the project has or had such an instance."""
+    known = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
+    if conn.execute(sa.select(t.instance.c.id).where(known)).first() is None:
+        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+
+
 def tables_of(ctx: Context, project: str, instance: str) -> Mapping[str, Sequence[str]]:
     """Databases, with their tables, that can be backed up one by one, as they are in the instance now; none where the engine is
     backed up whole. Raises errors.NoSuchInstance, InstanceUnusable."""
@@ -98,6 +105,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         conn.execute(sa.delete(t.limits).where(t.limits.c.subject == instance))
         ages.forget(conn, instance)
         policies.forget(conn, instance)
+        recording.stop(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)
     return job

@@ -74,6 +74,7 @@ KEPT = (
     Kept(t.recycle_policy),
     Kept(t.deletion_policy),
     Kept(t.backup_policy),
+    Kept(t.recording, None, frozenset({"lineage", "chain", "began", "stream", "position", "reached_at", "trouble"})),
     Kept(t.limits),
     Kept(t.webhook),
     Kept(t.notification_receiver),  # a webhook without is one that was removed
@@ -102,6 +103,7 @@ LEFT_OUT = {
     "deletion": "is the receipt of a backup that is gone; the audit trail holds the deletion",
     "object": "comes from the store's listing",
     "holding": "comes from the indexes of objects",
+    "segment": "comes from the headers of the pieces of log",
 }
 """Tables of which a snapshot holds nothing, and why."""
 

@@ -73,15 +73,16 @@ def plan_grave(conn: Connection, ctx: Context, lineage: str, seq: int, attempt: 
 
 
 def close_lineage(conn: Connection, ctx: Context, lineage: str, removal: str) -> None:
-    """The chain is empty: the lineage ends in the transaction that emptied it. Graves, manifests and keys are condemned with it;
-    the closing mark stays for ever."""
+    """The chain is empty: the lineage ends in the transaction that emptied it. Graves, manifests, log and keys are condemned with
+    it; the closing mark stays for ever."""
     conn.execute(sa.update(t.lineage).where(t.lineage.c.id == lineage).values(state="CLOSED"))
     plan(conn, ctx, lineage, "closed", removal=removal, name=names.closed(lineage))
+    conn.execute(sa.delete(t.segment).where(t.segment.c.lineage == lineage))
     conn.execute(
         sa.update(t.object_)
         .where(
             t.object_.c.lineage == lineage,
-            t.object_.c.kind.in_(("grave", "manifest", "key")),
+            t.object_.c.kind.in_(("grave", "manifest", "log", "key")),
             t.object_.c.state.in_(("PLANNED", "STORED")),
         )
         .values(late=sa.or_(t.object_.c.late, t.object_.c.state == "PLANNED"), state="CONDEMNED", removal=removal)

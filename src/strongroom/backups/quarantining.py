@@ -95,7 +95,7 @@ def _judge(ctx: Context, project: str, name: str, outside: bool, target: str) ->
     _require_no_row(ctx, name)
     if folder == ASIDE:
         raise NotQuarantined(f"{name} is in quarantine already")
-    if said is not None and said.kind in ("owner", "closed", "grave", "catalog", "trail"):
+    if said is not None and said.kind in ("owner", "closed", "grave", "log", "catalog", "trail"):
         raise NotQuarantined(f"a rebuild of the catalog reads {name}: it stays")
     if line is not None:
         _require_not_newer(ctx, line, said)

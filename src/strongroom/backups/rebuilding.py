@@ -10,6 +10,7 @@ Backups are manifests without graves, in lineages that are not closed; of severa
   back from it, and the holds of the backups that it knows. It has no say in lifespans.
 * Every backup that it does not know, or that is damaged, comes back held ("recovered") until a person releases it; instances that
   it does not know come back without their passwords.
+* The log of changes between backups comes from the headers of its pieces (rebuilt_log.py).
 * A lineage without a part that is left has nothing to say: its objects are reported and left.
 
 Order of effects: the root key is proven; the next `owner/<k>` is put, which stops workers of the old catalog; then rows only, the
@@ -30,13 +31,14 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 from sqlalchemy import Connection
 
-from strongroom.backups import rebasing
+from strongroom.backups import rebasing, rebuilt_log
 from strongroom.backups.context import Context
 from strongroom.backups.holds import RECOVERED, Hold
 from strongroom.backups.incarnation import REBUILDING
 from strongroom.backups.objects import register_found
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import to_sizes
+from strongroom.engines.log import Mark, Recorder
 from strongroom.identity import tables as identity
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError, WrongKey
@@ -253,8 +255,12 @@ class _Lineage:
             self._report(f"lineage {self._lineage}: no backup is left in it; its objects are left as they are")
             self._result.unknown.extend(sorted({stat.name for stat, _ in self._objects} - set(self._result.unknown)))
             return
+        log, trouble = rebuilt_log.read_pieces(self._ctx, self._lineage, self._of("log"))
+        for words in trouble:
+            self._report(words)
         with self._ctx.catalog.write() as conn:
             self._write(conn, sealed, parts, graves)
+            self._write_log(conn, parts, log)
 
     # ---- reading the store -------------------------------------------------------------------------------------------
 
@@ -432,6 +438,28 @@ class _Lineage:
                 adopted_bytes=0 if totals is None else totals.adopted_bytes,
             )
         )  # fmt: skip
+
+    def _write_log(self, conn: Connection, parts: list[_Part], pieces: list[rebuilt_log.Piece]) -> None:
+        """What backups can go on by; other pieces are reported, and left."""
+        places = [(part.seq, place) for part in parts if (place := self._place(part)) is not None]
+        for seq, place in places:
+            here = sa.and_(t.part.c.lineage == self._lineage, t.part.c.seq == seq)
+            values = {"log_stream": place.stream, "log_order": place.order, "log_at": place.at}
+            conn.execute(sa.update(t.part).where(here).values(values))
+        _, instance = _owner_of(parts, self._lineage)
+        chains = rebuilt_log.chains_of(pieces)
+        needed = rebuilt_log.write_chains(conn, self._lineage, instance, chains, places)
+        self._result.unknown.extend(stat.name for stat, _ in self._of("log") if stat.name not in needed)
+
+    def _place(self, part: _Part) -> Mark | None:
+        """Where in its source's log a part stands, as at its commit."""
+        if part.manifest is None or part.reason is not None or part.manifest.facts.get("scope") or self._node(part.manifest):
+            return None
+        engine = self._ctx.engines.get(str(part.manifest.facts.get("engine", "")))
+        return engine.mark_of(part.manifest.engine_facts) if isinstance(engine, Recorder) else None
+
+    def _node(self, manifest: Manifest) -> str:
+        return next((node for line, _, node in manifest.plan if line == self._lineage), "")
 
     def _write_packs(self, conn: Connection, parts: list[_Part]) -> None:
         """Lifespans from the newest part down: the first that names a number is the last that needs it."""

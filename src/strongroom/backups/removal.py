@@ -1,6 +1,6 @@
 """Carrying out a decision: the only code that removes objects. It removes what a committed decision condemned, nothing else.
 
-Order of effects: sweep → graves and closing marks put → manifests removed → packs removed → a closed lineage's graves → its keys.
+Order of effects: sweep → graves and closing marks put → manifests removed → packs and log → a closed lineage's graves → its keys.
 On a store without room for the marks, which are some hundred bytes, the packs go first: they are dead by the decision, whatever
 the marks say. (Should the catalog be lost just then, a rebuild shows the backup as damaged, for a person to delete again.)
 
@@ -30,7 +30,7 @@ from strongroom.storage.base import StoreError, StoreFull, StoreUnavailable
 BATCH = 500
 """Objects that one batch removes."""
 
-_CHUNKS = ("pack", "rewrite")
+_CHUNKS = ("pack", "rewrite", "log")
 _ORDER = (("manifest",), _CHUNKS, ("grave",), ("key",))
 """A grave stays until what it buries is gone; a closed lineage's keys go when nothing is left that they open."""
 

@@ -19,16 +19,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import errors, pending
+from strongroom.backups import errors, pending, replaying
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
-from strongroom.backups.filling import ATTEMPTS, filling, give_up
+from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
 from strongroom.backups.gathering import node_queue
+from strongroom.backups.instances import require_known
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
-from strongroom.engines.base import ClusterEngine, EngineError
+from strongroom.engines.base import ClusterEngine, EngineError, RestoreSource, Summary
+from strongroom.engines.log import Recorder
 from strongroom.jobs.port import Running
 from strongroom.repository import names
 from strongroom.repository.errors import RepositoryError
@@ -71,6 +73,49 @@ def restore(
     return job
 
 
+def restore_to(
+    ctx: Context,
+    project: str,
+    source: str,
+    moment: float,
+    instance: str,
+    note: Callable[[Connection, str], None],
+    overwrite: bool | None = None,
+) -> str:
+    """Decides a restore of what `source`, an instance that may be unregistered by now, held at a moment (seconds since the
+    epoch); returns its job's id. `note` is given the backup that it begins with. Raises errors.NoSuchInstance, NotRestorable.
+
+    `overwrite` as in `restore`. The log that it replays is not trimmed while the job lives; its backup keeps it from deletes."""
+    for _try in range(_TRIES):
+        with ctx.catalog.read() as conn:
+            require_known(conn, project, source)
+            found = replaying.stretch_to(conn, source, moment)
+        guard = partial(lock_instance, project=project, instance=instance)
+        with ctx.catalog.decide(guard, backups=[found.backup], lineages=[found.lineage]) as conn:
+            target = find_instance(conn, project, instance)
+            again = replaying.stretch_to(conn, source, moment)
+            if again.backup != found.backup:
+                continue
+            row = conn.execute(sa.select(t.backup).where(t.backup.c.id == found.backup)).one()
+            pending.refuse_use(conn, row)
+            refuse_misfit(row, target)
+            if not isinstance(ctx.engines.get(target.engine), Recorder):
+                raise errors.NotRestorable(f"a {target.engine} cannot be restored to a moment")
+            may = source == instance if overwrite is None else overwrite
+            args = {"backup": row.id, "instance": instance, "overwrite": may, "source": source, "moment": moment}
+            job = ctx.jobs.submit(
+                conn, "restore", args, project=project, instance=instance, backup=row.id,
+                serial=f"instance:{instance}", max_attempts=ATTEMPTS,
+            )  # fmt: skip
+            note(conn, row.id)
+            return job
+    raise errors.InstanceBusy("the instance's backups keep moving; nothing was decided: try again")
+
+
+_TRIES = 5
+"""Times that it is looked anew for a backup where deletes keep coming between."""
+
+
 def _queue(ctx: Context, target: Row[Any]) -> str:
     """Where the restore must run: a cluster's, on the host of one of its nodes."""
     engine = ctx.engines.get(target.engine)
@@ -107,8 +152,23 @@ class RestoreJob:
                 parts = parts_to_read(conn, job.args["backup"])
             with self._damage_noted(), reading(ctx, parts) as (source, facts):
                 ground = into.look(facts, sum(part.plain_bytes for part in parts))
-                summary = into.engine.restore(into.target, source, facts, job, into.scratch)
-        return {"backup": job.args["backup"], **into.told(ground, summary)}
+                if "moment" in job.args:
+                    summary, reached = self._replay(job, into, source, facts)
+                else:
+                    summary, reached = into.engine.restore(into.target, source, facts, job, into.scratch), {}
+        return {"backup": job.args["backup"], **reached, **into.told(ground, summary)}
+
+    def _replay(
+        self, job: Running, into: Filling, source: RestoreSource, facts: Mapping[str, Any]
+    ) -> tuple[Summary, Mapping[str, Any]]:
+        """The backup, and then its log up to the moment."""
+        moment = float(job.args["moment"])
+        with self._ctx.catalog.read() as conn:
+            found = replaying.stretch_from(conn, str(job.args["source"]), str(job.args["backup"]), moment)
+        log = replaying.ReplayedLog(self._ctx, self._ctx.keys(found.lineage), found, moment)
+        assert isinstance(into.engine, Recorder)
+        summary = into.engine.restore_to(into.target, source, facts, log, job, into.scratch)
+        return summary, {"moment": moment, "reached": log.until.at}
 
     @contextmanager
     def _damage_noted(self) -> Iterator[None]:

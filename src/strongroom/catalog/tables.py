@@ -105,6 +105,27 @@ backup_policy = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+# Points in time of an instance: whether its log of changes is recorded between backups, and where that stands. No row: it never
+# was.
+recording = Table(
+    "recording",
+    metadata,
+    Column("instance", Text, ForeignKey("instance.id"), primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("interval", Integer, nullable=False),  # minutes: at most so much is not in the store yet
+    Column("keep_days", Integer, nullable=False),  # for how long moments can be restored
+    Column("updated_at", Double, nullable=False),
+    Column("chains", BigInteger, nullable=False),  # the last number given to a stretch of log without a hole; never goes back
+    Column("lineage", Text, nullable=True),  # … where the newest one goes on; NULL, as the next five: it has to begin anew
+    Column("chain", BigInteger, nullable=True),
+    Column("began", BigInteger, nullable=True),  # the mark that it begins at, as part.log_order
+    Column("stream", Text, nullable=True),
+    Column("position", BigInteger, nullable=True),
+    Column("reached_at", Double, nullable=True),  # when the source held what the log up to there leads to
+    Column("asked_at", Double, nullable=True),  # when it last took a backup by itself, to begin after
+    Column("trouble", Text, nullable=True),  # why it does not go on, for people; NULL: it does
+)
+
 # How kind captures are to their sources; without a row the defaults hold.
 limits = Table(
     "limits",
@@ -237,6 +258,10 @@ part = Table(
     Column("plain_bytes", BigInteger, nullable=False),
     Column("stored_bytes", BigInteger, nullable=False),  # what it put, packs and manifest
     Column("adopted_bytes", BigInteger, nullable=False),  # plain bytes that the parent already held
+    Column("log_stream", Text, nullable=True),  # where in its source's log it stands; NULL, as the next two: it cannot be said
+    Column("log_order", BigInteger, nullable=True),
+    Column("log_at", Double, nullable=True),  # the moment that it shows
+    Column("log_chain", BigInteger, nullable=True),  # the stretch of log that goes on from it; 0: cut off; NULL: none yet
     one_of("state", "BUILDING", "COMPLETED", "RETIRED"),
 )
 Index(
@@ -373,7 +398,7 @@ object_ = Table(
     Column("removal", Text, nullable=True),  # what removes it once condemned: "delete:<backup>" or "job:<id>"
     Column("rewriting", Text, nullable=True),  # the removal whose rewriter has chosen it: at most one at a time
     Column("closing", Text, nullable=True),  # of a LATE one: the reconciliation that came with the word that its writer is gone
-    one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "owner", "catalog", "trail"),
+    one_of("kind", "pack", "manifest", "rewrite", "grave", "closed", "key", "log", "owner", "catalog", "trail"),
     one_of("state", "PLANNED", "STORED", "CONDEMNED", "LATE"),
 )
 Index("ix_object_lineage", object_.c.lineage, object_.c.kind, object_.c.seq)
@@ -394,6 +419,22 @@ holding = Table(
     Column("bytes", BigInteger, nullable=False),  # their sealed bytes
 )
 Index("ix_holding_pack", holding.c.lineage, holding.c.pack)
+
+# A piece of a source's log that a restore to a point in time replays: it lives while a part before its end can go on by it.
+segment = Table(
+    "segment",
+    metadata,
+    Column("object", Text, ForeignKey("object.id"), primary_key=True),
+    Column("lineage", Text, ForeignKey("lineage.id"), nullable=False),
+    Column("chain", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),  # the mark that it begins at, as part.log_order
+    Column("upto", BigInteger, nullable=False),  # … and the one that it ends at
+    Column("piece", Integer, nullable=False),  # 0, 1, …: what lies between two marks and is too long for one object
+    Column("begin_at", Double, nullable=False),  # the moments of those marks
+    Column("end_at", Double, nullable=False),
+    Column("plain_bytes", BigInteger, nullable=False),
+)
+Index("ix_segment_chain", segment.c.lineage, segment.c.chain, segment.c.upto)
 
 # Rows of the audit trail that lie in the store, in an object that is never written again (kind "trail", the same id).
 trail = Table(

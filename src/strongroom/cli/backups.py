@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from strongroom.cli.context import client, confirm, console, interactive, say, say_line, shared, wants_json
+from strongroom.cli.context import client, confirm, console, interactive, say, say_line, shared
 from strongroom.cli.deletions import show_deletion
 from strongroom.cli.display import facts, moment, size, table, word
 from strongroom.cli.instances import resolve
@@ -259,14 +259,9 @@ def _once(ids: tuple[str, ...]) -> list[str]:
 
 
 def _follow(api: Client, answer: Answer, job_id: str) -> Answer:
-    """Waits for the job. One that did not complete ends the command, in JSON after its answer."""
-    from strongroom.cli.waiting import must_have_completed, wait
+    from strongroom.cli.waiting import completed
 
-    job = wait(api, job_id)
-    if wants_json() and job.get("status") != "Completed":
-        say({**answer, "job": job}, lambda _: None)
-    must_have_completed(job)
-    return job
+    return completed(api, answer, job_id)
 
 
 def _delete(api: Client, ids: list[str], if_match: str | None, thorough: bool) -> dict[str, str]:

@@ -22,6 +22,7 @@ from strongroom.cli.notifications import notify
 from strongroom.cli.policies import policy
 from strongroom.cli.projects import project
 from strongroom.cli.quotas import quota
+from strongroom.cli.recordings import recording
 from strongroom.cli.schedules import schedule
 from strongroom.cli.server import catalog, serve
 from strongroom.cli.users import user
@@ -41,8 +42,8 @@ def strongroom() -> None:
 
 
 COMMANDS = (
-    serve, instance, schedule, backup, deletion, job, quota, limits, notify, verify, reconcile, quarantine, user, group, key,
-    policy, project, audit, catalog,
+    serve, instance, schedule, recording, backup, deletion, job, quota, limits, notify, verify, reconcile, quarantine, user,
+    group, key, policy, project, audit, catalog,
 )  # fmt: skip
 for command in COMMANDS:
     strongroom.add_command(command)

@@ -11,7 +11,7 @@ import click
 
 from strongroom.ambient import Ambient
 from strongroom.cli.client import Answer, Client, text_of
-from strongroom.cli.context import console, outside, wants_json
+from strongroom.cli.context import console, outside, say, wants_json
 from strongroom.cli.errors import JobEnded, Refused, Unreachable
 
 ENDED = ("Completed", "Failed", "Cancelled")
@@ -36,6 +36,15 @@ def wait(client: Client, job_id: str) -> Answer:
     except KeyboardInterrupt:
         click.echo(f"\nThe job goes on without you: `strongroom job watch {job_id}` follows it again.", err=True)
         raise
+
+
+def completed(client: Client, answer: Answer, job_id: str) -> Answer:
+    """Waits for the job that a call answered with. One that did not complete ends the command, in JSON after that answer."""
+    job = wait(client, job_id)
+    if wants_json() and job.get("status") != "Completed":
+        say({**answer, "job": job}, lambda _: None)
+    must_have_completed(job)
+    return job
 
 
 def must_have_completed(job: Answer) -> None:

@@ -73,6 +73,7 @@ _TABLE = (
     Action("strongroom:instance:list", Level.LIST),
     Action("strongroom:instance:delete", Level.WRITE),
     Action("strongroom:instance:limit", Level.WRITE),
+    Action("strongroom:instance:dropLog", Level.WRITE),
     Action("strongroom:worker:limit", Level.WRITE),  # and the first account's administrator alone
     Action("strongroom:deletion:get", Level.READ),
     Action("strongroom:deletion:list", Level.LIST),

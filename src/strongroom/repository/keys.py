@@ -1,7 +1,7 @@
 """Keys, and the small objects that are sealed by them alone.
 
 root key      seals each lineage's keys, the mark of a closed lineage, owner marks, and snapshots of the catalog
-lineage key   by derived subkeys: wraps the keys of packs and indexes, seals manifests and graves
+lineage key   by derived subkeys: wraps the keys of packs and indexes, seals manifests, graves and logs
 dedup key     hashes chunks; its own, so that it survives a rotation of the others
 pack key      random per pack, in the pack's index only
 trail key     random per segment of the audit trail, in the catalog and its snapshots only
@@ -98,6 +98,7 @@ class LineageKeys:
         self.packs = Box(derive(key, "pack"))
         self.manifests = Box(derive(key, "manifest"))
         self.graves = Box(derive(key, "grave"))
+        self.logs = Box(derive(key, "log"))
 
     def __repr__(self) -> str:
         return "LineageKeys(…)"

@@ -4,7 +4,7 @@
 <lineage>/manifest/<seq>.<attempt>/<id>     <lineage>/closed
 <lineage>/rewrite/<id>                      owner/<k>
 <lineage>/key/<id>                         catalog/<k>.<n>
-                                           trail/<id>
+<lineage>/log/<id>                         trail/<id>
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FORMS = tuple(
     re.compile(form + r"\Z")
     for form in (
         rf"(?P<lineage>{_ID})/(?P<kind>pack|manifest)/(?P<seq>{_COUNT})\.(?P<attempt>{_COUNT})/(?P<id>{_ID})",
-        rf"(?P<lineage>{_ID})/(?P<kind>rewrite|key)/(?P<id>{_ID})",
+        rf"(?P<lineage>{_ID})/(?P<kind>rewrite|key|log)/(?P<id>{_ID})",
         rf"(?P<lineage>{_ID})/(?P<kind>grave)/(?P<seq>{_COUNT})",
         rf"(?P<lineage>{_ID})/(?P<kind>closed)",
         rf"(?P<kind>owner)/(?P<seq>{_COUNT})",
@@ -62,6 +62,11 @@ def key(lineage: str, id: str) -> str:
     return f"{lineage}/key/{id}"
 
 
+def log(lineage: str, id: str) -> str:
+    """A piece of the source's log of changes."""
+    return f"{lineage}/log/{id}"
+
+
 def grave(lineage: str, seq: int) -> str:
     """Says that the part `seq` is gone; exists or not, whoever put it."""
     return f"{lineage}/grave/{seq}"
@@ -98,6 +103,8 @@ def for_kind(kind: str, lineage: str, id: str, seq: int = 0, attempt: int = 0) -
             return rewrite(lineage, id)
         case "key":
             return key(lineage, id)
+        case "log":
+            return log(lineage, id)
         case "trail":
             return trail(id)
     raise Misuse(f"objects of kind {kind!r} are not named by an id")

@@ -6,18 +6,19 @@ passwords; what it lacks comes back. Every other database gets exactly the users
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from strongroom.engines.base import Control, RestoreSource
+from strongroom.engines.base import Control
 from strongroom.engines.mongodb.catalogue import TEMPORARY_ROLES, TEMPORARY_USERS
 from strongroom.engines.mongodb.connection import Client, kept_databases
 from strongroom.engines.mongodb.documents import decode, frames
 from strongroom.engines.mongodb.names import ROLES, USERS
 
 
-def restore_accounts(client: Client, source: RestoreSource, control: Control) -> list[str]:
-    """Brings users and roles back; returns sentences on what was left as it is. Roles of a database come with its users."""
+def restore_accounts(client: Client, read: Callable[[str], Iterator[bytes]], control: Control) -> list[str]:
+    """Brings users and roles back, whose documents `read` hands out by the name of their entry; returns sentences on what was
+    left as it is. Roles of a database come with its users."""
     kept = kept_databases(client)
     users = {str(user["_id"]): str(user["db"]) for user in client.admin["system.users"].find({}, {"db": 1})}
     roles = _existing_roles(client, kept)
@@ -26,7 +27,7 @@ def restore_accounts(client: Client, source: RestoreSource, control: Control) ->
     for name, temporary, existing in ((USERS, TEMPORARY_USERS, set(users)), (ROLES, TEMPORARY_ROLES, roles)):
         client.admin.drop_collection(temporary)
         client.admin.create_collection(temporary, check_exists=False)
-        for documents in frames(source.read(name)):
+        for documents in frames(read(name)):
             control.check()
             accounts = list(map(decode, documents))
             databases.update(str(account["db"]) for account in accounts)

@@ -24,6 +24,7 @@ from strongroom.engines.mongodb.connection import (
     Client,
     Server,
     connected,
+    history,
     inspect,
     note_time,
     require_source,
@@ -109,6 +110,7 @@ class _Capture:
         facts = {
             "version": server.version,
             "feature_version": server.feature_version,
+            "history": history(self._client, server),
             "consistent_at": {"seconds": time >> 32, "increment": time & 0xFFFFFFFF},
             "collections": len(collections),
             "documents_read": documents,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from strongroom.engines.base import CaptureBroken, EngineDenied, EngineError, EngineUnreachable, EngineUnsupported, Target
+from strongroom.engines.base import (
+    CaptureBroken,
+    Control,
+    EngineDenied,
+    EngineError,
+    EngineUnreachable,
+    EngineUnsupported,
+    Target,
+)
 
 OLDEST = (5, 0)  # the first with snapshot reads outside transactions
 SELECTION_SECONDS = 5.0
@@ -43,7 +52,8 @@ DRIVER_OPTIONS = frozenset(
 Client = MongoClient[dict[str, Any]]
 
 _SNAPSHOT_UNAVAILABLE, _SNAPSHOT_TRIES, _SNAPSHOT_PAUSE = 246, 50, 0.2  # the code, and how often and long it is waited for
-_UNAUTHORIZED, _AUTHENTICATION_FAILED, _CURSOR_LOST, _TOO_LONG = 13, 18, 43, 50
+UNAUTHORIZED, CURSOR_LOST = 13, 43
+_AUTHENTICATION_FAILED, _TOO_LONG = 18, 50
 _PRIMARY_CODES = frozenset({10107, 13435, 11602, 189, 91, 11600, 13436})
 _STANDALONE = (
     "it is a stand-alone server without an oplog, so no consistent backup can be taken. Make it a replica set of one node: "
@@ -107,11 +117,11 @@ def translated() -> Iterator[None]:
 def _meaning(error: OperationFailure) -> EngineError:
     if error.code == _AUTHENTICATION_FAILED:
         return EngineDenied("MongoDB refuses the user or the password")
-    if error.code == _UNAUTHORIZED:
+    if error.code == UNAUTHORIZED:
         return EngineDenied(f"the user lacks a right: {_short(error)}")
     if error.code in _PRIMARY_CODES:
         return EngineUnreachable(f"the primary has changed or is shutting down: {_short(error)}")
-    if error.code == _CURSOR_LOST:
+    if error.code == CURSOR_LOST:
         return CaptureBroken("MongoDB gave up a cursor: nothing was read for too long, or the primary has changed")
     if error.code == _TOO_LONG:
         return EngineUnreachable("MongoDB did not answer in time: does a majority of the replica set run?")
@@ -160,6 +170,14 @@ def inspect(client: Client, rights: Sequence[Right] = (), role: str = "") -> Ser
     return Server(version, feature, hello.get("setName"), identity)
 
 
+def history(client: Client, server: Server) -> str:
+    """What stays the same for as long as a replica set goes on, whoever is its primary: its name, and the UUID of a collection
+    that is made with it and never dropped (the role `backup` may not read the id of the set's configuration)."""
+    for entry in client.admin.list_collections(filter={"name": "system.version"}):
+        return f"{server.set_name}/{bytes(entry['info']['uuid']).hex()}"
+    raise EngineUnsupported("the collection admin.system.version is missing")
+
+
 def require_primary(hello: Mapping[str, Any]) -> None:
     """A router or config server of a sharded cluster is refused for good, a secondary until it is primary again."""
     if hello.get("msg") == "isdbgrid":
@@ -193,7 +211,7 @@ def _asking() -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        if error.code == _UNAUTHORIZED:
+        if error.code == UNAUTHORIZED:
             raise EngineDenied("MongoDB asks for a user and a password, or the user has no role") from error
         raise
 
@@ -226,6 +244,8 @@ RESTORE_RIGHTS = (
     Right("admin", "system.users", ("find", "insert")),
 )
 
+REPLAYER = "strongroomReplay"  # the name that the role of who may replay an oplog has in our words
+
 
 def require_rights(client: Client, rights: Sequence[Right], role: str) -> None:
     """Raises EngineDenied naming what is missing and the built-in role that grants it. A server without access control passes."""
@@ -243,6 +263,22 @@ def require_rights(client: Client, rights: Sequence[Right], role: str) -> None:
             f"the user {user['user']!r} of {user['db']!r} lacks rights: {'; '.join(missing)}. "
             f"Grant it the built-in role {role!r} on the database 'admin'"
         )
+
+
+def require_replayer(client: Client) -> None:
+    """Raises EngineDenied, with the role that it takes, where the user may not use applyOps: no built-in role but root's kin
+    grants that. A server without access control passes."""
+    status = client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
+    everything = [one for one in status["authenticatedUserPrivileges"] if one["resource"].get("anyResource")]
+    if not status["authenticatedUsers"] or any("anyAction" in one["actions"] for one in everything):
+        return
+    user = status["authenticatedUsers"][0]
+    raise EngineDenied(
+        f"the user {user['user']!r} of {user['db']!r} may not replay the oplog (applyOps): a restore to a point in time needs a "
+        f"role of your own, made by db.getSiblingDB('admin').createRole({{role: '{REPLAYER}', privileges: "
+        "[{resource: {anyResource: true}, actions: ['anyAction']}], roles: []}) and granted by "
+        f"db.getSiblingDB({user['db']!r}).grantRolesToUser({user['user']!r}, [{{role: '{REPLAYER}', db: 'admin'}}])"
+    )
 
 
 def allowed(privileges: Sequence[Mapping[str, Any]], right: Right) -> bool:
@@ -270,6 +306,28 @@ def kept_databases(client: Client) -> frozenset[str]:
     status = client.admin.command("connectionStatus")["authInfo"]
     own = [*status["authenticatedUsers"], *status["authenticatedUserRoles"]]
     return frozenset({"admin", *(str(item["db"]) for item in own)})
+
+
+def patiently(client: Client, database: str, command: Mapping[str, Any], control: Control) -> dict[str, Any]:
+    """Runs a command that may take hours, by a client without a limit of its own, and lets the job be cancelled meanwhile; the
+    server then goes on alone. Raises the driver's errors."""
+    replies: list[dict[str, Any]] = []
+    failures: list[PyMongoError] = []
+
+    def run() -> None:
+        try:
+            replies.append(client[database].command(dict(command)))
+        except PyMongoError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="mongodb-patience", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        control.check()
+    if failures:
+        raise failures[0]
+    return replies[0]
 
 
 def as_number(time: Timestamp) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 from strongroom.ambient import Ambient, Machine
 from strongroom.engines.base import CaptureSink, Comparison, Control, Ground, Probe, RestoreSource, Summary, Target
-from strongroom.engines.mongodb import capture, export, rehearsal, restore, survey
+from strongroom.engines.log import Log, LogSink, Mark
+from strongroom.engines.mongodb import capture, export, recording, rehearsal, restore, survey
 from strongroom.engines.mongodb.catalogue import belongs
 from strongroom.engines.mongodb.connection import Client, connected, require_source
 from strongroom.engines.mongodb.reading import average_and_size
@@ -46,6 +47,21 @@ class MongoEngine:
     def restore(self, target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
         """See `Engine.restore`. Cancelled after the point of no return, the error carries a note on what the target holds."""
         return restore.restore(target, source, facts, control, scratch)
+
+    def mark_of(self, facts: Mapping[str, Any]) -> Mark | None:
+        """See `Recorder`."""
+        return recording.mark_of(facts)
+
+    def record(self, target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str) -> None:
+        """See `Recorder`: the oplog's entries, as far as a majority has acknowledged them."""
+        del scratch
+        recording.record(target, since, sink, control, until, self._ambient)
+
+    def restore_to(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], log: Log, control: Control, scratch: str
+    ) -> Summary:
+        """See `Recorder`. It takes a role that may do everything: applyOps asks for that."""
+        return restore.restore(target, source, facts, control, scratch, log)
 
     def export(self, source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
         """See `Engine.export`: a folder `dump` as mongodump makes it."""

@@ -24,7 +24,7 @@ from strongroom.engines.mongodb.names import split_namespace
 from strongroom.engines.mongodb.reading import raw_batches
 from strongroom.engines.mongodb.touched import TouchedIds
 
-_CAPPED_POSITION_LOST = 136
+POSITION_LOST = 136
 _WAIT_MS = 200
 _BATCH = 2000
 
@@ -32,6 +32,8 @@ ROLLED_OVER = (
     "the oplog rolled over while the capture ran: what changed at its beginning is no longer known. Make the oplog larger "
     "(db.adminCommand({replSetResizeOplog: 1, size: <MB>})) or capture when there are fewer writes"
 )
+
+SHARDED = "the oplog holds a prepared transaction: sharded clusters are not supported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _command_changes(database: str, command: RawBSONDocument) -> Iterator[Change
     name = next(iter(command))
     if name == "applyOps":
         if command.get("prepare"):
-            raise EngineUnsupported("the oplog holds a prepared transaction: sharded clusters are not supported")
+            raise EngineUnsupported(SHARDED)
         for inner in command["applyOps"]:
             yield from changes(inner)
     elif name == "renameCollection":
@@ -117,7 +119,7 @@ def _command_changes(database: str, command: RawBSONDocument) -> Iterator[Change
     elif name in _RELISTING:
         yield Relisted(f"{database}.{command[name]}")
     elif name == "commitTransaction":
-        raise EngineUnsupported("the oplog holds a prepared transaction: sharded clusters are not supported")
+        raise EngineUnsupported(SHARDED)
     elif name not in _HARMLESS:
         raise EngineUnsupported(f"the oplog holds the unknown command {name!r}")
 
@@ -127,6 +129,22 @@ def earlier_part(entry: Mapping[str, Any]) -> int:
     if entry["op"] != "c" or "prevOpTime" not in entry or next(iter(entry["o"])) != "applyOps":
         return 0
     return as_number(entry["prevOpTime"]["ts"])
+
+
+def entry_at(client: Client, session: ClientSession, time: Timestamp) -> RawBSONDocument | None:
+    """The entry of exactly this time; None if the oplog has none."""
+    command = {"find": "oplog.rs", "filter": {"ts": time}, "limit": 1}
+    for batch in raw_batches(client, session, "local", command):
+        if batch:
+            return decode(batch[0])
+    return None
+
+
+def oldest_time(client: Client, session: ClientSession) -> int | None:
+    """The time of the oldest entry; None if there is none."""
+    command = {"find": "oplog.rs", "sort": {"$natural": 1}, "limit": 1, "projection": {"ts": 1}}
+    oldest = client.local.command(command, session=session)["cursor"]["firstBatch"]
+    return as_number(oldest[0]["ts"]) if oldest else None
 
 
 class Reshapes:
@@ -243,16 +261,15 @@ class OplogTail:
                 if self._stopping:
                     return
         except OperationFailure as error:
-            if error.code == _CAPPED_POSITION_LOST:
+            if error.code == POSITION_LOST:
                 raise CaptureBroken(ROLLED_OVER) from error
             raise
         raise CaptureBroken(ROLLED_OVER)
 
     def _require_start(self, session: ClientSession) -> None:
         """The oplog loses its oldest entries only: if an entry at or before the start is there, nothing since is missing."""
-        command = {"find": "oplog.rs", "sort": {"$natural": 1}, "limit": 1, "projection": {"ts": 1}}
-        oldest = self._client.local.command(command, session=session)["cursor"]["firstBatch"]
-        if not oldest or as_number(oldest[0]["ts"]) > self._start:
+        oldest = oldest_time(self._client, session)
+        if oldest is None or oldest > self._start:
             raise CaptureBroken(ROLLED_OVER)
 
     def _take(self, session: ClientSession, batch: list[bytes]) -> None:
@@ -293,8 +310,7 @@ class OplogTail:
             earlier = earlier_part(part)
 
     def _entry_at(self, session: ClientSession, time: Timestamp) -> RawBSONDocument:
-        command = {"find": "oplog.rs", "filter": {"ts": time}, "limit": 1}
-        for batch in raw_batches(self._client, session, "local", command):
-            if batch:
-                return decode(batch[0])
-        raise CaptureBroken(ROLLED_OVER)
+        found = entry_at(self._client, session, time)
+        if found is None:
+            raise CaptureBroken(ROLLED_OVER)
+        return found

@@ -8,8 +8,8 @@ read once; (2) a marker collection is made: the point of no return; (3) all coll
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from strongroom.engines.base import (
     Target,
     tell_target,
 )
+from strongroom.engines.log import Log
 from strongroom.engines.mongodb.accounts import restore_accounts
 from strongroom.engines.mongodb.catalogue import (
     MARKER,
@@ -42,11 +43,14 @@ from strongroom.engines.mongodb.connection import (
     Client,
     connected,
     inspect,
+    patiently,
     release_of,
+    require_replayer,
     translated,
 )
 from strongroom.engines.mongodb.contents import Contents, read_all
 from strongroom.engines.mongodb.documents import RAW, NotBson
+from strongroom.engines.mongodb.replay import Replay, expiry_paused, resume_expiry
 from strongroom.engines.mongodb.touched import TouchedIds
 
 INSERT_BYTES = 4 * 1024 * 1024
@@ -74,23 +78,32 @@ class _State:
         return words + "; users and roles are not restored yet"
 
 
-def restore(target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str) -> Summary:
-    """See `Engine.restore`."""
+def restore(
+    target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str, log: Log | None = None
+) -> Summary:
+    """See `Engine.restore`; with a log `Recorder.restore_to`."""
     with connected(target) as client, connected(target, socket_seconds=None) as patient:
         require_target(client, facts)
+        if log is not None:
+            require_replayer(client)
         touched = TouchedIds(os.path.join(scratch, "touched"))
         try:
             plan = read_all(source, touched, control)
+            replay = None
+            if log is not None:
+                replay = Replay(client, patient, log, control, scratch)
+                replay.check(facts, plan.collections)
             control.check()
-            return _Restore(client, patient, source, plan, touched, control).run()
+            return _Restore(client, patient, source, plan, touched, control, replay).run()
         finally:
             touched.close()
 
 
 def recover(target: Target) -> None:
-    """See `Engine.recover`: drops what a restore keeps in `admin` on its way. The data stays as it is."""
+    """See `Engine.recover`: drops what a restore keeps in `admin` on its way, and lets documents expire again. The data stays."""
     with connected(target) as client:
         inspect(client)
+        resume_expiry(client)
         for name in (TEMPORARY_USERS, TEMPORARY_ROLES, MARKER):
             _drop(client, "admin", name)
 
@@ -124,6 +137,7 @@ class _Restore:
         plan: Contents,
         touched: TouchedIds,
         control: Control,
+        replay: Replay | None,
     ) -> None:
         self._client = client
         self._patient = patient
@@ -131,6 +145,7 @@ class _Restore:
         self._plan = plan
         self._touched = touched
         self._control = control
+        self._replay = replay
         self._state = _State(len(plan.collections))
         self._warnings: list[str] = []
         self._written = 0
@@ -140,11 +155,13 @@ class _Restore:
         self._command("admin", {"create": MARKER}, harmless=_EXISTS)
         try:
             with translated():
-                self._replace()
+                with expiry_paused(self._client) if self._replay else contextlib.nullcontext():
+                    self._replace()
+                self._command("admin", {"drop": MARKER, "writeConcern": _MAJORITY})
         except EngineError as error:
             raise RestoreBroken(str(error), self._state.words()) from error
         except NotBson as error:
-            raise RestoreBroken(f"the backup reads differently the second time: {error}", self._state.words()) from error
+            raise RestoreBroken(f"what is restored reads differently the second time: {error}", self._state.words()) from error
         except Exception as error:  # a source's or the job's own error keeps its type and learns what the target holds
             tell_target(error, self._state.words())
             raise
@@ -163,10 +180,15 @@ class _Restore:
                 self._fill(item)
                 self._build_indexes(item)
             self._state.complete += 1
-        self._state.phase = "holding all data and indexes of the backup; users and roles may be incomplete"
-        self._warnings += restore_accounts(self._client, self._source, self._control)
-        self._state.phase = "holding everything of the backup; the end of the restore is not acknowledged by a majority yet"
-        self._command("admin", {"drop": MARKER, "writeConcern": _MAJORITY})
+        read, what = self._source.read, "the backup"
+        if self._replay is not None:
+            self._state.phase = "holding all data and indexes of the backup, and a part of what was written after it"
+            self._replay.run(self._source)
+            self._warnings += self._replay.warnings
+            read, what = self._replay.accounts, "the time wanted"
+        self._state.phase = f"holding all data and indexes of {what}; users and roles may be incomplete"
+        self._warnings += restore_accounts(self._client, read, self._control)
+        self._state.phase = f"holding everything of {what}; the end of the restore is not acknowledged by a majority yet"
 
     def _drop_all(self) -> None:
         for database in self._client.list_database_names():
@@ -219,26 +241,7 @@ class _Restore:
             if index["name"] != "_id_" and not index.get("clustered")
         ]
         if indexes:
-            self._patiently(item.database, {"createIndexes": item.name, "indexes": indexes})
-
-    def _patiently(self, database: str, command: Mapping[str, Any]) -> None:
-        """Runs a command that may take hours, and lets the job be cancelled meanwhile; the server then goes on alone."""
-        failures: list[EngineError] = []
-
-        def run() -> None:
-            try:
-                with translated():
-                    self._patient[database].command(dict(command))
-            except EngineError as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=run, name="mongodb-create-indexes", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.5)
-            self._control.check()
-        if failures:
-            raise failures[0]
+            patiently(self._patient, item.database, {"createIndexes": item.name, "indexes": indexes}, self._control)
 
     def _command(self, database: str, command: Mapping[str, Any], harmless: int | None = None) -> None:
         try:

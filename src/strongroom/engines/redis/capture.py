@@ -40,6 +40,7 @@ class Origin:
 
     replid: str
     offset: int
+    at: float  # when we heard of it, in seconds since the epoch: all that it shows was written before
 
 
 def capture(target: Target, sink: CaptureSink, control: CaptureControl, scratch: str, ambient: Ambient) -> Summary:
@@ -70,7 +71,9 @@ def facts_of(contents: Contents, origin: Origin) -> dict[str, Any]:
         "functions": contents.functions,
         "replid": origin.replid,
         "offset": origin.offset,
+        "stream_db": int(head.get("repl-stream-db", "-1")),  # the database that what the server sends next is meant for
         "time": int(head.get("ctime", "0")),  # seconds since the epoch on the server's clock
+        "at": origin.at,
         "used_memory": int(head.get("used-mem", "0")),
     }
 
@@ -96,7 +99,7 @@ def spool(target: Target, control: CaptureControl, path: str, scratch: str, ambi
     pace = Pace(control, "read")
     with open_wire(target, ambient, pace.beat) as wire:
         announce(wire)
-        origin = _asked(wire)
+        origin = _asked(wire, ambient)
         header = _header(wire)
         with scratch_errors(scratch), open(path, "xb") as file:
             try:
@@ -110,12 +113,12 @@ def spool(target: Target, control: CaptureControl, path: str, scratch: str, ambi
     return origin
 
 
-def _asked(wire: Wire) -> Origin:
+def _asked(wire: Wire, ambient: Ambient) -> Origin:
     answer = wire.command("PSYNC", "?", "-1", patience=_FORK_SECONDS)
     words = answer.split() if isinstance(answer, bytes) else []
     if len(words) != 3 or words[0] != b"FULLRESYNC" or not words[2].isdigit():
         raise EngineUnsupported("the server does not answer PSYNC with a full synchronisation")
-    return Origin(words[1].decode("ascii", "replace"), int(words[2]))
+    return Origin(words[1].decode("ascii", "replace"), int(words[2]), ambient.now())
 
 
 def _header(wire: Wire) -> bytes:

@@ -19,12 +19,15 @@ from strongroom.engines.base import (
     Summary,
     Target,
 )
+from strongroom.engines.log import Log, LogSink, Mark
 from strongroom.engines.redis import marks, rehearsal
 from strongroom.engines.redis.capture import capture
 from strongroom.engines.redis.cluster_capture import capture_cluster
 from strongroom.engines.redis.export import export
 from strongroom.engines.redis.importing import import_files
 from strongroom.engines.redis.probe import probe
+from strongroom.engines.redis.recording import mark_of, record
+from strongroom.engines.redis.replay import restore_to
 from strongroom.engines.redis.restore import restore
 from strongroom.engines.redis.survey import survey
 from strongroom.engines.redis.topology import is_cluster
@@ -73,6 +76,21 @@ class RedisEngine:
         """Makes a target that a dead restore left as a replica a master again, with its own settings."""
         if not is_cluster(target, self._ambient):
             marks.release(target, self._ambient)
+
+    def mark_of(self, facts: Mapping[str, Any]) -> Mark | None:
+        """See Recorder: history, offset and time of a dump of a single server; None for a cluster."""
+        return mark_of(facts)
+
+    def record(self, target: Target, since: Mark | None, sink: LogSink, control: Control, until: float, scratch: str) -> None:
+        """See Recorder: what the server sends its replicas, byte for byte."""
+        record(target, since, sink, control, until, scratch, self._ambient)
+
+    def restore_to(
+        self, target: Target, source: RestoreSource, facts: Mapping[str, Any], log: Log, control: Control, scratch: str
+    ) -> Summary:
+        """See Recorder: as `restore` into a single server, which is then sent the log. If that breaks in between, the target
+        holds the backup's data and a part of what followed."""
+        return restore_to(target, source, facts, log, control, scratch, self._ambient)
 
     def sandbox(self, folder: Path, control: Control) -> AbstractContextManager[Target]:
         """See Rehearser: `redis-server` on PATH, or in STRONGROOM_REDIS_SERVER."""

@@ -11,11 +11,10 @@ can end what a dead one left, by `release`.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from strongroom.ambient import Ambient
 from strongroom.engines.base import (
@@ -34,20 +33,17 @@ from strongroom.engines.redis import rdb
 from strongroom.engines.redis.capture import ENTRY
 from strongroom.engines.redis.cluster_capture import PREFIX
 from strongroom.engines.redis.filling import check_cluster, fill_cluster, needs_of
-from strongroom.engines.redis.marks import begin, release
+from strongroom.engines.redis.marks import release
+from strongroom.engines.redis.mastering import Door, synchronise
 from strongroom.engines.redis.merging import Sorted, merge, survey
 from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.topology import is_cluster, target_of
 from strongroom.engines.redis.versions import product_of, require_readable
-from strongroom.engines.redis.wire import REPLY_SECONDS, Wire, open_wire, packed, place_of, scratch_errors
+from strongroom.engines.redis.wire import Wire, open_wire, scratch_errors
 
-CALL_BACK_SECONDS = 20.0  # a server connects to its new master within about a second
-SEND_SECONDS = 60.0  # how long the target may take nothing
-LOAD_SECONDS = 600.0  # silence while the target loads: it sends newlines unless it frees or swaps very much at once
 OLD_DATA, NEW_DATA = "its old data, as a master", "the data of the backup, as a master"
-_PIECE = 1 << 18
-_FIRST_OFFSET = 1
-_ASK = packed("REPLCONF", "GETACK", "*")  # answered once all before it is loaded
+PART_OF_SEQUEL = "the data of the backup and a part of what followed it, as a master"
+ALL_OF_SEQUEL = "the data of the backup and what followed it, as a master"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +54,31 @@ class Checked:
     dumps: bool  # it keeps dumps of its own
 
 
+class Sequel(Protocol):
+    """What follows a dump on a single server: changes that were made after it."""
+
+    def check(self, target: Target, control: Control) -> int:
+        """Before anything is changed: raises EngineError if the target cannot take it. The number is for `send`."""
+
+    def send(self, link: Wire, target: Target, offset: int, refused: int, control: Control) -> None:
+        """Once the target has loaded the dump and acknowledged `offset`: sends the changes, and waits until they are made."""
+
+
 def restore(
-    target: Target, source: RestoreSource, facts: Mapping[str, Any], control: Control, scratch: str, ambient: Ambient
+    target: Target,
+    source: RestoreSource,
+    facts: Mapping[str, Any],
+    control: Control,
+    scratch: str,
+    ambient: Ambient,
+    sequel: Sequel | None = None,
 ) -> Summary:
     """See Engine.restore. Whatever the backup is of, it goes into a single server or a cluster: see `put`."""
     dumps: list[Dumped] = []
     try:
         for name in names_of(source, facts):
             dumps.append(_fetched(source, name, len(dumps), control, scratch))
-        summary = put(target, dumps, control, scratch, ambient)
+        summary = put(target, dumps, control, scratch, ambient, sequel)
     finally:
         for dump in dumps:
             os.unlink(dump.path)
@@ -83,12 +95,14 @@ class Dumped:
     shown: str  # for people: where it comes from
 
 
-def put(target: Target, dumps: Sequence[Dumped], control: Control, scratch: str, ambient: Ambient) -> Summary:
-    """Makes the target hold what the dumps hold together. Order of effects on a single server:
+def put(
+    target: Target, dumps: Sequence[Dumped], control: Control, scratch: str, ambient: Ambient, sequel: Sequel | None = None
+) -> Summary:
+    """Makes the target hold what the dumps hold together, and what follows. Order of effects on a single server:
 
     1. nothing, until the dumps have been checked, put together, and the target's version, rights and topology checked too;
     2. the mark, then `repl-diskless-load swapdb`, then REPLICAOF us: it is read-only from here, old data still there;
-    3. the full synchronisation: the target swaps to the new data once it has loaded all of it;
+    3. the full synchronisation: the target swaps to the new data once it has loaded all of it; then the changes that follow;
     4. REPLICAOF NO ONE, its own setting back, the mark away; also after any failure of 2 and 3;
     5. BGSAVE, where the target keeps dumps; and waiting until it has written what it keeps.
 
@@ -97,18 +111,20 @@ def put(target: Target, dumps: Sequence[Dumped], control: Control, scratch: str,
     if is_cluster(target, ambient):
         return _put_into_cluster(target, dumps, control, ambient)
     if len(dumps) == 1:
-        return _put_into_server(target, dumps[0].path, dumps[0].dump, control, ambient)
+        return _put_into_server(target, dumps[0].path, dumps[0].dump, control, ambient, sequel)
     path = os.path.join(scratch, "restore.rdb")
     try:
-        return _put_into_server(target, path, _merged(dumps, path, control, scratch), control, ambient)
+        return _put_into_server(target, path, _merged(dumps, path, control, scratch), control, ambient, sequel)
     finally:
         if os.path.exists(path):
             os.unlink(path)
 
 
-def _put_into_server(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> Summary:
+def _put_into_server(
+    target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient, sequel: Sequel | None
+) -> Summary:
     checked = check_target(target, dump.version, control, ambient)
-    keys = _replace(target, path, dump, control, ambient)
+    keys = _replace(target, path, dump, control, ambient, sequel)
     warnings = _saved(target, checked.dumps, control, ambient)
     return Summary(1, dump.size, {"version": checked.version, "keys": keys}, warnings)
 
@@ -234,27 +250,34 @@ def _prove_rights(wire: Wire) -> None:
     wire.command("REPLICAOF", "NO", "ONE")
 
 
-def _replace(target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient) -> dict[str, int]:
+def _replace(
+    target: Target, path: str, dump: rdb.Dump, control: Control, ambient: Ambient, sequel: Sequel | None
+) -> dict[str, int]:
     """Steps 2 to 4; returns the keys then there, by database.
 
     Whatever ends it, the target is a master again, or carries the mark that `recover` looks for.
     """
     replid = (ambient.hex_id() + ambient.hex_id())[:40]
+    refused = sequel.check(target, control) if sequel else 0
+    new_data = PART_OF_SEQUEL if sequel else NEW_DATA
     synchronising = False
-    with _Door(target, ambient, control) as door:
+    with Door(target, ambient, control) as door:
         try:
             door.invite()
             with closing(door.admit()) as link:
                 synchronising = True
-                _synchronise(link, path, dump, replid, control)
+                offset = synchronise(link, path, dump, replid, control)
+                if sequel:
+                    sequel.send(link, target, offset, refused, control)
+                    new_data = ALL_OF_SEQUEL
                 release(target, ambient, control.check, door.place)
         except EngineError as error:
-            raise _failed(target, ambient, error, door.place, replid if synchronising else None) from error
+            raise _failed(target, ambient, error, door.place, replid if synchronising else None, new_data) from error
         except BaseException as error:
             with suppress(EngineError):  # then `recover` is left with it; why the job ends counts more
                 release(target, ambient, only=door.place)
                 loaded = synchronising and _holds_ours(target, ambient, replid)
-                tell_target(error, NEW_DATA if loaded else OLD_DATA)
+                tell_target(error, new_data if loaded else OLD_DATA)
             raise
     return _proved(target, ambient, replid)
 
@@ -269,7 +292,9 @@ def _proved(target: Target, ambient: Ambient, replid: str) -> dict[str, int]:
         raise RestoreBroken(str(error), "it took the backup and was lost right afterwards: see what it holds") from error
 
 
-def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[str, int], replid: str | None) -> EngineError:
+def _failed(
+    target: Target, ambient: Ambient, error: EngineError, place: tuple[str, int], replid: str | None, new_data: str
+) -> EngineError:
     """Ends the restore on the target after an error, and finds out what it holds now; no `replid`, nothing was sent."""
     try:
         release(target, ambient, only=place)
@@ -278,7 +303,7 @@ def _failed(target: Target, ambient: Ambient, error: EngineError, place: tuple[s
         state = f"unknown, for it does not answer ({worse}); if it had to be started again it holds what it last saved"
         return RestoreBroken(str(error), state)
     if loaded:
-        return RestoreBroken(str(error), NEW_DATA)
+        return RestoreBroken(str(error), new_data)
     if replid is not None:
         return RestoreBroken(str(error), OLD_DATA)
     return type(error)(f"{error}; the target still holds its old data")
@@ -288,94 +313,6 @@ def _holds_ours(target: Target, ambient: Ambient, replid: str) -> bool:
     """Whether the target has loaded all from us: one that stops being a replica keeps its master's id as its second."""
     with open_wire(target, ambient) as wire:
         return wire.info().get("master_replid2") == replid
-
-
-class _Door:
-    """Where the target reaches us: a listener that lets in the target alone, for one full synchronisation."""
-
-    def __init__(self, target: Target, ambient: Ambient, control: Control) -> None:
-        self._target = target
-        self._ambient = ambient
-        self._control = control
-        with open_wire(target, ambient) as wire:
-            self._host = wire.local_host
-            self._peer = wire.peer_host
-            self._listener = socket.create_server((self._host, 0), family=wire.family, backlog=8)
-        self._listener.settimeout(0.5)
-        self.place = (self._host, int(self._listener.getsockname()[1]))  # as the target's master
-        self._strangers: set[str] = set()
-
-    def __enter__(self) -> _Door:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def invite(self) -> None:
-        """Marks the target and makes it our replica."""
-        with open_wire(self._target, self._ambient, self._control.check) as wire:
-            self._control.check()
-            begin(wire, *self.place)
-
-    def admit(self) -> Wire:
-        """The target's connection, at the point where it waits for the dump. Nobody is let in afterwards."""
-        deadline = self._ambient.monotonic() + CALL_BACK_SECONDS
-        while self._ambient.monotonic() < deadline:
-            self._control.check()
-            try:
-                sock, address = self._listener.accept()
-            except TimeoutError:
-                continue
-            if address[0] != self._peer:
-                self._strangers.add(address[0])
-                sock.close()
-                continue
-            link = Wire(sock, place_of(self._target).shown, self._ambient, self._control.check)
-            if self._handshake(link):
-                self._listener.close()
-                return link
-        raise EngineUnreachable(self._nobody_came())
-
-    def _handshake(self, link: Wire) -> bool:
-        """Answers as a master does until the target asks for the data; False if it hung up before."""
-        try:
-            while True:
-                words = link.request(REPLY_SECONDS)
-                name = words[0].upper() if words else b""
-                if name == b"PSYNC":
-                    return True
-                link.send(b"+PONG\r\n" if name == b"PING" else b"+OK\r\n")
-        except EngineError:
-            link.close()
-            return False
-        except BaseException:
-            link.close()
-            raise
-
-    def _nobody_came(self) -> str:
-        text = f"the target did not connect to {self._host} within {CALL_BACK_SECONDS:.0f} s: let its host open connections to us"
-        if self._strangers:
-            text += f" (connections from {', '.join(sorted(self._strangers))} were turned away, expected {self._peer})"
-        return text
-
-
-def _synchronise(link: Wire, path: str, dump: rdb.Dump, replid: str, control: Control) -> None:
-    """Sends the dump and waits until the target says that it has loaded it."""
-    pace = Pace(control, "send", dump.size)
-    link.send(b"+FULLRESYNC %s %d\r\n$%d\r\n" % (replid.encode(), _FIRST_OFFSET, dump.size))
-    with scratch_errors(os.path.dirname(path)), open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            link.send(piece, SEND_SECONDS)
-            pace.advance(len(piece))
-    pace.finish()
-    if pace.done != dump.size:
-        raise EngineError(f"the dump became shorter while it was sent: see who else uses {os.path.dirname(path)}")
-    link.send(_ASK)
-    while True:
-        words = link.request(LOAD_SECONDS)
-        if [word.upper() for word in words[:2]] == [b"REPLCONF", b"ACK"] and int(words[2]) >= _FIRST_OFFSET:
-            break
-    control.progress("load", dump.size, dump.size)
 
 
 _BUSY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled", "loading")

@@ -7,6 +7,7 @@ twice a second. Error texts carry what the server said, except in answer to AUTH
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -190,6 +191,34 @@ class Wire:
         if self._ambient.monotonic() - since > patience:
             raise EngineUnreachable(f"{self._shown} {what} ({patience:.0f} s): see whether the server is alive and not blocked")
 
+    def peek(self) -> bytes:
+        """The first byte that comes, which stays there to be read."""
+        if not self._buffer:
+            self._fill(self._patience)
+        return bytes(self._buffer[:1])
+
+    def poll(self, limit: int) -> bytes:
+        """The next bytes, at most so many; b"" if none have come within half a second."""
+        if self._buffer:
+            return self.read(limit)
+        try:
+            piece = self._sock.recv(limit)
+        except TimeoutError:
+            return b""
+        except OSError as error:
+            raise EngineUnreachable(f"the connection to {self._shown} was lost: {error.strerror or error}") from error
+        if not piece:
+            raise EngineUnreachable(f"{self._shown} closed the connection")
+        return piece
+
+    def readable(self) -> bool:
+        """Whether something has come."""
+        return bool(self._buffer) or bool(select.select([self._sock], [], [], 0)[0])
+
+    def alone(self) -> None:
+        """From here on it belongs to a thread beside the job's: `beat` is not called any more."""
+        self._beat = no_look
+
     # Commands
 
     def command(self, *words: str | bytes, patience: float | None = None) -> Reply:
@@ -258,6 +287,9 @@ def packed(*words: str | bytes) -> bytes:
         data = word.encode() if isinstance(word, str) else word
         parts += (b"$%d\r\n" % len(data), data, b"\r\n")
     return b"".join(parts)
+
+
+ASK = packed("REPLCONF", "GETACK", "*")  # a replica answers once it has done all before it, with an offset that leaves it out
 
 
 def _name(words: Sequence[str | bytes]) -> str:

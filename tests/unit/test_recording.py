@@ -1,0 +1,355 @@
+"""Points in time: what is recorded restores to every moment, and lives exactly as long as a backup that can go on by it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from strongroom.backups import errors, instances, recording, replaying, restoration
+from strongroom.backups.recording import Policy
+from strongroom.catalog import tables as t
+from strongroom.engines.base import EngineUnreachable
+from strongroom.storage.base import StoreUnavailable
+from strongroom.storage.faults import Effect, Fail, Fault
+from support.logged import LoggedVault, nothing
+from support.vault import Vault
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> LoggedVault:
+    """One whose policy is on, with some writes before anything else."""
+    vault = LoggedVault(tmp_path)
+    vault.writes(10)
+    vault.turn_on()
+    return vault
+
+
+def test_every_moment_between_backups_can_be_restored(vault: LoggedVault) -> None:
+    """Before, at and after backups that were taken meanwhile; those between two writes are as after the first."""
+    vault.take()
+    begin = vault.engine.clock
+    for _ in range(3):
+        vault.writes(7)
+        vault.follow()
+        vault.writes(2)
+        vault.take()
+    vault.writes(3)
+    vault.follow()
+    assert vault.periods() == [(begin, vault.engine.clock)]
+    vault.check_moments()
+    at = vault.engine.states[15][0]
+    assert vault.restored_to(at + 0.5) == vault.engine.held_at(at)
+    for outside, words in (
+        (begin - 1, "no backup before it"),
+        (vault.engine.clock + 1, "at once when recording is turned on again"),
+    ):
+        with pytest.raises(errors.NotRestorable, match=f"{words}.*see its restorable periods"):
+            vault.restored_to(outside)
+
+
+def test_the_oldest_backup_frees_the_log_up_to_the_next_and_one_between_none(vault: LoggedVault) -> None:
+    """Preview, promise and receipt agree with the bytes of the store."""
+    keys = []
+    sizes = []
+    for _ in range(4):
+        keys.append(vault.take())
+        before = vault.log_bytes()
+        vault.writes(5)
+        vault.follow()
+        sizes.append(vault.log_bytes() - before)
+    assert all(size > 10_000 for size in sizes)
+    for key, freed in ((keys[1], 0), (keys[0], sizes[0] + sizes[1]), (keys[2], sizes[2]), (keys[3], sizes[3])):
+        before, log = vault.size(), vault.log_bytes()
+        promise = vault.preview(key).promises[key]
+        vault.delete(key)
+        vault.run()
+        receipt = vault.receipt(key)
+        assert receipt["freed"] == promise.freed == receipt["promised"]["freed"]
+        assert receipt["removed_objects"] == promise.objects
+        assert log - vault.log_bytes() == freed
+        assert before - vault.size() == receipt["freed"] - receipt["put_bytes"] + receipt["reclaimed"]["net"]
+        vault.check_moments()
+    assert vault.log_bytes() == 0
+
+
+def test_a_set_is_promised_as_it_is_freed(vault: LoggedVault) -> None:
+    """Two that free log only together."""
+    keys = [vault.take()]
+    for _ in range(2):
+        vault.writes(5)
+        vault.follow()
+        keys.append(vault.take())
+    seen = vault.preview(*keys[:2])
+    together = seen.total
+    for key in keys[:2]:
+        vault.delete(key)
+    vault.run()
+    receipts = [vault.receipt(key) for key in keys[:2]]
+    assert sum(one["freed"] for one in receipts) == together.freed
+    assert together.freed > 20_000
+    vault.check_moments()
+
+
+def test_what_a_running_backup_may_go_on_by_outlives_the_others(vault: LoggedVault) -> None:
+    """The last backup is deleted while another is taken: the log since that began stays, and it is restorable from there."""
+    first = vault.take()
+    vault.writes(3)
+    vault.follow()
+    held = vault.log_bytes()
+
+    def during() -> None:
+        vault.engine.during = None
+        vault.writes(3)
+        vault.follow_beside()
+        vault.delete(first)
+
+    vault.engine.during = during
+    second, _ = vault.create()
+    vault.run()
+    assert vault.state(second) == "COMPLETED"
+    vault.wanted.pop(first, None)
+    assert 0 < vault.log_bytes() < held + 10_000
+    vault.writes(2)
+    vault.follow()
+    with vault.catalog.read() as conn:
+        (one,) = replaying.stretches(conn, vault.source)
+    assert one.backup == second
+    assert one.end == vault.engine.clock
+    vault.check_moments()
+
+
+def test_a_failed_build_frees_what_only_it_kept(vault: LoggedVault) -> None:
+    """The log that waited for it goes with it."""
+    first = vault.take()
+
+    def during() -> None:
+        vault.engine.during = None
+        vault.writes(3)
+        vault.follow_beside()
+        vault.delete(first)
+        vault.engine.broken = "the line was cut"
+
+    vault.engine.during = during
+    second, _ = vault.create()
+    vault.run()
+    assert vault.state(second) == "FAILED"
+    assert vault.log_bytes() == 0
+    vault.check_accounts()
+
+
+def test_a_gap_ends_the_chain_and_another_begins(vault: LoggedVault) -> None:
+    """What was recorded stays restorable; between lies what is not, and the instance says why."""
+    vault.take()
+    begin = vault.engine.clock
+    vault.writes(4)
+    vault.follow()
+    end = vault.engine.clock
+    vault.writes(4)
+    vault.engine.oldest = len(vault.engine.log)
+    lost = vault.engine.clock
+    vault.writes(2)
+    assert vault.follow().state == "CANCELLED"  # it went on beside a backup that it took itself
+    backups = vault.newest()
+    assert backups.name == "log-begins"
+    vault.writes(4)
+    vault.follow()
+    first, second = vault.periods()
+    assert first == (begin, end)
+    assert second[0] > lost
+    assert second[1] == vault.engine.clock
+    vault.check_moments()
+
+
+def test_without_a_backup_one_is_taken_and_the_log_begins_beside_it(vault: LoggedVault) -> None:
+    """Turning it on is all that there is to do."""
+    vault.follow()
+    vault.writes(5)
+    vault.follow()
+    assert len(vault.periods()) == 1
+    vault.check_moments()
+
+
+def test_moments_that_are_listed_can_be_restored(vault: LoggedVault) -> None:
+    """Whole seconds, none before the backup and none after the log."""
+    vault.engine.clock += 0.6
+    vault.take()
+    vault.engine.clock += 2.3
+    vault.writes(4)
+    vault.follow()
+    ((begin, end),) = vault.periods()
+    assert begin % 1 > 0
+    with vault.catalog.read() as conn:
+        listed = replaying.marked(conn, vault.source, begin - 1, end + 1)
+    assert listed[-1] == math.ceil(begin)
+    for moment in listed:
+        vault.restored_to(float(moment))
+
+
+def test_a_restore_into_a_source_lets_its_recording_begin_anew_at_once(vault: LoggedVault) -> None:
+    """The backup that it begins after is taken though another was taken by itself a moment ago."""
+    vault.follow()
+    assert vault.newest().name == "log-begins"
+    first = vault.newest().id
+    vault.writes(3)
+    vault.follow()
+    restoration.restore(vault.ctx, vault.project, first, vault.source, nothing)
+    vault.run()
+    vault.engine.oldest = len(vault.engine.log) + 5  # the source has another history now
+    vault.writes(10)
+    vault.follow()
+    assert vault.newest().id != first
+
+
+def test_what_lies_between_two_marks_may_be_longer_than_an_object(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long transaction comes in several pieces; an end in its middle leaves nothing of it."""
+    monkeypatch.setattr(recording, "_PIECE", 10_000)
+    vault.take()
+    vault.engine.every = 20
+    vault.writes(50)  # 60 writes: marks at 20, 40 and 60
+    vault.follow()
+    with vault.catalog.read() as conn:
+        pieces = conn.execute(sa.select(t.segment.c.upto, t.segment.c.piece)).all()
+    assert len(pieces) > 6
+    assert {row.upto for row in pieces} == {20, 40, 60}
+    vault.writes(40)
+
+    def fail(number: int) -> None:
+        if number == 95:
+            vault.engine.midway = None
+            raise EngineUnreachable("the line was cut")
+
+    vault.engine.midway = fail
+    vault.follow()
+    assert vault.periods()[-1][1] == vault.engine.states[99][0]
+    vault.check_moments()
+
+
+def test_log_is_kept_for_as_many_days_as_the_policy_says(tmp_path: Path) -> None:
+    """The newest backup before them stays what moments are reached from; older ones can go on no more, and what led from them
+    alone goes."""
+    vault = LoggedVault(tmp_path, clock=time.time() - 10 * DAY)
+    vault.writes(3)
+    vault.turn_on(keep_days=2)
+    for _ in range(10):
+        vault.take()
+        for _ in range(4):
+            vault.engine.clock += DAY / 4 - 1
+            vault.writes(1)
+        vault.follow()
+    whole = vault.log_bytes()
+    vault.trim()
+    assert vault.log_bytes() < whole / 2
+    ((begin, end),) = [period for period in vault.periods() if period[1] - period[0] > 1]
+    assert end == vault.engine.clock
+    assert time.time() - 3.1 * DAY < begin <= time.time() - 2 * DAY
+    vault.check_moments()
+    vault.turn_off()
+    recording.drop(vault.ctx, vault.project, vault.source, nothing)
+    vault.run()
+    assert vault.log_bytes() == 0
+    vault.check_moments()
+
+
+def test_old_log_waits_for_a_restore_that_may_replay_it(tmp_path: Path) -> None:
+    """Trimming leaves the lineage alone until it has ended."""
+    vault = LoggedVault(tmp_path, clock=time.time() - 10 * DAY)
+    vault.turn_on(keep_days=1)
+    vault.writes(3)
+    vault.take()
+    vault.writes(5)
+    vault.follow()
+    at = vault.engine.clock
+    job = restoration.restore_to(vault.ctx, vault.project, vault.source, at, vault.target, nothing, overwrite=True)
+    with vault.catalog.write() as conn:
+        vault.jobs.submit(conn, recording.TRIM, {}, serial="trim", priority=1)
+    vault.worker.step()
+    assert vault.log_bytes() > 0
+    vault.run()
+    assert vault.job(job).state == "DONE"
+    vault.trim()
+    assert vault.log_bytes() == 0
+    vault.check_accounts()
+
+
+def test_a_rebuild_brings_every_moment_back(vault: LoggedVault, tmp_path: Path) -> None:
+    """From the store alone, after a delete and a gap; recording goes on where it was."""
+    keys = [vault.take()]
+    for _ in range(3):
+        vault.writes(5)
+        vault.follow()
+        keys.append(vault.take())
+    vault.delete(keys[0])
+    vault.run()
+    vault.writes(3)
+    vault.engine.oldest = len(vault.engine.log)
+    vault.writes(1)
+    vault.follow()
+    vault.writes(4)
+    vault.follow()
+    found = vault.periods()
+    assert len(found) == 2
+    (tmp_path / "again").mkdir()
+    other = vault.rebuilt(tmp_path / "again")
+    assert other.periods() == found
+    assert other.log_bytes() == vault.log_bytes()
+    other.check_moments()
+    other.turn_on()
+    other.writes(4)
+    other.follow()
+    other.check_moments()
+    for key in [*keys[1:], other.newest().id]:
+        promise = other.preview(key).promises[key]
+        other.delete(key)
+        other.run()
+        assert other.receipt(key)["freed"] == promise.freed
+    assert other.log_bytes() == 0
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path: Path, phase: str) -> None:
+    """The piece is put again under another name."""
+    failing: list[str] = []
+
+    def plan(effect: Effect) -> Fault | None:
+        if failing and effect.kind == "put_new" and "/log/" in effect.names[0] and effect.phase == failing[0]:
+            failing.pop()
+            return Fail(StoreUnavailable("away"))
+        return None
+
+    vault = LoggedVault(tmp_path)
+    vault.plan = plan
+    vault.writes(3)
+    vault.turn_on()
+    vault.take()
+    vault.writes(5)
+    failing.append(phase)
+    vault.follow()
+    assert not failing
+    vault.follow()
+    vault.check_moments()
+    assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_an_unregistered_instance_records_no_more_and_its_moments_stay(vault: LoggedVault) -> None:
+    """They can be restored into another instance."""
+    vault.take()
+    vault.writes(5)
+    vault.follow()
+    at = vault.engine.clock
+    instances.unregister(vault.ctx, vault.project, vault.source, nothing)
+    vault.run()
+    assert vault.follow().state == "DONE"
+    assert vault.restored_to(at) == vault.engine.held_at(at)
+
+
+def test_an_engine_without_a_log_is_refused(tmp_path: Path) -> None:
+    """With words."""
+    plain = Vault(tmp_path)
+    with pytest.raises(errors.NotOffered, match="not recorded"):
+        recording.put(plain.ctx, plain.project, plain.source, Policy(True), nothing)
