@@ -214,6 +214,24 @@ def test_marks_come_each_second_in_order_and_a_recording_goes_on_from_the_last(s
             assert all(one.time >= mark.at for one in times[len(before) :])
 
 
+def test_a_second_in_which_something_was_written_has_a_mark_at_its_end() -> None:
+    """However long nothing follows it: a moment in the silence holds what was written before."""
+    with shared(0).client() as client:
+        client.app.notes.insert_one({"_id": 1})
+        since = mark_of(captured(shared(0).target("keeper")))
+        client.app.notes.insert_one({"_id": 2})
+        time.sleep(3.2)
+        client.app.notes.insert_one({"_id": 3})
+        sink = Recording(since)
+        record(shared(0).target("keeper"), since, sink, time.time() + 1.2)
+        client.drop_database("app")
+    entries = [one for one in bson.decode_all(bytes(sink.data)) if one["ns"] == "app.notes"]
+    written, next_ = (one["ts"].time for one in entries)
+    assert next_ - written > 2
+    (size,) = [size for mark, size in sink.marks if mark.at == written + 1]
+    assert [one["o"]["_id"] for one in bson.decode_all(bytes(sink.data[:size])) if one["ns"] == "app.notes"] == [2]
+
+
 def test_a_restore_to_the_end_equals_the_source(story: Story, other: MongoServer) -> None:
     """Options, indexes, hashes, order, users and roles: from the first backup, through all that was written since."""
     other.wipe()  # of `admin` a restore only adds what is missing
