@@ -55,7 +55,7 @@ from strongroom.api.app import build_app
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import limited
-from strongroom.backups import automation, recording, rehearsal, snapshots
+from strongroom.backups import automation, following, recording, rehearsal, snapshots
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob
@@ -128,7 +128,7 @@ class House:
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
-            recording.RECORD: recording.RecordJob(ctx), recording.TRIM: recording.TrimJob(ctx),
+            recording.RECORD: following.RecordJob(ctx), recording.TRIM: recording.TrimJob(ctx),
             NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),
             forgetting.HOURLY.kind: forgetting.ForgetTokensJob(ctx.catalog, ctx.ambient),
             snapshots.KIND: snapshots.SnapshotJob(ctx),

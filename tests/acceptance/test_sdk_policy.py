@@ -90,7 +90,6 @@ def test_a_policy_is_set_shown_and_turned_off(site: Site) -> None:
         ({"keep_days": 7, "start_time": "01:00-02:00", "period": "1,8"}, "DBS.280215"),
         ({"keep_days": 6, "start_time": "01:00-02:00", "period": "1,2"}, "DBS.280215"),
         ({"keep_days": 7, "start_time": "01:00-02:00"}, "DBS.280125"),
-        ({"keep_days": 0, "start_time": "01:00-02:00", "period": EVERY_DAY}, "DBS.280125"),
     ],
 )
 def test_a_wrong_policy_changes_nothing(site: Site, policy: dict[str, Any], code: str) -> None:

@@ -210,7 +210,7 @@ def test_a_changed_policy_shows_at_once(site: Site) -> None:
         assert answer.status in {200, 201, 202, 204}
         (one,) = site.provider.send("GET", "/v3/{p}/instances", query={"id": site.instance}).body["instances"]
         assert one["backup_strategy"] == {"start_time": window, "keep_days": days}
-    off = {"backup_policy": {"keep_days": 0}}
+    off = {"backup_policy": {"keep_days": 0, "period": "1,2,3,4,5,6,7", "start_time": "03:00-04:00"}}
     assert site.provider.send("PUT", f"/v3/{{p}}/instances/{site.instance}/backups/policy", off).status == 204
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import recording, replaying
+from strongroom.backups import following, recording, removal, replaying
 from strongroom.catalog import logs
 from strongroom.catalog import tables as t
+from strongroom.catalog.space import condemn
 from support.logged import LoggedVault
 
 SEEDS = range(12)
@@ -235,7 +236,7 @@ def _joined(spans: Spans) -> Spans:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording without a backup to begin after takes one every few seconds, not every hour."""
-    monkeypatch.setattr(recording, "_ASK_AGAIN", 5.0)
+    monkeypatch.setattr(following, "_ASK_AGAIN", 5.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -274,7 +275,7 @@ def _trims_by_age_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         old = sa.and_(t.segment.c.lineage == lineage, t.segment.c.end_at <= self._ctx.ambient.now() - 7 * 86400.0)
         keys = list(conn.scalars(sa.select(t.segment.c.object).where(old)))
         conn.execute(sa.delete(t.segment).where(t.segment.c.object.in_(keys)))
-        recording.condemn(conn, keys, recording.removal.of_lineage(lineage))
+        condemn(conn, keys, removal.of_lineage(lineage))
         return bool(keys)
 
     monkeypatch.setattr(recording.TrimJob, "_trim", trim)

@@ -15,9 +15,10 @@ from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob
 from strongroom.backups.deletion import DeleteJob
+from strongroom.backups.following import RecordJob
 from strongroom.backups.policies import EXPIRE
 from strongroom.backups.rebuilding import rebuild
-from strongroom.backups.recording import Policy, RecordJob, TrimJob
+from strongroom.backups.recording import Policy, TrimJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t

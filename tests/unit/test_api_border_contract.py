@@ -72,14 +72,14 @@ def test_a_window_is_one_hour_at_a_quarter(text: str, fits: bool) -> None:
 
 
 @pytest.mark.parametrize(("policy", "code"), [
-    ({"keep_days": 0}, None), ({"keep_days": 0, "period": "1"}, "DBS.280125"),
+    ({"keep_days": 0}, None), ({"keep_days": 0, "period": "1"}, None),
     ({"keep_days": 7, "start_time": "03:00-04:00", "period": "1,3"}, None),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "1,3"}, "DBS.280215"),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "7,6,5,4,3,2,1"}, None),
     ({"keep_days": 7, "period": "1"}, "DBS.280125"),
 ])  # fmt: skip
 def test_a_backup_policy_is_whole(policy: dict[str, Any], code: str | None) -> None:
-    """Off comes alone; a short keeping needs every day."""
+    """What comes with off counts for nothing; a short keeping needs every day."""
     made = c.BackupPolicy(**policy)
     if code is None:
         assert made.checked() is made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import errors, instances, recording, replaying, restoration
+from strongroom.backups import errors, following, instances, recording, replaying, restoration
 from strongroom.backups.recording import Policy
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineUnreachable
+from strongroom.identity import tables as identity
+from strongroom.notifications import outbox
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Effect, Fail, Fault
 from support.logged import LoggedVault, nothing
@@ -208,7 +211,7 @@ def test_a_restore_into_a_source_lets_its_recording_begin_anew_at_once(vault: Lo
 
 def test_what_lies_between_two_marks_may_be_longer_than_an_object(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long transaction comes in several pieces; an end in its middle leaves nothing of it."""
-    monkeypatch.setattr(recording, "_PIECE", 10_000)
+    monkeypatch.setattr(following, "_PIECE", 10_000)
     vault.take()
     vault.engine.every = 20
     vault.writes(50)  # 60 writes: marks at 20, 40 and 60
@@ -313,7 +316,7 @@ def test_a_rebuild_brings_every_moment_back(vault: LoggedVault, tmp_path: Path) 
 
 @pytest.mark.parametrize("phase", ["before", "after"])
 def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path: Path, phase: str) -> None:
-    """The piece is put again under another name."""
+    """The piece is put again under another name, by the same run: the source may not have for long what it would ask for."""
     failing: list[str] = []
 
     def plan(effect: Effect) -> Fault | None:
@@ -331,9 +334,32 @@ def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path:
     failing.append(phase)
     vault.follow()
     assert not failing
-    vault.follow()
     vault.check_moments()
     assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_a_hole_is_told_and_stands_in_the_audit_trail(vault: LoggedVault) -> None:
+    """Once, with the words of the source."""
+    with vault.catalog.write() as conn:
+        conn.execute(
+            t.webhook.insert().values(
+                id="w" * 32, project=vault.project, name="team", url="https://hooks.example/", events="all", secret=b"",
+                created_at=0.0,
+            )
+        )  # fmt: skip
+        outbox.begin_receiver(conn, "w" * 32)
+    vault.take()
+    vault.writes(2)
+    vault.follow()
+    vault.writes(2)
+    vault.engine.oldest = len(vault.engine.log)
+    vault.follow_beside()
+    with vault.catalog.read() as conn:
+        told = conn.execute(sa.select(t.job.c.args).where(t.job.c.kind == outbox.NOTIFY)).scalars().all()
+        noted = conn.execute(sa.select(identity.audit.c.event)).scalars().all()
+    assert [json.loads(args)["event"]["event"] for args in told] == ["recording_interrupted"]
+    assert "what followed has gone" in told[0]
+    assert noted.count("NoSQLRecordingInterrupted") == 1
 
 
 def test_an_unregistered_instance_records_no_more_and_its_moments_stay(vault: LoggedVault) -> None:

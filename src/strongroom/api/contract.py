@@ -361,13 +361,14 @@ class BackupPolicy(BaseModel):
     period: Days | None = None
 
     def checked(self) -> Self:
-        """Off comes alone; on names a window; and fewer than seven days kept need a backup every day. ParameterError else."""
+        """On names a window, and fewer than seven days kept need a backup every day. ParameterError else.
+
+        [ours] With off the contract's clients send nothing else; the Terraform provider does, and it counts for nothing."""
         if self.keep_days == 0:
-            if self.start_time is not None or self.period is not None:
-                raise ParameterError("Invalid backup policy: with keep_days 0 nothing else is sent.", "DBS.280125")
-        elif self.start_time is None or self.period is None:
+            return self
+        if self.start_time is None or self.period is None:
             raise ParameterError("Invalid backup policy: start_time and period are needed.", "DBS.280125")
-        elif self.keep_days < 7 and self.period != EVERY_DAY:
+        if self.keep_days < 7 and self.period != EVERY_DAY:
             raise ParameterError(f"Invalid backup cycle: keep_days 1 to 6 need {EVERY_DAY}.", "DBS.280215")
         return self
 

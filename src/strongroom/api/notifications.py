@@ -35,6 +35,7 @@ Named = Annotated[str, Path(pattern=_NAME)]
 EventName = Literal[
     "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
     "good_backup_again",
+    "recording_interrupted",
 ]  # fmt: skip
 
 

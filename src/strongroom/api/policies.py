@@ -36,7 +36,9 @@ def set_backup_policy(
 ) -> Response:
     """Turns automated backups on, changes them, or turns them off."""
     wanted = request.backup_policy.checked()
-    policy = policies.Policy(wanted.keep_days, wanted.start_time or "", wanted.period or "")
+    policy = (
+        policies.OFF if wanted.keep_days == 0 else policies.Policy(wanted.keep_days, wanted.start_time or "", wanted.period or "")
+    )
 
     def note(conn: Connection) -> None:
         detail = {

@@ -36,7 +36,7 @@ COMMAND = "command"
 
 EVENTS = (
     "backup_failed", "deletion_failed", "restore_failed", "test_restore_failed", "damage_found", "no_good_backup",
-    "good_backup_again",
+    "good_backup_again", "recording_interrupted",
 )  # fmt: skip
 """What is told of. One more, `test`, is told only when asked for."""
 
@@ -185,6 +185,13 @@ def test_restore_failed(ctx: Context, conn: Connection, backup: Row[Any], job: s
     """As restore_failed. What was restored into is thrown away: it is told about the backup and its instance."""
     words = f"The test restore of backup {backup.name} of {backup.engine} instance {backup.instance_name} failed: {reason}"
     tell(ctx, conn, replace(_of_backup("test_restore_failed", backup, words, job, _why(reason)), key=job))
+
+
+def recording_interrupted(ctx: Context, conn: Connection, instance: Row[Any], job: str, reason: str) -> None:
+    """In the transaction that ends a stretch of recorded log; `instance` is the instance's row."""
+    words = f"There is a hole in what is recorded of {instance.engine} instance {instance.name}: {reason}"
+    told = {"id": instance.id, "name": instance.name, "engine": instance.engine}
+    tell(ctx, conn, Event("recording_interrupted", instance.project, words, told, None, job, _why(reason)))
 
 
 def damage_found(ctx: Context, conn: Connection, backup: Row[Any], job: str, chunks: int, objects: Sequence[str]) -> None:
