@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import automation
+from strongroom.backups import automation, recording
 from strongroom.catalog import tables as t
 from strongroom.identity import forgetting
 from strongroom.identity import tables as identity
@@ -27,7 +27,7 @@ def test_a_record_that_somebody_edits_in_the_database_ends_the_command_with_1(tm
         owner = server.owner
         with server.catalog() as catalog, catalog.read() as conn:
             kinds = {row.name: (row.kind, row.every) for row in conn.execute(sa.select(t.schedule))}
-        regular = (forgetting.HOURLY, automation.HOURLY, ages.REGULARLY)
+        regular = (forgetting.HOURLY, automation.HOURLY, recording.HOURLY, ages.REGULARLY)
         assert kinds == {one.name: (one.kind, one.every) for one in regular}
         told = server.cli("audit", "verify")
         assert (told["outcome"], told["head"].split(":")[0]) == ("whole", str(told["records"]))
@@ -155,5 +155,5 @@ def test_a_server_that_starts_again_keeps_its_schedule(tmp_path: Path) -> None:
         with catalog.read() as conn:
             rows = conn.execute(sa.select(t.schedule)).all()
             jobs = conn.execute(sa.select(t.job.c.kind)).scalars().all()
-        assert len(rows) == 3
+        assert len(rows) == 4
         assert all(row.next_due == 1.0 or row.kind in jobs for row in rows)
