@@ -81,7 +81,7 @@ def test_an_address_of_our_own_is_registered_and_filled(site: Site) -> None:
     for body, code in (
         ({"name": "fresh", **where}, "DBS.200001"),
         ({"name": "fresh", "restore_info": {}, **where}, "DBS.200001"),
-        ({"name": "fresh", "restore_info": {"source_instance_id": "0" * 32 + "in14", "restore_time": 1}, **where}, "DBS.200001"),
+        ({"name": "fresh", "restore_info": {"source_instance_id": "0" * 32 + "in14"}, **where}, "DBS.200001"),
         ({"name": "fresh", "restore_info": {"backup_id": "0" * 32 + "br14"}, **where}, "DBS.201214"),
         ({"name": "fresh", **restore}, "DBS.200047"),
         ({"name": "fresh", **restore, **where, "password": "wrong"}, "DBS.200047"),
@@ -91,6 +91,9 @@ def test_an_address_of_our_own_is_registered_and_filled(site: Site) -> None:
     ):
         answer = site.post(**body)
         assert (answer.status_code, answer.json()["error_code"]) == (400, code), (body, answer.text)
+    unknown = {"source_instance_id": "0" * 32 + "in14", "restore_time": 1}
+    answer = site.post(name="fresh", restore_info=unknown, **where)
+    assert (answer.status_code, answer.json()["error_code"]) == (404, "DBS.200002"), answer.text
     assert site.names() == {"cache"}
     answer = site.post(name="fresh", **restore, **where)
     assert answer.status_code == 202, answer.text

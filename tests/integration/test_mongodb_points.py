@@ -400,7 +400,8 @@ def test_nothing_expires_until_all_is_replayed(story: Story, other: MongoServer)
         try:
             restored_to(replayer(other), story.first, log, Watching())
             assert seen["check log"] == [True]
-            assert seen["log"] == [False, False]
+            assert seen["log"]
+            assert not any(seen["log"])
             assert expiring()
 
             cancelled.append(True)
