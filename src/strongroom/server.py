@@ -127,6 +127,7 @@ class House:
             "backup": BackupJob(ctx), "part": PartJob(ctx), "tidy": TidyJob(ctx), "restore": RestoreJob(ctx),
             "delete": DeleteJob(ctx), "remove": RemoveJob(ctx), "import": ImportJob(ctx),
             "verify": VerifyJob(ctx), "reconcile": ReconcileJob(ctx), rehearsal.KIND: rehearsal.RehearsalJob(ctx),
+            rehearsal.REGULAR: rehearsal.RegularJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx),
             recording.RECORD: following.RecordJob(ctx), recording.TRIM: recording.TrimJob(ctx),
             NOTIFY: delivery.NotifyJob(ctx), delivery.TEST: delivery.TestJob(ctx), ages.REGULARLY.kind: ages.AgesJob(ctx),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,11 @@ def test_what_a_call_does_not_take_is_a_400(server: ServerProcess) -> None:
         assert set(answer.json()) == {"error_code", "error_msg"}
 
 
+def tried(server: ServerProcess) -> list[Any]:
+    """Test restores, the newest first."""
+    return [one for one in server.cli("job", "list")["jobs"] if one["name"] == "TestRestore"]
+
+
 def test_a_restore_is_tried_out_by_a_command(server: ServerProcess, redis: RedisServer) -> None:
     """The newest backup of an instance, in a server that is thrown away; wrong use and a wrong id are told."""
     back_up(server, "first")
@@ -235,5 +241,14 @@ def test_a_restore_is_tried_out_by_a_command(server: ServerProcess, redis: Redis
     assert "sound" in shown.stdout
     assert "keys in database 0" in shown.stdout
     assert list((server.folder / "scratch").iterdir()) == []
+    assert server.cli("schedule", "test-restores", "cache") == {"every_days": None}
+    before = len(tried(server))
+    assert server.cli("schedule", "test-restores", "cache", "--every", "7") == {"every_days": 7}
+    end = time.monotonic() + 60
+    while len(jobs := tried(server)) == before or jobs[0]["status"] != "Completed":  # for the first time at once
+        assert time.monotonic() < end, jobs
+        time.sleep(0.2)
+    assert "every 7 days" in plain(server, "schedule", "test-restores", "cache").stdout
+    assert server.cli("schedule", "test-restores", "cache", "--off") == {"every_days": None}
     assert plain(server, "verify", "--restore", "--all").returncode == 2
     assert plain(server, "verify", "--restore", "--backup", "0" * 32 + "br14").returncode == 1

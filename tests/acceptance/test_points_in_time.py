@@ -28,6 +28,7 @@ needs_mongodb = pytest.mark.skipif(find_mongod() is None, reason="no mongod here
 pytestmark = pytest.mark.skipif(not binaries(), reason="no redis-server here")
 
 LATE = 5.0  # seconds by which a mark may come late on a loaded machine
+AGAIN = 20.0  # seconds after a start by which recording goes on, whose job waits for a lease or a schedule
 
 
 @dataclass
@@ -246,14 +247,14 @@ def test_a_killed_server_and_a_rebuilt_catalog_go_on_recording_without_a_hole(si
         site.stored_up_to(instance, moments[0])
         site.server.kill()
         site.server.start()
-        moments.append(time.time() + LATE)
+        moments.append(time.time() + AGAIN)
         site.stored_up_to(instance, moments[1])
         site.server.stop()
         for file in site.server.folder.glob("catalog.db*"):
             file.unlink()
         assert site.server.cli("catalog", "rebuild")["report"]
         site.server.start()
-        moments.append(time.time() + LATE)
+        moments.append(time.time() + AGAIN)
         site.stored_up_to(instance, moments[2])
     shown = site.show(instance)
     (period,) = shown["periods"]

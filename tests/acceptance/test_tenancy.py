@@ -191,6 +191,8 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
         yield NO_INSTANCE, "POST", us.own(f"instances/{us.instance}/moments"), {**moment, "source_instance_id": instance}
         theft = {"name": "theft", "restore_info": {"source_instance_id": instance, "restore_time": 1}}
         yield NO_INSTANCE, "POST", us.url("instances"), theft
+        yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/test-restores"), None
+        yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/test-restores"), {"every_days": 7}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/limits"), None
         yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/limits"), {"bytes_per_second": None}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/notifications/hours"), None

@@ -6,15 +6,18 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import errors, following, instances, recording, replaying, restoration
+from strongroom.backups import errors, following, instances, recording, replaying, restoration, verification
 from strongroom.backups.recording import Policy
+from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineUnreachable
 from strongroom.identity import tables as identity
+from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import outbox
 from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.faults import Effect, Fail, Fault
@@ -360,6 +363,39 @@ def test_a_hole_is_told_and_stands_in_the_audit_trail(vault: LoggedVault) -> Non
     assert [json.loads(args)["event"]["event"] for args in told] == ["recording_interrupted"]
     assert "what followed has gone" in told[0]
     assert noted.count("NoSQLRecordingInterrupted") == 1
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing"])
+def test_a_verification_reads_the_log_and_names_the_backups_that_go_on_by_it(vault: LoggedVault, harm: str) -> None:
+    """Both that stand before the damaged piece, and not the one after it; a sound log is read and counted."""
+    keys = []
+    for _ in range(3):
+        keys.append(vault.take())
+        vault.writes(5)
+        vault.follow()
+
+    def verified() -> Any:
+        job = verification.verify(vault.ctx, vault.project, nothing)
+        worker = StepwiseWorker(vault.jobs, {"verify": VerifyJob(vault.ctx)})
+        worker.step()
+        view = vault.job(job)
+        assert view.state == "DONE", view.error
+        return view.result
+
+    before = verified()
+    assert (before["outcome"], before["bytes"] > vault.log_bytes() > 0) == ("sound", True)
+    with vault.catalog.read() as conn:
+        second = conn.execute(sa.select(t.part.c.log_order).where(t.part.c.backup == keys[1])).scalar_one()
+        piece = conn.execute(sa.select(t.segment.c.object).where(t.segment.c.since == second)).scalar_one()
+        name = conn.execute(sa.select(t.object_.c.name).where(t.object_.c.id == piece)).scalar_one()
+    data = vault.inner.get(name)
+    vault.inner.delete(name)
+    if harm == "flipped":
+        vault.inner.put_new(name, data[:-1] + bytes([data[-1] ^ 1]))
+    found = verified()
+    assert found["outcome"] == "damaged"
+    assert [(one["name"], one["what"]) for one in found["damaged_objects"]] == [(name, "log")]
+    assert {one["id"] for one in found["damaged_backups"]} == set(keys[:2])
 
 
 def test_an_unregistered_instance_records_no_more_and_its_moments_stay(vault: LoggedVault) -> None:

@@ -46,6 +46,12 @@ class RehearsalRequest(BaseModel):
     instance_id: InstanceId | None = None
 
 
+class RegularRehearsals(BaseModel):
+    """Every how many days; null: no more."""
+
+    every_days: Annotated[int | None, Field(ge=1, le=366, strict=True)]
+
+
 class ReconciliationRequest(BaseModel):
     """`close_late`: the writers whose puts may have landed late are known to be gone, so their rows may go."""
 
@@ -93,6 +99,33 @@ def rehearse(request: RehearsalRequest, ctx: Here, caller: Annotated[Principal, 
     project = caller.required_project()
     job = rehearsal.rehearse(ctx, project, note, backup=request.backup_id, instance=request.instance_id)
     return JobAccepted(job_id=job)
+
+
+@router.get("/strongroom/v1/{project_id}/instances/{instance_id}/test-restores")
+def show_test_restores(
+    instance_id: InstanceId, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:get")]
+) -> dict[str, Any]:
+    """Every how many days the newest backup of an instance is tried out by itself; null: it is not."""
+    with ctx.catalog.read() as conn:
+        return {"every_days": rehearsal.regular(conn, caller.required_project(), instance_id)}
+
+
+@router.put("/strongroom/v1/{project_id}/instances/{instance_id}/test-restores")
+def set_test_restores(
+    instance_id: InstanceId,
+    request: RegularRehearsals,
+    ctx: Here,
+    caller: Annotated[Principal, may("strongroom:store:verify")],
+) -> dict[str, Any]:
+    """Has the newest backup tried out every so many days, for the first time at once; null ends it."""
+
+    def note(conn: Connection) -> None:
+        detail = request.model_dump()
+        event = "StrongroomScheduleTestRestores"
+        audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", instance_id, detail=detail))
+
+    rehearsal.put_regular(ctx, caller.required_project(), instance_id, request.every_days, note)
+    return {"every_days": request.every_days}
 
 
 @router.post("/strongroom/v1/{project_id}/reconciliations", status_code=202)

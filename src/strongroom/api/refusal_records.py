@@ -59,6 +59,7 @@ EVENTS: Mapping[str, tuple[str, str, str]] = {
     "set_instance_hours": ("StrongroomSetBackupAge", "instance", "instance_id"),
     "reset_instance_hours": ("StrongroomSetBackupAge", "instance", "instance_id"),
     "verify": ("StrongroomVerify", "project", "project_id"),
+    "set_test_restores": ("StrongroomScheduleTestRestores", "instance", "instance_id"),
     "rehearse": ("StrongroomTestRestore", "project", "project_id"),
     "reconcile": ("StrongroomReconcile", "project", "project_id"),
     "quarantine": ("StrongroomQuarantine", "project", "project_id"),

@@ -149,6 +149,19 @@ def of_root(conn: Connection, key: str) -> list[Touched]:
     return [Touched(row.id, row.name, row.instance_name) for row in rows]
 
 
+def going_by(conn: Connection, key: str) -> list[Touched]:
+    """Backups from which a restore to a later moment replays this piece of log; oldest first."""
+    s, p = t.segment.c, t.part.c
+    rows = conn.execute(
+        sa.select(t.backup.c.id, t.backup.c.name, t.backup.c.instance_name)
+        .join(t.part, p.backup == t.backup.c.id)
+        .join(t.segment, sa.and_(s.lineage == p.lineage, s.chain == p.log_chain, s.upto > p.log_order))
+        .where(s.object == key, p.state == "COMPLETED")
+        .order_by(p.seq)
+    )
+    return [Touched(row.id, row.name, row.instance_name) for row in rows]
+
+
 def lost_mark(ctx: Context) -> str | None:
     """A sentence where the store lacks this catalog's own mark: then what is missing says nothing of the backups."""
     with ctx.catalog.read() as conn:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors, policies, quotas, recording
+from strongroom.backups import errors, policies, quotas, recording, rehearsal
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
@@ -106,6 +106,7 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         ages.forget(conn, instance)
         policies.forget(conn, instance)
         recording.stop(conn, instance)
+        rehearsal.forget(conn, instance)
         job = policies.delete_all(ctx, conn, project, instance)
         note(conn)
     return job

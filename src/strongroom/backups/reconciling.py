@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import quarantining, removal, staleness
 from strongroom.backups.context import Context
-from strongroom.backups.damage import Touched, needing, of_root
+from strongroom.backups.damage import Touched, going_by, needing, of_root
 from strongroom.backups.verification import PRIORITY, require_store
 from strongroom.catalog import tables as t
 from strongroom.catalog.many import batches
@@ -35,6 +35,7 @@ MOST = 500
 """Objects that each list of a job's result holds; all of them are counted."""
 
 _STEP = 500  # rows or names between two looks at the clock
+_TOUCHED = {"manifest": of_root, "log": going_by}  # kinds of objects that hold no chunks → whose they are
 
 
 def holds_the_rest(conn: Connection, account: str) -> bool:
@@ -181,7 +182,7 @@ class _Reconciliation:
                         self._tell(conn, lineage, row, sizes.get(row.id))
 
     def _tell(self, conn: Connection, lineage: str, row: Row[Any], size: int | None) -> None:
-        touched = of_root(conn, row.id) if row.kind == "manifest" else needing(conn, lineage, held_by(conn, row.id))
+        touched = _TOUCHED[row.kind](conn, row.id) if row.kind in _TOUCHED else needing(conn, lineage, held_by(conn, row.id))
         self._backups |= {one.id: one for one in touched}
         backups = [one.id for one in touched][:MOST]
         if size is None:

@@ -1,6 +1,7 @@
 """Test restores: a backup is restored into a server that is started for it, compared, and thrown away.
 
     rehearse        a job for one backup, or for the newest of an instance
+    put_regular     every so many days one for the newest of an instance, by itself: RegularJob
     RehearsalJob    the engine's own throw-away server → the restore, as into any target → counts and content compared → gone
 
 It asks more than a verification, which only reads: that the engine takes what was captured, and holds what was there. It touches
@@ -19,14 +20,22 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors, listing
 from strongroom.backups.context import Context
 from strongroom.backups.reading import parts_to_read, reading
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Rehearser
+from strongroom.identity import audit
 from strongroom.jobs.port import JobFailed, Running, TryAgain
+from strongroom.jobs.schedules import Schedule, put_schedule, remove_schedule
 from strongroom.notifications import outbox
 from strongroom.repository.errors import RepositoryError
 from strongroom.storage.base import StoreError
 
 KIND = "rehearse"
+
+REGULAR = "rehearse-newest"
+"""The kind of job that comes round for an instance."""
+
+_DAY = 86400.0
 
 ATTEMPTS = 3
 """Times that it is tried when the store fails in a way that passes, or its worker dies."""
@@ -48,14 +57,74 @@ def rehearse(
         row = listing.find_backup(conn, project, backup) if backup is not None else _newest(conn, project, str(instance))
         if row.state != "COMPLETED":
             raise errors.NotRestorable(f"backup {row.id} is {row.state}, not COMPLETED")
-        if not isinstance(ctx.engines.get(row.engine), Rehearser):
-            raise errors.NotRestorable(f"restores of {row.engine} cannot be tested: there is no throw-away server for it")
+        _require_rehearser(ctx, row.engine)
         job = ctx.jobs.submit(
             conn, KIND, {"backup": row.id}, project=project, instance=row.instance, backup=row.id, serial=KIND,
             max_attempts=ATTEMPTS,
         )  # fmt: skip
         note(conn)
     return job
+
+
+def regular(conn: Connection, project: str, instance: str) -> int | None:
+    """Every how many days the newest backup of a registered instance is tried out by itself; None: it is not. Raises
+    errors.NoSuchInstance."""
+    find_instance(conn, project, instance)
+    every = conn.execute(sa.select(t.schedule.c.every).where(t.schedule.c.name == _schedule(instance))).scalar()
+    return None if every is None else round(every / _DAY)
+
+
+def put_regular(ctx: Context, project: str, instance: str, days: int | None, note: Callable[[Connection], None]) -> None:
+    """Sets it, from now on; None ends it. Raises errors.NoSuchInstance, NotRestorable."""
+    with ctx.catalog.write() as conn:
+        lock_instance(conn, project, instance)
+        row = find_instance(conn, project, instance)
+        forget(conn, instance)
+        if days is not None:
+            _require_rehearser(ctx, row.engine)
+            every = Schedule(_schedule(instance), REGULAR, days * _DAY, {"instance": instance})
+            put_schedule(ctx.jobs, conn, every, first=ctx.ambient.now())
+        note(conn)
+
+
+def forget(conn: Connection, instance: str) -> None:
+    """Its backups are tried out by themselves no more."""
+    remove_schedule(conn, _schedule(instance))
+
+
+def _schedule(instance: str) -> str:
+    return f"test restores of {instance}"
+
+
+def _require_rehearser(ctx: Context, engine: str) -> None:
+    if not isinstance(ctx.engines.get(engine), Rehearser):
+        raise errors.NotRestorable(f"restores of {engine} cannot be tested: there is no throw-away server for it")
+
+
+class RegularJob:
+    """The job that a schedule submits: it submits a test restore of the newest backup, if there is one."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def run(self, job: Running) -> Mapping[str, Any]:
+        ctx, instance = self._ctx, str(job.args["instance"])
+        with ctx.catalog.read() as conn:
+            row = conn.execute(sa.select(t.instance).where(t.instance.c.id == instance)).one()
+
+        def note(conn: Connection) -> None:
+            entry = audit.Entry(
+                "StrongroomTestRestore", "instance", instance, row.name, project=row.project, detail={"by": "schedule"}
+            )
+            audit.append(conn, ctx.ambient, entry)
+
+        try:
+            return {"job": rehearse(ctx, row.project, note, instance=instance)}
+        except errors.Refused as error:  # there is no backup yet, or nothing that could be restored into
+            return {"job": None, "why": str(error)}
+
+    def give_up(self, job: Running, outcome: str, reason: str) -> None:
+        """The schedule comes round again."""
 
 
 def _newest(conn: Connection, project: str, instance: str) -> Row[Any]:

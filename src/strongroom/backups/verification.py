@@ -24,14 +24,16 @@ from sqlalchemy import Connection, Row
 
 from strongroom.backups import damage, errors, listing
 from strongroom.backups.context import Context
-from strongroom.backups.damage import Finding, Touched, needing, of_root
+from strongroom.backups.damage import Finding, Touched, going_by, needing, of_root
 from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.catalog import logs
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import held_by, holders
 from strongroom.jobs.port import JobFailed, Running, TryAgain
 from strongroom.repository.errors import Damaged, MissingChunk, MissingObject, RepositoryError
 from strongroom.repository.fetching import ChunkFetcher
 from strongroom.repository.keys import LineageKeys, open_lineage_keys
+from strongroom.repository.log import open_log
 from strongroom.repository.places import add_chunks
 from strongroom.repository.records import Records, by_pack, without
 from strongroom.repository.verification import check_object
@@ -238,6 +240,7 @@ class _Lineage:
         """Reads one part and marks what is damaged in it."""
         if self._keys is not None:
             self._read_part(part, self._keys)
+            self._read_log(part, self._keys)
         self._settle(part)
 
     # Reading
@@ -254,6 +257,31 @@ class _Lineage:
                 continue
             break
         self._tally.walked = begin + part.plain_bytes
+
+    def _read_log(self, part: Row[Any], keys: LineageKeys) -> None:
+        """What restores to later moments replay after the part; each piece is whole or of no use."""
+        with self._ctx.catalog.read() as conn:
+            here = sa.and_(t.part.c.lineage == self._lineage, t.part.c.seq == part.seq)
+            place = conn.execute(sa.select(t.part.c.log_chain, t.part.c.log_order).where(here)).one()
+            pieces = logs.pieces(conn, self._lineage, place.log_chain) if place.log_chain else []
+        for piece in pieces:
+            if piece.upto <= place.log_order or piece.name in self._objects or not self._reads(piece.name):
+                continue
+            self._objects.add(piece.name)
+            self._job.check()
+            for second in (False, True):
+                try:
+                    open_log(keys, self._lineage, piece.name, self._ctx.store.get(piece.name))
+                except (Damaged, ObjectMissing):
+                    if second:
+                        self._found.setdefault(piece.name, Finding("log"))
+                else:
+                    self._tally.bytes += piece.bytes
+                    break
+
+    def _reads(self, name: str) -> bool:
+        """Whether a piece of log is in the sample."""
+        return self._choice is None or int(name[-8:], 16) % 10_000 < self._choice.percent * 100
 
     def _walk(self, part: Row[Any], keys: LineageKeys) -> None:
         """Everything that the part names. Raises Damaged and ObjectMissing where its manifest cannot be read on."""
@@ -398,11 +426,12 @@ class _Lineage:
 
     def _mark(self, conn: Connection, name: str, finding: Finding) -> int:
         """One damaged object, under the lineage's lock; returns how many chunks became suspect by this."""
-        if finding.what == "manifest":
+        if finding.what in ("manifest", "log"):
             stored = sa.and_(t.object_.c.name == name, t.object_.c.state == "STORED")
             row = conn.execute(sa.select(t.object_.c.id).where(stored)).first()
             if row is not None:
-                self._tally.tell(name, "manifest", 0, of_root(conn, row.id))
+                touched = of_root(conn, row.id) if finding.what == "manifest" else going_by(conn, row.id)
+                self._tally.tell(name, finding.what, 0, touched)
             return 0
         living, fresh = damage.mark(conn, self._lineage, name, finding)
         backups = needing(conn, self._lineage, living)

@@ -47,6 +47,24 @@ def set_(instance: str, keep_days: int, window: str, days: str) -> None:
     say_line({"id": key, **policy}, f"{instance} is backed up between {window} UTC and kept for {keep_days} days.")
 
 
+@schedule.command("test-restores")
+@click.argument("instance", metavar="INSTANCE")
+@click.option("--every", type=click.IntRange(1, 366), metavar="DAYS", help="Try the newest backup out every so many days.")
+@click.option("--off", is_flag=True, help="Do it no more.")
+@shared
+def test_restores(instance: str, every: int | None, off: bool) -> None:
+    """Show or set how often the newest backup of INSTANCE is restored into a throw-away server and compared, by itself."""
+    if off and every is not None:
+        raise click.UsageError("--every and --off do not go together", click.get_current_context())
+    with client() as api:
+        path = f"instances/{resolve(api, instance)}/test-restores"
+        body = {"every_days": every} if off or every is not None else None
+        found = api.own("GET" if body is None else "PUT", path, body=body)
+    days = found.get("every_days")
+    told = "off" if days is None else "every day" if days == 1 else f"every {days} days"
+    say(found, lambda console: facts(console, {"test restores": told}))
+
+
 @schedule.command("off")
 @click.argument("instance", metavar="INSTANCE")
 @click.option("--delete-automated", is_flag=True, help="Delete its automated backups too; else they stay until deleted by hand.")

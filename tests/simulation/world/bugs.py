@@ -53,6 +53,7 @@ FOUND = {
     "files_are_adopted_from_the_newest_manifest_unproven": 72,
     "a_rewriter_switches_a_pack_that_died_meanwhile": 70,
     "a_rewriter_forgets_its_planned_object": 107,
+    "a_manifests_page_goes_with_the_parent": 52,
     "a_restored_catalog_reuses_a_seq": 23,
 }
 """Where the search for a bug takes long: the seed that showed it last. It is looked at first, and if other code has moved the
