@@ -22,6 +22,7 @@ from strongroom.backups.recording import Policy, TrimJob
 from strongroom.backups.removal import RemoveJob
 from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
+from strongroom.catalog.database import Catalog
 from strongroom.engines.base import CaptureSink, Control, RestoreBroken, RestoreSource, Summary, Target
 from strongroom.engines.log import Log, LogGap, LogSink, Mark
 from strongroom.identity import accounts
@@ -117,8 +118,8 @@ class LoggedVault(HarshVault):
 
     engine: LoggedEngine
 
-    def __init__(self, folder: Path, *, clock: float | None = None) -> None:
-        self._begin(folder, MemoryStore())
+    def __init__(self, folder: Path, *, clock: float | None = None, catalog: Catalog | None = None) -> None:
+        self._begin(folder, MemoryStore(), catalog)
         engine = LoggedEngine(time.time() - 1000.0 if clock is None else clock)
         Vault.__init__(self, folder, store=self.store, catalog=self.catalog, engine=engine)
 
