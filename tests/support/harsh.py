@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +126,17 @@ class HarshVault(Vault):
         ctx = Context(
             self.catalog, store, jobs, {"plain": self.engine}, RootKey(ROOT), Sealer(ROOT), self.clock, scratch, self.options
         )
-        handlers: dict[str, Handler] = {
+        return ctx, StepwiseWorker(jobs, self.handlers(ctx), self.queues, owner=owner, ttl=TTL)
+
+    queues: Sequence[str] = ("default",)
+    """Those that its workers serve."""
+
+    def handlers(self, ctx: Context) -> dict[str, Handler]:
+        """The jobs that its workers run."""
+        return {
             "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
             AUTOMATE: AutomateJob(ctx), EXPIRE: ExpireJob(ctx), snapshots.KIND: snapshots.SnapshotJob(ctx),
         }  # fmt: skip
-        return ctx, StepwiseWorker(jobs, handlers, ["default"], owner=owner, ttl=TTL)
 
     def run(self) -> None:
         """Runs jobs until none is active; the clock goes to where the next is due."""

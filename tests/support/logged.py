@@ -11,16 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from strongroom.backups import holding, recording, replaying, restoration
-from strongroom.backups.automation import ExpireJob
 from strongroom.backups.context import Context
-from strongroom.backups.creation import BackupJob
-from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.following import RecordJob
-from strongroom.backups.policies import EXPIRE
 from strongroom.backups.rebuilding import rebuild
 from strongroom.backups.recording import Policy, TrimJob
-from strongroom.backups.removal import RemoveJob
-from strongroom.backups.restoration import RestoreJob
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
 from strongroom.engines.base import CaptureSink, Control, RestoreBroken, RestoreSource, Summary, Target
@@ -28,7 +22,6 @@ from strongroom.engines.log import Log, LogGap, LogSink, Mark
 from strongroom.identity import accounts
 from strongroom.jobs.port import Cancelled, Handler
 from strongroom.jobs.stepwise import StepwiseWorker
-from strongroom.storage.base import Store
 from strongroom.storage.memory import MemoryStore
 from support.harsh import TTL, HarshVault
 from support.vault import DictEngine, Vault, noise
@@ -145,14 +138,11 @@ class LoggedVault(HarshVault):
             args = {"instance": self.source}
             return self.jobs.submit(conn, recording.RECORD, args, queue=recording.QUEUE, serial=f"record:{self.source}")
 
-    def _process(self, store: Store, owner: str) -> tuple[Context, StepwiseWorker]:
+    queues = ("default", recording.QUEUE)
+
+    def handlers(self, ctx: Context) -> dict[str, Handler]:
         """With the jobs that record and trim."""
-        ctx, _ = super()._process(store, owner)
-        handlers: dict[str, Handler] = {
-            "backup": BackupJob(ctx), "restore": RestoreJob(ctx), "delete": DeleteJob(ctx), "remove": RemoveJob(ctx),
-            EXPIRE: ExpireJob(ctx), recording.RECORD: RecordJob(ctx), recording.TRIM: TrimJob(ctx),
-        }  # fmt: skip
-        return ctx, StepwiseWorker(ctx.jobs, handlers, ["default", recording.QUEUE], owner=owner, ttl=TTL)
+        return {**super().handlers(ctx), recording.RECORD: RecordJob(ctx), recording.TRIM: TrimJob(ctx)}
 
     def follow(self) -> Any:
         """Records all that the source has; the job after its end."""

@@ -15,8 +15,7 @@ from strongroom.backups.context import Context
 from strongroom.catalog import tables as t
 from strongroom.engines.base import Comparison, Control, RestoreSource, Target
 from strongroom.identity import tables as identity
-from strongroom.jobs.stepwise import StepwiseWorker
-from strongroom.storage.base import Store
+from strongroom.jobs.port import Handler
 from strongroom.storage.memory import MemoryStore
 from support.harsh import HarshVault
 from support.vault import DictEngine, Vault, generations
@@ -52,11 +51,10 @@ class House(HarshVault):
         self._begin(folder, MemoryStore())
         Vault.__init__(self, folder, store=self.store, catalog=self.catalog, engine=TriedEngine())
 
-    def _process(self, store: Store, owner: str) -> tuple[Context, StepwiseWorker]:
-        ctx, worker = super()._process(store, owner)
+    def handlers(self, ctx: Context) -> dict[str, Handler]:
+        """With those that try backups out."""
         more = {rehearsal.KIND: rehearsal.RehearsalJob(ctx), rehearsal.REGULAR: rehearsal.RegularJob(ctx)}
-        worker._handlers = {**worker._handlers, **more}
-        return ctx, worker
+        return {**super().handlers(ctx), **more}
 
     def every(self, days: int | None) -> None:
         """From now on."""

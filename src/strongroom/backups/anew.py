@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from strongroom.backups import errors, instances, replaying, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.listing import find_backup
+from strongroom.backups.registered import require_known
 from strongroom.catalog import tables as t
 
 
@@ -40,7 +41,7 @@ class Wanted:
         with ctx.catalog.read() as conn:
             backup = self.backup
             if backup is None:
-                instances.require_known(conn, project, str(self.source))
+                require_known(conn, project, str(self.source))
                 backup = replaying.stretch_to(conn, str(self.source), self.moment).backup
             row = find_backup(conn, project, backup)
         if row.state != "COMPLETED":

@@ -28,7 +28,7 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import creation, errors, removal, staleness
 from strongroom.backups.context import Context, LineageClosed
 from strongroom.backups.objects import plan, remove_lost, stored
-from strongroom.backups.recording import EVERY, forget_chain, lineage_of, row_of
+from strongroom.backups.recording import EVERY, forget_chain, let_go, lineage_of, row_of
 from strongroom.catalog import logs
 from strongroom.catalog import tables as t
 from strongroom.catalog.lifespans import NotOurs
@@ -202,13 +202,12 @@ class _Recording:
         """What an earlier run put and did not say to be part of a chain goes."""
         if self._lineage is None:
             return
-        with self._ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
-            states = ("PLANNED", "STORED")
-            here = (t.object_.c.lineage == self._lineage, t.object_.c.state.in_(states), logs.unfinished())
+        states = ("PLANNED", "STORED")
+        here = (t.object_.c.lineage == self._lineage, t.object_.c.state.in_(states), logs.unfinished())
+        with self._ctx.catalog.read() as conn:
             left = list(conn.scalars(sa.select(t.object_.c.id).where(*here)))
-            if left:
-                condemn(conn, left, removal.of_lineage(self._lineage))
-                removal.submit(self._ctx, conn, self._lineage)
+        if left:
+            _throw_away(self._ctx, self._job, self._lineage, left)
 
     def _break(self, why: str) -> None:
         """The chain ends with what it holds."""
@@ -223,8 +222,7 @@ class _Recording:
             )  # fmt: skip
             audit.append(conn, self._ctx.ambient, entry)
             outbox.recording_interrupted(self._ctx, conn, self._instance, self._job.id, why)
-            if logs.bury(conn, self._lineage, removal.of_lineage(self._lineage)):
-                removal.submit(self._ctx, conn, self._lineage)
+            let_go(self._ctx, conn, self._lineage)
 
 
 def _require_on(conn: Connection, row: Row[Any]) -> Row[Any]:
@@ -242,6 +240,13 @@ def _require_chain(conn: Connection, row: Row[Any], chain: int | None) -> Row[An
     if now is None or chain is None or now.chain != chain:
         raise _Anew
     return now
+
+
+def _throw_away(ctx: Context, job: Running, lineage: str, keys: Sequence[str]) -> None:
+    """Objects that were put, or may still come, and are no part of a chain go."""
+    with ctx.catalog.decide(job.guard, lineages=[lineage]) as conn:
+        condemn(conn, keys, removal.of_lineage(lineage))
+        removal.submit(ctx, conn, lineage)
 
 
 class _Control:
@@ -268,11 +273,9 @@ class _Control:
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    """A piece in the store that is not part of the chain yet."""
+    """A piece in the store that is not part of the chain yet; `plain` bytes of log."""
 
     key: str
-    name: str
-    size: int
     plain: int
 
 
@@ -342,10 +345,8 @@ class _Sink:
                     position=at.order, reached_at=at.at, trouble=None,
                 )
             )  # fmt: skip
-            here = (t.part.c.lineage == self._lineage, t.part.c.state == "COMPLETED", t.part.c.log_stream == at.stream)
-            conn.execute(sa.update(t.part).where(*here, t.part.c.log_order >= at.order).values(log_chain=self._chain))
-            if logs.bury(conn, self._lineage, removal.of_lineage(self._lineage)):
-                removal.submit(self._ctx, conn, self._lineage)
+            logs.take_in(conn, self._lineage, self._chain, at.stream, at.order, anew=True)
+            let_go(self._ctx, conn, self._lineage)
 
     def flush(self) -> None:
         """Puts what is marked; what comes after the last mark stays."""
@@ -395,12 +396,6 @@ class _Sink:
             self._job.check()
             self._ctx.ambient.sleep(_LOOK)
 
-    def _give_up(self, key: str) -> None:
-        """What was put, or may still come, goes."""
-        with self._ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
-            condemn(conn, [key], removal.of_lineage(self._lineage))
-            removal.submit(self._ctx, conn, self._lineage)
-
     def _put_once(self, data: bytes, plain: int) -> _Put:
         ctx = self._ctx
         staleness.require_owner(ctx)
@@ -411,7 +406,7 @@ class _Sink:
         try:
             size = ctx.store.put_new(name, data)
         except StoreError:
-            self._give_up(key)
+            _throw_away(ctx, self._job, self._lineage, [key])
             raise
         try:
             with ctx.catalog.decide(self._job.guard, lineages=[self._lineage]) as conn:
@@ -420,7 +415,7 @@ class _Sink:
         except (JobLost, _Anew):
             remove_lost(ctx, key, name)
             raise
-        return _Put(key, name, size, plain)
+        return _Put(key, plain)
 
     def _commit(self, pieces: Sequence[_Put], end: Mark) -> bool:
         """The pieces are part of the chain from here on; whether a backup goes on by it, or may."""
@@ -445,8 +440,7 @@ class _Sink:
                 .values(stream=end.stream, position=end.order, reached_at=end.at, trouble=None)
             )
             logs.take_in(conn, self._lineage, now.chain, end.stream, now.began)
-            if logs.bury(conn, self._lineage, removal.of_lineage(self._lineage)):
-                removal.submit(ctx, conn, self._lineage)
+            let_go(self._ctx, conn, self._lineage)
             return logs.has_base(conn, self._lineage, now.chain)
 
     def _require_open(self, conn: Connection) -> None:

@@ -61,13 +61,6 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     return key
 
 
-def require_known(conn: Connection, project: str, instance: str) -> None:
-    """Raises errors.NoSuchInstance unless the project has or had such an instance."""
-    known = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
-    if conn.execute(sa.select(t.instance.c.id).where(known)).first() is None:
-        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
-
-
 def tables_of(ctx: Context, project: str, instance: str) -> Mapping[str, Sequence[str]]:
     """Databases, with their tables, that can be backed up one by one, as they are in the instance now; none where the engine is
     backed up whole. Raises errors.NoSuchInstance, InstanceUnusable."""

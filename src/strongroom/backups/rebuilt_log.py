@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from strongroom.backups.context import Context
 from strongroom.backups.objects import register_found
+from strongroom.backups.recording import lineage_of
 from strongroom.catalog import tables as t
 from strongroom.engines.log import Mark
 from strongroom.repository import names
@@ -151,8 +152,7 @@ def _go_on(conn: Connection, lineage: str, instance: str, chains: Sequence[Chain
     if known is None:
         return
     conn.execute(sa.update(t.recording).where(here).values(chains=max(above, known)))
-    open_here = (t.lineage.c.id == lineage, t.lineage.c.state == "OPEN", t.lineage.c.scope == "", t.lineage.c.node == "")
-    if newest is not None and conn.execute(sa.select(t.lineage.c.id).where(*open_here)).first() is not None:
+    if newest is not None and lineage_of(conn, instance) == lineage:
         end = newest.end
         conn.execute(
             sa.update(t.recording)

@@ -134,8 +134,7 @@ def drop(ctx: Context, project: str, instance: str, note: Callable[[Connection],
             for chain in conn.scalars(sa.select(t.segment.c.chain).where(t.segment.c.lineage == lineage).distinct()).all():
                 logs.cut(conn, lineage, chain, None)
             forget_chain(conn, lineage)
-            if logs.bury(conn, lineage, removal.of_lineage(lineage)):
-                removal.submit(ctx, conn, lineage)
+            let_go(ctx, conn, lineage)
         note(conn)
 
 
@@ -152,6 +151,14 @@ def forget_chain(conn: Connection, lineage: str) -> None:
     """What is recorded next begins a new chain."""
     nothing = dict.fromkeys(("lineage", "chain", "began", "stream", "position", "reached_at"))
     conn.execute(sa.update(t.recording).where(t.recording.c.lineage == lineage).values(nothing))
+
+
+def let_go(ctx: Context, conn: Connection, lineage: str) -> bool:
+    """Condemns what nobody can go on by, and has it removed; whether there was anything."""
+    found = logs.bury(conn, lineage, removal.of_lineage(lineage))
+    if found:
+        removal.submit(ctx, conn, lineage)
+    return found
 
 
 def lineage_of(conn: Connection, instance: str) -> str | None:
@@ -188,9 +195,7 @@ class TrimJob:
         for lineage in lineages:
             job.check()
             with ctx.catalog.decide(job.guard, lineages=[lineage]) as conn:
-                if self._trim(conn, lineage):
-                    trimmed += 1
-                    removal.submit(ctx, conn, lineage)
+                trimmed += self._trim(conn, lineage)
         return {"lineages": trimmed}
 
     def _trim(self, conn: Connection, lineage: str) -> bool:
@@ -209,7 +214,7 @@ class TrimJob:
             newest = conn.execute(sa.select(sa.func.max(p.log_order)).where(*here)).scalar()
             if newest is not None:
                 logs.cut(conn, lineage, row.chain, int(newest))
-        return logs.bury(conn, lineage, removal.of_lineage(lineage))
+        return let_go(self._ctx, conn, lineage)
 
     def give_up(self, job: Running, outcome: str, reason: str) -> None:
         """Nothing hangs on it: the next hour's goes on."""

@@ -21,6 +21,13 @@ def lock_instance(conn: Connection, project: str, instance: str) -> None:
         raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
 
 
+def require_known(conn: Connection, project: str, instance: str) -> None:
+    """Raises errors.NoSuchInstance unless the project has or had such an instance."""
+    known = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
+    if conn.execute(sa.select(t.instance.c.id).where(known)).first() is None:
+        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+
+
 def find_instance(conn: Connection, project: str, instance: str) -> Row[Any]:
     """The registered instance of this id. Raises errors.NoSuchInstance."""
     row = conn.execute(

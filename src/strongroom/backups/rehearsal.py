@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors, listing
 from strongroom.backups.context import Context
 from strongroom.backups.reading import parts_to_read, reading
-from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.registered import find_instance, lock_instance, require_known
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Rehearser
 from strongroom.identity import audit
@@ -128,9 +128,7 @@ class RegularJob:
 
 
 def _newest(conn: Connection, project: str, instance: str) -> Row[Any]:
-    here = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
-    if conn.execute(sa.select(t.instance.c.id).where(here)).first() is None:
-        raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+    require_known(conn, project, instance)
     done = sa.and_(t.backup.c.instance == instance, t.backup.c.project == project, t.backup.c.state == "COMPLETED")
     row = conn.execute(sa.select(t.backup).where(done).order_by(t.backup.c.begin_at.desc()).limit(1)).first()
     if row is None:

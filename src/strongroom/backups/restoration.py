@@ -24,9 +24,8 @@ from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
 from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
 from strongroom.backups.gathering import node_queue
-from strongroom.backups.instances import require_known
 from strongroom.backups.reading import parts_to_read, reading
-from strongroom.backups.registered import find_instance, lock_instance
+from strongroom.backups.registered import find_instance, lock_instance, require_known
 from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
 from strongroom.engines.base import ClusterEngine, EngineError, RestoreSource, Summary

@@ -26,6 +26,7 @@ from strongroom.backups import damage, errors, listing
 from strongroom.backups.context import Context
 from strongroom.backups.damage import Finding, Touched, going_by, needing, of_root
 from strongroom.backups.locating import CatalogLocator, read_manifest
+from strongroom.backups.registered import require_known
 from strongroom.catalog import logs
 from strongroom.catalog import tables as t
 from strongroom.catalog.space import held_by, holders
@@ -73,9 +74,7 @@ def verify(
                 raise errors.BackupBuilding(f"backup {backup} is being built: verify it when it is complete")
             instance = row.instance
         elif instance is not None:
-            here = sa.and_(t.instance.c.id == instance, t.instance.c.project == project)
-            if conn.execute(sa.select(t.instance.c.id).where(here)).first() is None:
-                raise errors.NoSuchInstance(f"there is no instance {instance} in this project")
+            require_known(conn, project, instance)
         args = {"project": project, "backup": backup, "instance": None if backup else instance, "sample": sample}
         job = ctx.jobs.submit(
             conn, "verify", args, project=project, instance=instance, backup=backup, serial=f"verify:{project}",

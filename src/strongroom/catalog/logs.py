@@ -65,6 +65,9 @@ def unfinished() -> sa.ColumnElement[bool]:
 def _dead(conn: Connection, lineage: str, without: Collection[int] = ()) -> sa.ColumnElement[bool]:
     """Which pieces nobody needs: those that end where the first part of their chain stands, or before it."""
     p, s, r = t.part.c, t.segment.c, t.recording.c
+    chains = conn.scalars(sa.select(s.chain).where(s.lineage == lineage).distinct()).all()
+    if not chains:
+        return sa.false()
     floors: dict[int, int] = {}
     building = False
     in_chain = (p.lineage == lineage, p.state != sa.literal_column("'RETIRED'"))
@@ -76,7 +79,7 @@ def _dead(conn: Connection, lineage: str, without: Collection[int] = ()) -> sa.C
             floors[row.log_chain] = min(row.log_order, floors.get(row.log_chain, row.log_order))
     current = conn.execute(sa.select(r.chain).where(r.lineage == lineage)).scalar() if building else None
     dead: list[sa.ColumnElement[bool]] = [sa.false()]
-    for chain in conn.scalars(sa.select(s.chain).where(s.lineage == lineage).distinct()):
+    for chain in chains:
         if chain == current:
             continue
         floor = floors.get(chain)
@@ -96,10 +99,13 @@ def stand(conn: Connection, lineage: str, seq: int, stream: str, order: int, at:
     )
 
 
-def take_in(conn: Connection, lineage: str, chain: int, stream: str, began: int) -> None:
-    """Parts that stand in a stream that the chain has gone on to, and that had none yet, are of the chain from here on."""
+def take_in(conn: Connection, lineage: str, chain: int, stream: str, began: int, *, anew: bool = False) -> None:
+    """Parts that stand in a stream that the chain has gone on to, and that had none yet, are of the chain from here on; `anew`,
+    as the chain begins, those of other chains too."""
     p = t.part.c
-    here = (p.lineage == lineage, p.state == "COMPLETED", p.log_chain.is_(None), p.log_stream == stream, p.log_order >= began)
+    here = [p.lineage == lineage, p.state == "COMPLETED", p.log_stream == stream, p.log_order >= began]
+    if not anew:
+        here.append(p.log_chain.is_(None))
     conn.execute(sa.update(t.part).where(*here).values(log_chain=chain))
 
 

@@ -10,7 +10,6 @@ from strongroom.cli.context import client, confirm, console, interactive, say, s
 from strongroom.cli.deletions import show_deletion
 from strongroom.cli.display import facts, moment, size, table, word
 from strongroom.cli.instances import resolve
-from strongroom.cli.jobs import show_job
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +36,7 @@ def backup() -> None:
 def create(instance: str, name: str, description: str | None, tables: tuple[str, ...], wait_: bool) -> None:
     """Back up INSTANCE (its name or id) as NAME."""
     from strongroom.cli.client import segment, text_of
+    from strongroom.cli.waiting import completed
 
     body: dict[str, Any] = {"name": name} | ({} if description is None else {"description": description})
     if tables:
@@ -50,7 +50,7 @@ def create(instance: str, name: str, description: str | None, tables: tuple[str,
         if not wait_:
             say_line(answer, f"Backup {backup_id} is being built by job {job_id}.")
             return
-        job = _follow(api, answer, job_id)
+        job = completed(api, answer, job_id)
         made = api.backup(backup_id)
     say({**answer, "job": job, "backup": made}, lambda console: _show_backup(console, made))
 
@@ -151,17 +151,13 @@ def delete(backup_ids: tuple[str, ...], if_match: str | None, thorough: bool, wa
 @shared
 def restore(backup_id: str, into: str, overwrite: bool, wait_: bool) -> None:
     """Make a registered database hold what a backup holds."""
-    from strongroom.cli.client import segment, text_of
+    from strongroom.cli.client import segment
+    from strongroom.cli.waiting import tell_or_follow
 
     with client() as api:
         body = {"backup_id": backup_id, "overwrite": overwrite}
         answer = api.contract("POST", f"v3/instances/{segment(resolve(api, into))}/recovery", body=body)
-        job_id = text_of(answer, "job_id")
-        if not wait_:
-            say_line(answer, f"Job {job_id} restores into {into}.")
-            return
-        job = _follow(api, answer, job_id)
-    say({**answer, "job": job}, lambda console: show_job(console, job))
+        tell_or_follow(api, answer, f"restores into {into}", follow=wait_)
 
 
 @backup.command("import")
@@ -176,17 +172,13 @@ def import_(bucket: str, files: tuple[str, ...], into: str, overwrite: bool, wai
 
     A bucket is a folder that an operator of the server has made: imports/PROJECT/BUCKET in its data folder.
     """
-    from strongroom.cli.client import segment, text_of
+    from strongroom.cli.client import segment
+    from strongroom.cli.waiting import tell_or_follow
 
     with client() as api:
         body = {"recovery_info": {"bucket_name": bucket, "files": list(files)}, "overwrite": overwrite}
         answer = api.contract("POST", f"v3/redis/instances/{segment(resolve(api, into))}/recovery", body=body)
-        job_id = text_of(answer, "job_id")
-        if not wait_:
-            say_line(answer, f"Job {job_id} imports into {into}.")
-            return
-        job = _follow(api, answer, job_id)
-    say({**answer, "job": job}, lambda console: show_job(console, job))
+        tell_or_follow(api, answer, f"imports into {into}", follow=wait_)
 
 
 @backup.command("stop")
@@ -256,12 +248,6 @@ def approve(backup_id: str) -> None:
 
 def _once(ids: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(ids))
-
-
-def _follow(api: Client, answer: Answer, job_id: str) -> Answer:
-    from strongroom.cli.waiting import completed
-
-    return completed(api, answer, job_id)
 
 
 def _delete(api: Client, ids: list[str], if_match: str | None, thorough: bool) -> dict[str, str]:

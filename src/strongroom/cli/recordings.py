@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strongroom.cli.context import client, say, say_line, shared
+from strongroom.cli.context import client, say, shared
 from strongroom.cli.display import facts, size
 from strongroom.cli.instances import resolve
-from strongroom.cli.jobs import show_job
 
 if TYPE_CHECKING:
     from strongroom.cli.client import Answer
@@ -71,8 +70,7 @@ def off(instance: str, drop: bool) -> None:
 @shared
 def restore(instance: str, moment: str, into: str | None, overwrite: bool, wait_: bool) -> None:
     """Make a database hold what INSTANCE held at a moment. Into INSTANCE itself: what it holds now is replaced."""
-    from strongroom.cli.client import text_of
-    from strongroom.cli.waiting import completed
+    from strongroom.cli.waiting import tell_or_follow
 
     at = _moment(moment)
     with client() as api:
@@ -82,12 +80,7 @@ def restore(instance: str, moment: str, into: str | None, overwrite: bool, wait_
         if target != source:
             body["overwrite"] = overwrite
         answer = api.own("POST", f"instances/{target}/moments", body=body)
-        job_id = text_of(answer, "job_id")
-        if not wait_:
-            say_line(answer, f"Job {job_id} restores {instance} as of {at} into {into or instance}.")
-            return
-        job = completed(api, answer, job_id)
-    say({**answer, "job": job}, lambda console: show_job(console, job))
+        tell_or_follow(api, answer, f"restores {instance} as of {at} into {into or instance}", follow=wait_)
 
 
 def _moment(text: str) -> str:

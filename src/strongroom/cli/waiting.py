@@ -11,7 +11,7 @@ import click
 
 from strongroom.ambient import Ambient
 from strongroom.cli.client import Answer, Client, text_of
-from strongroom.cli.context import console, outside, say, wants_json
+from strongroom.cli.context import console, outside, say, say_line, wants_json
 from strongroom.cli.errors import JobEnded, Refused, Unreachable
 
 ENDED = ("Completed", "Failed", "Cancelled")
@@ -45,6 +45,18 @@ def completed(client: Client, answer: Answer, job_id: str) -> Answer:
         say({**answer, "job": job}, lambda _: None)
     must_have_completed(job)
     return job
+
+
+def tell_or_follow(client: Client, answer: Answer, does: str, *, follow: bool) -> None:
+    """Says which job does it, or with `follow` waits for its end and shows it."""
+    from strongroom.cli.jobs import show_job
+
+    job_id = text_of(answer, "job_id")
+    if not follow:
+        say_line(answer, f"Job {job_id} {does}.")
+        return
+    job = completed(client, answer, job_id)
+    say({**answer, "job": job}, lambda console: show_job(console, job))
 
 
 def must_have_completed(job: Answer) -> None:
