@@ -398,6 +398,22 @@ def test_a_verification_reads_the_log_and_names_the_backups_that_go_on_by_it(vau
     assert {one["id"] for one in found["damaged_backups"]} == set(keys[:2])
 
 
+def test_samples_of_the_log_are_others_each_time(vault: LoggedVault) -> None:
+    """So that verifications of a part of it come to all of it in the end."""
+    vault.take()
+    for _ in range(8):
+        vault.writes(1)
+        vault.follow()
+    worker = StepwiseWorker(vault.jobs, {"verify": VerifyJob(vault.ctx)})
+    read: set[str] = set()
+    for _ in range(12):
+        job = verification.verify(vault.ctx, vault.project, nothing, sample=30)
+        with vault.watching(lambda effect: read.update(effect.names) if isinstance(effect, Effect) else None):
+            worker.step()
+        assert vault.job(job).state == "DONE"
+    assert len({name for name in read if "/log/" in name}) > 4
+
+
 def test_an_unregistered_instance_records_no_more_and_its_moments_stay(vault: LoggedVault) -> None:
     """They can be restored into another instance."""
     vault.take()

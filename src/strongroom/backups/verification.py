@@ -280,7 +280,7 @@ class _Lineage:
 
     def _reads(self, name: str) -> bool:
         """Whether a piece of log is in the sample."""
-        return self._choice is None or int(name[-8:], 16) % 10_000 < self._choice.percent * 100
+        return self._choice is None or (int(name[-8:], 16) ^ self._choice.seed) % 10_000 < self._choice.percent * 100
 
     def _walk(self, part: Row[Any], keys: LineageKeys) -> None:
         """Everything that the part names. Raises Damaged and ObjectMissing where its manifest cannot be read on."""
