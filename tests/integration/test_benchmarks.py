@@ -1,4 +1,4 @@
-"""The benchmarks against the engines' own tools still run, on very little data: they drive shipped code, which goes on changing."""
+"""The benchmarks against the engines' own tools still run, on very little data: they drive shipped code, which changes."""
 
 from __future__ import annotations
 
