@@ -14,6 +14,7 @@ caller whom nobody knows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from enum import Enum
 from typing import Annotated, Any
@@ -51,11 +52,13 @@ _signature_scheme = APIKeyHeader(
 
 
 class _Asking(Request):
-    """A request whose JSON holds text alone: half a character or a NUL can be kept by no database, and is nobody's name."""
+    """A request whose JSON is UTF-8 and holds text alone: half a character or a NUL can be kept by no database, and is nobody's
+    name."""
 
     async def json(self) -> Any:
-        value = await super().json()
-        if b"\\u" in await self.body():  # raw they are no JSON
+        text = (await self.body()).decode("utf-8-sig")  # of bytes json.loads guesses the coding, and takes half characters
+        value = json.loads(text)
+        if "\\u" in text:  # raw they are no JSON
             _require_text(value)
         return value
 
