@@ -54,7 +54,17 @@ def test_the_contracts_own_example_of_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2019-05-27", "2019-13-27T03:38:51+0000", "2019-05-27T03:38:51+9999", "1558928331"]
+    "text",
+    [
+        "",
+        "yesterday",
+        "2019-05-27",
+        "2019-13-27T03:38:51+0000",
+        "2019-05-27T03:38:51+9999",
+        "1558928331",
+        "9999-12-31T23:59:59-2359",
+        "0001-01-01T00:00:00+2359",
+    ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """Raising ValueError, which the border answers with DBS.201215."""
