@@ -83,6 +83,7 @@ def test_a_window_is_one_hour_at_a_quarter(text: str, fits: bool) -> None:
 
 @pytest.mark.parametrize(("policy", "code"), [
     ({"keep_days": 0}, None), ({"keep_days": 0, "period": "1"}, None),
+    ({"keep_days": 0, "start_time": "", "period": ""}, None),
     ({"keep_days": 7, "start_time": "03:00-04:00", "period": "1,3"}, None),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "1,3"}, "DBS.280215"),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "7,6,5,4,3,2,1"}, None),
