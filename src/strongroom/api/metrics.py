@@ -220,16 +220,21 @@ def _deletions(conn: Connection) -> Iterator[Metric]:
 
 
 def _reconciled(conn: Connection, now: float) -> Iterator[Metric]:
-    """What the newest comparison of store and catalog found; nothing where none was made."""
+    """What the newest comparison of store and catalog found, of each project: one says nothing of what another one found. Nothing
+    where none was made."""
     j = t.job.c
-    done = sa.select(j.result, j.finished_at).where(j.kind == "reconcile", j.state == "DONE")
-    row = conn.execute(done.order_by(j.finished_at.desc()).limit(1)).first()
-    if row is None:
-        return
-    found = json.loads(row.result)
-    odd = sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size"))
-    yield _one("strongroom_unaccounted_objects", "Unknown, missing and wrong objects that the last reconciliation found.", odd)
-    yield _one("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", max(now - row.finished_at, 0.0))
+    done = sa.and_(j.kind == "reconcile", j.state == "DONE")
+    newest = sa.select(j.project, sa.func.max(j.finished_at).label("at")).where(done).group_by(j.project).subquery()
+    here = sa.and_(j.project == newest.c.project, j.finished_at == newest.c.at)
+    rows = conn.execute(sa.select(j.project, j.result, j.finished_at).join(newest, here).where(done).order_by(j.project)).all()
+    text = "Unknown, missing and wrong objects that the last reconciliation found."
+    odd = GaugeMetricFamily("strongroom_unaccounted_objects", text, labels=["project"])
+    age = GaugeMetricFamily("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", labels=["project"])
+    for row in rows:
+        found = json.loads(row.result)
+        odd.add_metric([row.project], sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size")))
+        age.add_metric([row.project], max(now - row.finished_at, 0.0))
+    yield from (odd, age) if rows else ()
 
 
 def _own_snapshot(conn: Connection, now: float) -> Iterator[Metric]:
