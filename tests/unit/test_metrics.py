@@ -246,6 +246,8 @@ def test_strangers_are_told_nothing(house: House) -> None:
     assert ask(house.app(), "/metrics", "::1").status_code == 200
     refused = ask(house.app(), "/metrics", "192.0.2.7")
     assert (refused.status_code, refused.json()["error_code"]) == (403, "APIGW.0302")
+    for passed_on in ({"X-Forwarded-For": "192.0.2.7"}, {"Forwarded": "for=192.0.2.7"}):
+        assert ask(house.app(), "/metrics", "127.0.0.1", passed_on).status_code == 403, "a proxy on this machine"
     guarded = house.app(TOKEN)
     assert ask(guarded, "/metrics", "192.0.2.7", {"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     for wrong in (None, {"Authorization": "Bearer x"}, {"Authorization": TOKEN}):

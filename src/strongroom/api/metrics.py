@@ -81,7 +81,8 @@ def router(catalog: Catalog, ambient: Ambient, registry: CollectorRegistry, toke
 
     @made.get("/metrics", include_in_schema=False)
     def metrics(request: Request, authorization: Annotated[str | None, Header()] = None) -> Response:
-        _require_reader(arrival_of(request.scope).source, authorization, token)
+        passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for"))  # by a proxy on this machine
+        _require_reader("" if passed_on else arrival_of(request.scope).source, authorization, token)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return made
