@@ -53,6 +53,7 @@ from strongroom.api import (
     tags,
 )
 from strongroom.api.app import build_app
+from strongroom.api.health import Recent
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import limited
@@ -60,6 +61,7 @@ from strongroom.backups import automation, following, recording, rehearsal, snap
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob
+from strongroom.backups.damage import lost_mark
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.importing import ImportJob
@@ -95,6 +97,7 @@ from strongroom.notifications.outbox import NOTIFY
 from strongroom.notifications.outbox import QUEUE as NOTIFICATIONS
 from strongroom.repository.keys import RootKey
 from strongroom.settings import RequestRate, Settings
+from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.opening import open_store
 
 log = logging.getLogger("strongroom")
@@ -145,7 +148,16 @@ class House:
         registry = CollectorRegistry()
         routers = [family.router for family in FAMILIES]
         routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
-        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
+        ready = {"store": Recent(partial(_require_store, ctx), ctx.ambient)}
+        return build_app(services, routers, objects={Context: ctx}, ready=ready, observe=metrics.Latencies(registry))
+
+
+def _require_store(ctx: Context) -> None:
+    """Raises StoreError where the store does not answer, or is another one than the catalog's."""
+    with suppress(sa.exc.DBAPIError):  # that the catalog is away says nothing of the store
+        lost = lost_mark(ctx)
+        if lost is not None:
+            raise StoreUnavailable(lost)
 
 
 def serve(settings: Settings) -> None:

@@ -147,5 +147,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
         return answer(400, first["type"], first["msg"])
     if first["type"] == "json_invalid":
         return answer(400, PARAMETER_ERROR, "Parameter error: the body is not JSON.")
+    if isinstance(error.body, bytes):
+        return answer(400, PARAMETER_ERROR, "Parameter error: the body is not read: its Content-Type is not application/json.")
     place = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path", "header")) or "body"
     return answer(400, PARAMETER_ERROR, f"Parameter error: {place}: {first['msg']}")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from strongroom.api.contract import in_utc
+
 
 def iso(seconds: float | None) -> str | None:
     """ "2026-11-24T15:04:05.123Z"; None stays None."""
@@ -19,7 +21,7 @@ def _read(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("a time is text in ISO 8601")
     found = datetime.fromisoformat(value)
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    return in_utc(found if found.tzinfo is not None else found.replace(tzinfo=UTC))
 
 
 Moment = Annotated[float, BeforeValidator(_read), WithJsonSchema({"type": "string", "example": "2026-11-24T15:04:05.123Z"})]
