@@ -21,7 +21,8 @@ from strongroom.engines import sandboxing
 from strongroom.engines.base import Comparison, Control, EngineUnsupported, RestoreSource, Target
 from strongroom.engines.cassandra.connection import connected, controlled
 from strongroom.engines.cassandra.jmx import program
-from strongroom.engines.cassandra.restore import SANDBOX, read_contents
+from strongroom.engines.cassandra.options import SANDBOX
+from strongroom.engines.cassandra.restore import read_contents
 from strongroom.engines.cassandra.roles import read_access, roles_in
 from strongroom.engines.cassandra.schema import plain, quoted, read_schema, text_of
 from strongroom.engines.exporting import new_folder, write_file
