@@ -31,6 +31,7 @@ from support.cassandra_house import CassandraHouse
 from support.cassandra_node import LIB, CassandraNode, require_cassandra
 from support.cassandra_samples import drop_all, fill_small, make_small, picture
 from support.certificates import Authority, Signed
+from support.server import ServerProcess
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -123,24 +124,23 @@ def test_all_that_is_done_with_a_cluster_is_done_with_this_one(
         make_small(session)
         session.execute("CREATE INDEX plain_name ON shop.plain (name)")
         fill_small(session, 1)
+        before = node.snapshots()  # of other tests
         instance = house.register(node, options=place.options)
         house.backup(instance)
+        house.at_rest()
+        (anchor,) = node.snapshots() - before
+        left = anchor.rsplit("-", 1)[0] + "-" + "0" * 32
+        with Jmx("127.0.0.1", node.jmx_port, entry=JmxEntry(KEEPER, KEEPER_PASSWORD)) as jmx:
+            jmx.snapshot(left, "1d", ["shop"])
         fill_small(session, 2)
         seen = picture(session)
         key, told = house.backup(instance)
         assert told["adopted_bytes"] > 0
         house.at_rest()
-        anchors = node.snapshots()
-        assert len(anchors) == 1
-        with Jmx("127.0.0.1", node.jmx_port, entry=JmxEntry(KEEPER, KEEPER_PASSWORD)) as jmx:
-            left = anchors.pop().rsplit("-", 1)[0] + "-" + "0" * 32
-            jmx.snapshot(left, "1d", ["shop"])
+        assert node.snapshots().isdisjoint({anchor, left})
         drop_all(session)
         house.restore(key, instance)
         assert picture(session) == seen
-        house.backup(instance)
-        house.at_rest()
-        assert left not in node.snapshots()
         view = house.ended(rehearsal.rehearse(house.ctx, house.project, lambda conn: None, backup=key))
         assert (view.state, view.error) == ("DONE", None)
         exporting.export(house.ctx, house.project, key, tmp_path / "export", Job())
@@ -155,6 +155,26 @@ def test_all_that_is_done_with_a_cluster_is_done_with_this_one(
     shown.check_hostname, shown.verify_mode = False, ssl.CERT_NONE
     with shown.wrap_socket(socket.create_connection((node.address, node.storage_port), 5)) as wrapped:
         assert wrapped.version(), "what nodes say to one another is under TLS"
+
+
+def test_it_is_registered_by_the_command_line(place: Place, tmp_path: Path) -> None:
+    """Files and standard input give what is secret. Neither the server's log nor its answers nor its folder hold it."""
+    files = {"ca": place.authority.pem, "certificate": place.client.certificate, "key": place.client.key}
+    words = ["instance", "add", "cluster", "--engine", "cassandra", "--address", place.node.url, "--password-stdin"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        words += ["--option", f"{name}=@{tmp_path}/{name}"]
+    words += ["--option", f"jmx_user={KEEPER}", "--option", "jmx_password=@-"]
+    with place.node.session() as session:
+        make_small(session)
+        fill_small(session, 1, 50)
+    with ServerProcess(tmp_path / "data") as server:
+        shown = server.cli(*words, stdin=f"{PASSWORD}\n{KEEPER_PASSWORD}\n")
+        assert "options" not in shown
+        server.cli("backup", "create", "cluster", "first", "--wait")
+    kept = [path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    secrets = [KEEPER_PASSWORD, place.client.key[40:90]]
+    assert not [one for one in secrets for data in [*kept, server.log.encode()] if one.encode() in data]
 
 
 def house_row(house: CassandraHouse, instance: str) -> Any:
