@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ from strongroom.api import (
     tags,
 )
 from strongroom.api.app import build_app
+from strongroom.api.health import Recent
 from strongroom.api.refusals import register_refusals
 from strongroom.api.services import Limits, Rate, Services
 from strongroom.api.wire import limited
@@ -59,6 +61,7 @@ from strongroom.backups import automation, following, recording, rehearsal, snap
 from strongroom.backups.automation import AutomateJob, ExpireJob
 from strongroom.backups.context import Context, Options
 from strongroom.backups.creation import BackupJob, PartJob
+from strongroom.backups.damage import lost_mark
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.gathering import TidyJob, node_queue
 from strongroom.backups.importing import ImportJob
@@ -94,6 +97,7 @@ from strongroom.notifications.outbox import NOTIFY
 from strongroom.notifications.outbox import QUEUE as NOTIFICATIONS
 from strongroom.repository.keys import RootKey
 from strongroom.settings import RequestRate, Settings
+from strongroom.storage.base import StoreUnavailable
 from strongroom.storage.opening import open_store
 
 log = logging.getLogger("strongroom")
@@ -144,11 +148,20 @@ class House:
         registry = CollectorRegistry()
         routers = [family.router for family in FAMILIES]
         routers.append(metrics.router(ctx.catalog, ctx.ambient, registry, settings.metrics_token))
-        return build_app(services, routers, objects={Context: ctx}, observe=metrics.Latencies(registry))
+        ready = {"store": Recent(partial(_require_store, ctx), ctx.ambient)}
+        return build_app(services, routers, objects={Context: ctx}, ready=ready, observe=metrics.Latencies(registry))
+
+
+def _require_store(ctx: Context) -> None:
+    """Raises StoreError where the store does not answer, or is another one than the catalog's."""
+    with suppress(sa.exc.DBAPIError):  # that the catalog is away says nothing of the store
+        lost = lost_mark(ctx)
+        if lost is not None:
+            raise StoreUnavailable(lost)
 
 
 def serve(settings: Settings) -> None:
-    """Runs the server until SIGTERM or SIGINT."""
+    """Runs the server until SIGTERM or SIGINT. Raises CatalogBehind once a newer version has upgraded the catalog under it."""
     logs.configure(settings.log_format)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
@@ -178,11 +191,24 @@ def serve(settings: Settings) -> None:
                     ending, lambda _number, _frame: None
                 )  # the API server repeats it when it has ended: the jobs come next
             log.info("Strongroom listens on %s", endpoint)
-            uvicorn.Server(config).run(sockets=[sock])
+            server = uvicorn.Server(config)
+            _end_when_behind(house.context.catalog, server)
+            server.run(sockets=[sock])
         finally:
             watch.stop(_LAST_SNAPSHOT)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda one: one.shutdown(_GRACE), workers))
+        house.context.catalog.require_own_schema()
+
+
+def _end_when_behind(catalog: Catalog, server: uvicorn.Server) -> None:
+    """A newer version that takes the catalog over ends this process."""
+
+    def wait() -> None:
+        catalog.behind.wait()
+        server.should_exit = True
+
+    threading.Thread(target=wait, name="schema", daemon=True).start()
 
 
 def node_queues(settings: Settings) -> list[str]:

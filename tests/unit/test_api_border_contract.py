@@ -54,7 +54,17 @@ def test_the_contracts_own_example_of_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2019-05-27", "2019-13-27T03:38:51+0000", "2019-05-27T03:38:51+9999", "1558928331"]
+    "text",
+    [
+        "",
+        "yesterday",
+        "2019-05-27",
+        "2019-13-27T03:38:51+0000",
+        "2019-05-27T03:38:51+9999",
+        "1558928331",
+        "9999-12-31T23:59:59-2359",
+        "0001-01-01T00:00:00+2359",
+    ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """Raising ValueError, which the border answers with DBS.201215."""
@@ -73,6 +83,7 @@ def test_a_window_is_one_hour_at_a_quarter(text: str, fits: bool) -> None:
 
 @pytest.mark.parametrize(("policy", "code"), [
     ({"keep_days": 0}, None), ({"keep_days": 0, "period": "1"}, None),
+    ({"keep_days": 0, "start_time": "", "period": ""}, None),
     ({"keep_days": 7, "start_time": "03:00-04:00", "period": "1,3"}, None),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "1,3"}, "DBS.280215"),
     ({"keep_days": 6, "start_time": "03:00-04:00", "period": "7,6,5,4,3,2,1"}, None),

@@ -119,10 +119,13 @@ def test_the_allow_header_has_what_all_routes_of_the_path_take(house: House) -> 
         b"[" * 100_000,
         b'{"name": NaN}',
         b'{"name": "\\ud800xyz"}',
+        b'{"name": "nightly", "description": "\xed\xa0\x80"}',
+        '{"name": "nightly"}'.encode("utf-16"),
+        '{"name": "nightly", "description": "\\u0000"}'.encode("utf-16"),
     ],
 )
 def test_a_body_that_is_not_the_json_that_the_call_takes_is_400(house: House, content: bytes) -> None:
-    """Empty, cut, not UTF-8, not an object, too deep, with a half character."""
+    """Empty, cut, not UTF-8 (other codings hide half characters and NULs), not an object, too deep, with a half character."""
     answer = house.request("POST", "/create", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert code(answer)[1].startswith("DBS.2")
@@ -133,6 +136,7 @@ def test_a_body_without_the_json_content_type_is_400(house: House) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         answer = house.request("POST", "/create", content=b'{"name": "nightly"}', headers={"Content-Type": kind})
         assert code(answer) == (400, "DBS.200001")
+        assert "Content-Type" in answer.json()["error_msg"]  # what `curl -d` sends unless told otherwise
 
 
 @pytest.mark.parametrize(

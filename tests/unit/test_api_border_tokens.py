@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def test_a_request_that_is_not_understood_is_400(house: House, body: Any) -> Non
     answer = ask(house, body)
     assert code(answer) == (400, "DBS.200001")
     assert PASSWORD not in answer.text
+
+
+@pytest.mark.parametrize("half", [b"\xed\xa0\x80", b"\\ud800"], ids=["raw", "escaped"])
+def test_half_a_character_is_nobodys_password(house: House, half: bytes) -> None:
+    """And no fault of ours, for a caller whom nobody knows."""
+    content = json.dumps(password({"name": "admin", "domain": {"name": "strongroom"}, "password": "@"})).encode()
+    headers = {"Content-Type": "application/json"}
+    answer = house.request("POST", "/v3/auth/tokens", content=content.replace(b"@", half), headers=headers)
+    assert code(answer) == (400, "DBS.200001")
 
 
 def test_a_token_from_a_token_ends_with_it(house: House) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from strongroom.backups import deletion
 from strongroom.backups.context import Options
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import tables as t
@@ -270,9 +271,12 @@ def test_a_delete_that_is_denied_fails_with_the_reason_and_goes_on_when_asked_ag
     vault.plan = working
     for key in (keys[0], keys[2]):
         assert vault.read_back(key) == vault.wanted[key]
-    again = vault.delete(keys[1])
-    assert again != job
-    assert vault.delete(keys[1]) == again, "while it runs it is the same job"
+    noted = list[str]()
+    jobs = [
+        deletion.delete(vault.ctx, vault.project, keys[1], lambda _conn, backup, _name: noted.append(backup)) for _ in range(2)
+    ]
+    assert jobs[0] == jobs[1] != job, "while it runs it is the same job"
+    assert noted == [keys[1]], "who made it go on is in the audit trail"
     vault.run()
     assert vault.state(keys[1]) == "DELETED"
     receipt = vault.receipt(keys[1])

@@ -150,17 +150,21 @@ def test_a_deletion_that_can_be_called_back_waits_for_no_worker(house: House) ->
 
 
 def test_what_the_last_reconciliation_found(house: House) -> None:
-    """Nothing before the first; then its count of what nobody accounts for."""
+    """Nothing before the first; then its count of what nobody accounts for, which another project's does not hide."""
     house.backup(next(generations(1)))
-    assert one("unaccounted_objects") not in house.readings()
+    ours, other = {"project": house.project}, {"project": "f" * 32}
+    assert one("unaccounted_objects", **ours) not in house.readings()
     house.inner.put_new("nobody/knows", b"this")
     house.worker._handlers = {**house.worker._handlers, "reconcile": ReconcileJob(house.ctx)}  # type: ignore[attr-defined]
     reconciling.reconcile(house.ctx, house.project, lambda conn: None, outside=True, close_late=False)
     house.run()
     house.clock.passed += 60
+    reconciling.reconcile(house.ctx, other["project"], lambda conn: None, outside=False, close_late=False)
+    house.run()
     found = house.readings()
-    assert found[one("unaccounted_objects")] == 1
-    assert found[one("reconciled_age_seconds")] == pytest.approx(60, abs=5)
+    assert (found[one("unaccounted_objects", **ours)], found[one("unaccounted_objects", **other)]) == (1, 0)
+    assert found[one("reconciled_age_seconds", **ours)] == pytest.approx(60, abs=5)
+    assert found[one("reconciled_age_seconds", **other)] == pytest.approx(0, abs=5)
 
 
 def test_how_old_the_catalog_s_own_snapshot_is(house: House) -> None:
@@ -242,6 +246,8 @@ def test_strangers_are_told_nothing(house: House) -> None:
     assert ask(house.app(), "/metrics", "::1").status_code == 200
     refused = ask(house.app(), "/metrics", "192.0.2.7")
     assert (refused.status_code, refused.json()["error_code"]) == (403, "APIGW.0302")
+    for passed_on in ({"X-Forwarded-For": "192.0.2.7"}, {"Forwarded": "for=192.0.2.7"}):
+        assert ask(house.app(), "/metrics", "127.0.0.1", passed_on).status_code == 403, "a proxy on this machine"
     guarded = house.app(TOKEN)
     assert ask(guarded, "/metrics", "192.0.2.7", {"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     for wrong in (None, {"Authorization": "Bearer x"}, {"Authorization": TOKEN}):

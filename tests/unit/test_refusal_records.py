@@ -77,3 +77,19 @@ def test_a_call_without_the_permission_leaves_a_record(guest: Guest, method: str
     assert record.request_id == answer.headers["X-Request-Id"]
     with house.services.catalog.read() as conn:
         assert check_chain(conn, house.first.founded.account) is None
+
+
+@pytest.mark.parametrize("scope", ["project", "account"])
+def test_a_change_in_a_project_of_others_leaves_a_record_with_its_caller(guest: Guest, scope: str) -> None:
+    """In the caller's own account, not in that of the others, who shall not be filled up by strangers."""
+    house, before = guest.house, len(rows(guest.house))
+    theirs, backup = "f" * 32, IDS["backup_id"]
+    token = guest.token if scope == "project" else house.token("guest", scope={})
+    answer = house.request("DELETE", f"/v3/{theirs}/backups/{backup}", headers=token)
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "DBS.200010")
+    (record,) = rows(house)[before:]
+    assert (record.event, record.user_name, record.resource_id, record.project) == ("NoSQLDeleteBackup", "guest", backup, None)
+    assert record.account == house.first.founded.account
+    assert f'"project": "{theirs}"' in record.detail
+    assert house.request("GET", f"/v4/{theirs}/backups", headers=token).status_code == 400
+    assert len(rows(house)) == before + 1  # a look leaves none

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse
 
 from strongroom import __version__
 from strongroom.api import errors, identity, tokens, versions
 from strongroom.api.contract import ErrorBody
 from strongroom.api.documents import documents_router
+from strongroom.api.health import Check, health_router
 from strongroom.api.limiter import Limiter
 from strongroom.api.middleware import Border, Observe
 from strongroom.api.services import Services, provide
-
-Check = Callable[[], None]
-"""Proves that something the service needs is there; raises if not. Blocking is fine."""
 
 _TITLE = "Strongroom"
 _DESCRIPTION = "Backups of databases that are deleted exactly: GeminiDB's backup API and Strongroom's own calls."
@@ -53,41 +49,7 @@ def build_app(
     provide(app, {Services: services, **(objects or {})})
     errors.install(app)
     app.add_middleware(Border, services=services, observe=observe)
-    own = (_health(services, ready or {}), documents_router(_TITLE), *tokens.ROUTERS, identity.router)
+    own = (health_router(services, ready or {}), documents_router(_TITLE), *tokens.ROUTERS, identity.router)
     for router in (*own, *routers, versions.router):  # versions last: its /{version} matches any single word
         app.include_router(router)
     return app
-
-
-def _health(services: Services, ready: Mapping[str, Check]) -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-
-    def catalog() -> None:
-        with services.catalog.read() as conn:
-            conn.execute(sa.select(1))
-
-    checks = {"catalog": catalog, **ready}
-
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """The process lives."""
-        return {"status": "ok"}
-
-    @router.get("/readyz")
-    def readyz() -> JSONResponse:
-        """What the service needs is there. Names what is not, never why: that is in the log."""
-        failed = [name for name, check in checks.items() if not _holds(name, check)]
-        if failed:
-            return errors.answer(503, errors.SERVER_ERROR, f"Not ready: {', '.join(failed)}.")
-        return JSONResponse({"status": "ready"})
-
-    return router
-
-
-def _holds(name: str, check: Check) -> bool:
-    try:
-        check()
-    except Exception:  # the top of a probe: whatever fails is the answer
-        errors.log.exception("not ready: %s", name)
-        return False
-    return True

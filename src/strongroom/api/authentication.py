@@ -7,13 +7,14 @@
         backup_id: BackupId, caller: Annotated[Principal, may("gaussdbfornosql:instance:deleteBackup")]
     ) -> JobAccepted: …
 
-Order of refusals: 401 (no proof), 400 DBS.200010 (the path's project is not the caller's), 429, then a body that is not JSON,
+Order of refusals: 401 (no proof), 429, 400 DBS.200010 (the path's project is not the caller's), then a body that is not JSON,
 403 (no permission), and whatever is wrong with the rest of the path, the query and the body. So nothing is parsed for a
 caller whom nobody knows.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from enum import Enum
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from strongroom.api.refusal_records import note_refusal
 from strongroom.api.services import Services
 from strongroom.identity import principal as identity
 from strongroom.identity.callers import Asked, identify
+from strongroom.identity.errors import WrongProject
 from strongroom.identity.policies import ACTIONS
 from strongroom.identity.principal import Principal
 
@@ -51,11 +53,13 @@ _signature_scheme = APIKeyHeader(
 
 
 class _Asking(Request):
-    """A request whose JSON holds text alone: half a character or a NUL can be kept by no database, and is nobody's name."""
+    """A request whose JSON is UTF-8 and holds text alone: half a character or a NUL can be kept by no database, and is nobody's
+    name."""
 
     async def json(self) -> Any:
-        value = await super().json()
-        if b"\\u" in await self.body():  # raw they are no JSON
+        text = (await self.body()).decode("utf-8-sig")  # of bytes json.loads guesses the coding, and takes half characters
+        value = json.loads(text)
+        if "\\u" in text:  # raw they are no JSON
             _require_text(value)
         return value
 
@@ -109,13 +113,19 @@ class AuthenticatedRoute(APIRoute):
             services: Services = request.app.state.services
             arrival = arrival_of(request.scope)
             asked = Asked(request.path_params.get("project_id"), arrival.request_id, arrival.source, arrival.secure)
-            arrival.principal = await run_in_threadpool(
-                identify, services.catalog, services.ambient, services.sealer, arrival.received, asked
-            )
+            stranger: WrongProject | None = None  # to the path's project
+            try:
+                arrival.principal = await run_in_threadpool(
+                    identify, services.catalog, services.ambient, services.sealer, arrival.received, asked
+                )
+            except WrongProject as error:
+                stranger, arrival.principal = error, error.caller
             users: Limiter = request.app.state.users
             if wait := users.take(arrival.principal.user):
                 raise errors.TooManyRequests("user", wait)
             try:
+                if stranger is not None:
+                    raise stranger
                 return await handle(_Asking(request.scope, request.receive))
             except Exception as error:
                 if request.method != "GET":

@@ -280,6 +280,8 @@ def _noted(ctx: Context, caller: Principal) -> deletion.Note:
     def note(conn: Connection, backup: str, name: str) -> None:
         mark = pending.mark_of(conn, backup)
         detail = {} if mark is None else {"until": mark.until, "second_person": mark.lapses is not None}
+        if mark is not None and mark.thorough:
+            detail["thorough"] = True
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLDeleteBackup", "backup", backup, name, detail=detail))
 
     return note

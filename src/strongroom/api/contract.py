@@ -254,13 +254,22 @@ _TIME = re.compile(
 def parse_time(text: str) -> float:
     """Seconds since the epoch for "2019-05-27T03:38:51+0000" or "2019-05-27 03:38:51" (UTC).
 
-    A plus that arrived as a space is a plus. Raises ValueError.
+    A plus that arrived as a space is a plus. Raises ValueError, also for a time that its zone takes out of the years 1 to 9999:
+    no answer could tell it.
     """
     found = _TIME.fullmatch(text.strip())
     if found is None:
         raise ValueError("not a time")
     zone = (found["zone"] or "Z").replace("Z", "+0000").replace(" ", "+").replace(":", "")
-    return datetime.strptime(f"{found['day']}T{found['clock']}{zone}", "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    return in_utc(datetime.strptime(f"{found['day']}T{found['clock']}{zone}", "%Y-%m-%dT%H:%M:%S%z"))
+
+
+def in_utc(moment: datetime) -> float:
+    """Seconds since the epoch of a moment with a zone. ValueError where UTC has no such year."""
+    try:
+        return moment.astimezone(UTC).timestamp()
+    except OverflowError as error:
+        raise ValueError("not a year of UTC") from error
 
 
 def time_text(seconds: float) -> str:
@@ -357,16 +366,17 @@ class BackupPolicy(BaseModel):
     """An instance's automated backups. keep_days 0 turns them off."""
 
     keep_days: KeepDays
-    start_time: Window | None = None
-    period: Days | None = None
+    start_time: Window | Literal[""] | None = None
+    period: Days | Literal[""] | None = None
 
     def checked(self) -> Self:
         """On names a window, and fewer than seven days kept need a backup every day. ParameterError else.
 
-        [ours] With off the contract's clients send nothing else; the Terraform provider does, and it counts for nothing."""
+        [ours] With off the contract's clients send nothing else; the Terraform provider does, as does who sends back what the
+        look-up told of a policy that is off (empty texts), and it counts for nothing."""
         if self.keep_days == 0:
             return self
-        if self.start_time is None or self.period is None:
+        if not (self.start_time and self.period):
             raise ParameterError("Invalid backup policy: start_time and period are needed.", "DBS.280125")
         if self.keep_days < 7 and self.period != EVERY_DAY:
             raise ParameterError(f"Invalid backup cycle: keep_days 1 to 6 need {EVERY_DAY}.", "DBS.280215")

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from strongroom.catalog.database import CatalogBehind
 from strongroom.identity import errors as identity
 from strongroom.identity.accounts import NameInvalid
 
@@ -65,6 +66,7 @@ class Answer:
 
 
 ANSWERS: dict[type[Exception], Answer] = {
+    CatalogBehind: Answer(503, SERVER_ERROR, "The service is being upgraded. Try again later."),
     identity.Unauthenticated: Answer(401, NOT_AUTHENTICATED, "Incorrect IAM authentication information: {}"),
     identity.WrongProject: Answer(400, "DBS.200010"),
     identity.Forbidden: Answer(403, "DBS.280032"),
@@ -145,5 +147,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
         return answer(400, first["type"], first["msg"])
     if first["type"] == "json_invalid":
         return answer(400, PARAMETER_ERROR, "Parameter error: the body is not JSON.")
+    if isinstance(error.body, bytes):
+        return answer(400, PARAMETER_ERROR, "Parameter error: the body is not read: its Content-Type is not application/json.")
     place = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path", "header")) or "body"
     return answer(400, PARAMETER_ERROR, f"Parameter error: {place}: {first['msg']}")

@@ -81,7 +81,8 @@ def router(catalog: Catalog, ambient: Ambient, registry: CollectorRegistry, toke
 
     @made.get("/metrics", include_in_schema=False)
     def metrics(request: Request, authorization: Annotated[str | None, Header()] = None) -> Response:
-        _require_reader(arrival_of(request.scope).source, authorization, token)
+        passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for"))  # by a proxy on this machine
+        _require_reader("" if passed_on else arrival_of(request.scope).source, authorization, token)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return made
@@ -220,16 +221,21 @@ def _deletions(conn: Connection) -> Iterator[Metric]:
 
 
 def _reconciled(conn: Connection, now: float) -> Iterator[Metric]:
-    """What the newest comparison of store and catalog found; nothing where none was made."""
+    """What the newest comparison of store and catalog found, of each project: one says nothing of what another one found. Nothing
+    where none was made."""
     j = t.job.c
-    done = sa.select(j.result, j.finished_at).where(j.kind == "reconcile", j.state == "DONE")
-    row = conn.execute(done.order_by(j.finished_at.desc()).limit(1)).first()
-    if row is None:
-        return
-    found = json.loads(row.result)
-    odd = sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size"))
-    yield _one("strongroom_unaccounted_objects", "Unknown, missing and wrong objects that the last reconciliation found.", odd)
-    yield _one("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", max(now - row.finished_at, 0.0))
+    done = sa.and_(j.kind == "reconcile", j.state == "DONE")
+    newest = sa.select(j.project, sa.func.max(j.finished_at).label("at")).where(done).group_by(j.project).subquery()
+    here = sa.and_(j.project == newest.c.project, j.finished_at == newest.c.at)
+    rows = conn.execute(sa.select(j.project, j.result, j.finished_at).join(newest, here).where(done).order_by(j.project)).all()
+    text = "Unknown, missing and wrong objects that the last reconciliation found."
+    odd = GaugeMetricFamily("strongroom_unaccounted_objects", text, labels=["project"])
+    age = GaugeMetricFamily("strongroom_reconciled_age_seconds", "Since that reconciliation ended.", labels=["project"])
+    for row in rows:
+        found = json.loads(row.result)
+        odd.add_metric([row.project], sum(int(found[what]["count"]) for what in ("unknown", "missing", "wrong_size")))
+        age.add_metric([row.project], max(now - row.finished_at, 0.0))
+    yield from (odd, age) if rows else ()
 
 
 def _own_snapshot(conn: Connection, now: float) -> Iterator[Metric]:

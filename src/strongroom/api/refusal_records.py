@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from strongroom.api.errors import PARAMETER_ERROR, ApiError, row_of
 from strongroom.api.services import Services
 from strongroom.identity import audit
+from strongroom.identity.errors import WrongProject
 from strongroom.identity.principal import Principal
 
 log = logging.getLogger("strongroom.api")
@@ -99,10 +100,10 @@ def note_refusal(services: Services, caller: Principal, handler: str, path: Mapp
         return
     event, kind, parameter = EVENTS[handler]
     status, code = told
-    entry = audit.Entry.by(
-        caller, event, kind, path.get(parameter, "")[:200], outcome="REFUSED",
-        detail={"status": status, "error_code": code, "reason": str(error)[:_LONGEST_REASON]},
-    )  # fmt: skip
+    detail = {"status": status, "error_code": code, "reason": str(error)[:_LONGEST_REASON]}
+    if isinstance(error, WrongProject):  # it is in the trail of the caller's own account, and of no project
+        detail["project"] = path.get("project_id", "")[:200]
+    entry = audit.Entry.by(caller, event, kind, path.get(parameter, "")[:200], outcome="REFUSED", detail=detail)
     try:
         with services.catalog.write() as conn:
             audit.append(conn, services.ambient, entry)

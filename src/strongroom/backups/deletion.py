@@ -37,7 +37,8 @@ MOST = 10
 """Backups in one batch."""
 
 Note = Callable[[Connection, str, str], None]
-"""Writes the audit event of one accepted delete (backup id, name); called last in the deciding transaction."""
+"""Writes the audit event of one accepted delete (backup id, name); called last in the deciding transaction, and not for one that
+changes nothing, as of a backup whose deletion runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,23 +182,26 @@ def _accept(ctx: Context, conn: Connection, order: _Order, seen: Preview, *, las
     at_once = order.expiring or order.job is not None
     policy = pending.AT_ONCE if at_once else pending.policy_of(conn, order.project)
     jobs: dict[str, str] = {}
+    changed = set(fresh)
     room = min(sweeping.AT_ONCE, sweeping.BATCH)
     for key in ids:
         job = known[key]
         if job is not None:
             jobs[key] = job
-            if order.thorough:
-                pending.make_thorough(conn, key)
+            if order.thorough and pending.make_thorough(conn, key):
+                changed.add(key)
         elif rows[key].state == "DELETING":
             jobs[key] = _resume(ctx, conn, rows[key], price)
+            changed.add(key)
         elif policy.waits:
             unique = removal.of_delete(key)
             jobs[key] = pending.ask(ctx, conn, rows[key], policy, unique, by=order.by, thorough=order.thorough, now=now)
         else:
             jobs[key] = _submit(ctx, conn, rows[key]) if order.job is None else order.job.id
             room = _take_out(ctx, conn, rows[key], jobs[key], seen.parts[key], seen.promises[key], price, locked, room)
-    for key in fresh:
-        order.note(conn, key, rows[key].name)
+    for key in ids:
+        if key in changed:
+            order.note(conn, key, rows[key].name)
     return [jobs[key] for key in ids]
 
 

@@ -126,9 +126,11 @@ def state_of(conn: Connection, backup: Row[Any]) -> str:
     return str(backup.state if mark is None else mark.before)
 
 
-def make_thorough(conn: Connection, backup: str) -> None:
-    """The pending deletion will be a thorough one: it was asked for once more, and so."""
-    conn.execute(sa.update(t.pending_deletion).where(t.pending_deletion.c.backup == backup).values(thorough=True))
+def make_thorough(conn: Connection, backup: str) -> bool:
+    """The pending deletion will be a thorough one: it was asked for once more, and so. False if it was one, or none pends."""
+    m = t.pending_deletion.c
+    here = sa.update(t.pending_deletion).where(m.backup == backup, m.thorough.is_(False))
+    return conn.execute(here.values(thorough=True)).rowcount > 0
 
 
 def due(conn: Connection, backup: str, job: str, now: float) -> Row[Any]:

@@ -68,10 +68,10 @@ def identify(catalog: Catalog, ambient: Ambient, sealer: Sealer, request: Receiv
         token = tokens.validate(conn, text, now)
         if signer is not None and signer.user != token.user:
             raise Unauthenticated("the token and the signature belong to different users")
-        if asked.project is not None and asked.project != token.project:
-            raise WrongProject
         temporary = signer is not None and signer.temporary
         proof = _Proof(token.user, "both" if signed else "token", token.issued_at, token.mfa_at, temporary)
+        if asked.project is not None and asked.project != token.project:
+            raise WrongProject(_principal(conn, proof, None, asked, now))
         return _principal(conn, proof, token.project, asked, now)
 
 
@@ -104,7 +104,7 @@ def _principal(conn: Connection, proof: _Proof, project: str | None, asked: Aske
     if project is not None:
         name = conn.scalar(sa.select(t.project.c.name).where(t.project.c.id == project, t.project.c.account == who.account))
         if name is None or not (who.administrator or policies):
-            raise WrongProject
+            raise WrongProject(_principal(conn, proof, None, asked, now))
     return Principal(
         account=who.account,
         account_name=who.account_name,

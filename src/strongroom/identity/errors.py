@@ -16,6 +16,11 @@ IdentityError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from strongroom.identity.principal import Principal
+
 
 class IdentityError(Exception):
     """Identity refuses; the text is for the caller and holds no secret."""
@@ -34,10 +39,11 @@ class KeyLocked(Unauthenticated):
 
 
 class WrongProject(IdentityError):
-    """The caller may not use the project that the request names."""
+    """The caller may not use the project that the request names. `caller`: who asked, in no project."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Principal) -> None:
         super().__init__("Authentication failed: the token or key does not belong to the project in the request.")
+        self.caller = caller
 
 
 class Forbidden(IdentityError):
