@@ -14,8 +14,9 @@ from cassandra import ConsistencyLevel
 
 from integration.test_engine_behaviour import Job, Memory
 from strongroom.backups import creation, errors, rehearsal, restoration
-from strongroom.engines.base import Comparison, Tables, Target
+from strongroom.engines.base import Comparison, EngineDenied, Tables, Target
 from strongroom.engines.cassandra import CassandraEngine
+from strongroom.engines.cassandra.connection import connected
 from strongroom.engines.cassandra.jmx import Jmx
 from support.cassandra_house import CassandraHouse
 from support.cassandra_node import LIB, CassandraNode, require_cassandra, wait_for_ring
@@ -256,6 +257,8 @@ def sandbox(folder: Path) -> Iterator[Callable[..., Comparison]]:
             return engine.compare(target, kept, facts, Job(), str(folder / "compare"))
 
         assert running_in(folder)
+        with connected(target) as session, pytest.raises(EngineDenied, match="asks for a password"):
+            Jmx("127.0.0.1", session.jmx_port())
         yield tried
 
 

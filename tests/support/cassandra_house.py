@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,16 @@ class CassandraHouse:
         self.catalog.close()
 
     def register(
-        self, node: CassandraNode, name: str = "cluster", *, user: str = "cassandra", password: str = "cassandra"
+        self,
+        node: CassandraNode,
+        name: str = "cluster",
+        *,
+        user: str = "cassandra",
+        password: str = "cassandra",
+        options: Mapping[str, str] | None = None,
     ) -> str:
         url = node.url.replace("cassandra@", f"{user}@")
-        new = instances.NewInstance(name, "cassandra", url, password if node.auth else None)
+        new = instances.NewInstance(name, "cassandra", url, password if node.auth else None, options=options or {})
         return instances.register(self.ctx, self.project, new, lambda conn, key: None)
 
     def create(self, instance: str, *tables: Tables) -> tuple[str, str]:

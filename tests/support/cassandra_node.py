@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _EXPORTS = """
 java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch java.base/java.lang.ref
 java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry java.rmi/sun.rmi.server
 java.rmi/sun.rmi.transport.tcp java.sql/java.sql jdk.unsupported/sun.misc jdk.attach/sun.tools.attach
-jdk.compiler/com.sun.tools.javac.file
+jdk.compiler/com.sun.tools.javac.file java.management/com.sun.jmx.remote.security
 """
 _OPENS = """
 java.base/java.io java.base/java.lang java.base/java.lang.module java.base/java.lang.reflect java.base/java.net
@@ -127,24 +128,27 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 class CassandraNode:
     """One node. `start` waits until it takes CQL. `outlives_kills`: False for one that is never killed and used again, which
-    writes its schema to the disk when it is stopped, and not at each change."""
+    writes its schema to the disk when it is stopped, and not at each change. `yaml`: more of cassandra.yaml; `properties`: more
+    of Java's; `tls`: what sessions speak TLS with."""
 
     def __init__(
         self, folder: Path, *, address: str = "127.0.0.1", seed: CassandraNode | None = None, token: str = "", auth: bool = False,
-        tokens: int = 4, outlives_kills: bool = True,
+        tokens: int = 4, outlives_kills: bool = True, yaml: str = "", properties: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.address, self.auth = folder.resolve(), address, auth
         self.storage_port = seed.storage_port if seed else free_port(address)
         self.cql_port, self.jmx_port = free_port(address), free_port()
         self._seeds = f"{(seed or self).address}:{self.storage_port}"
         self._outlives_kills = outlives_kills
+        self.yaml, self.properties, self.tls = yaml, properties or {}, tls
         self._tokens, self._initial = (1, f"initial_token: '{token}'") if token else (tokens, "")
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         user = "cassandra@" if self.auth else ""
-        return f"cassandra://{user}{self.address}:{self.cql_port}"
+        return f"cassandra{'s' if self.tls else ''}://{user}{self.address}:{self.cql_port}"
 
     @property
     def data(self) -> Path:
@@ -158,7 +162,7 @@ class CassandraNode:
             cluster="tests", tokens=self._tokens, initial=self._initial, address=self.address, storage_port=self.storage_port,
             cql_port=self.cql_port, seeds=self._seeds, folder=self.folder, authenticator=kind[0], authorizer=kind[1],
         )  # fmt: skip
-        (self.folder / "cassandra.yaml").write_text(yaml)
+        (self.folder / "cassandra.yaml").write_text(yaml + self.yaml)
         (self.folder / "logback.xml").write_text(_LOGBACK.format(folder=self.folder))
         with open(self.folder / "stdout.log", "ab") as out:
             self.process = subprocess.Popen(
@@ -200,6 +204,7 @@ class CassandraNode:
             "cassandra.superuser_setup_delay_ms": "0", "cassandra.memtable_row_overhead_computation_step": "100",
             "cassandra.shutdown_announce_in_ms": "0", "cassandra.jmx.local.port": str(self.jmx_port),
             "cassandra.test.flush_local_schema_changes": str(self._outlives_kills).lower(),
+            **self.properties,
         }  # fmt: skip
         return [
             *unlocked, "java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-Xss384k", "-XX:MaxDirectMemorySize=256m",
@@ -229,6 +234,7 @@ class CassandraNode:
         cluster = Cluster(
             [self.address], port=self.cql_port, protocol_version=4, execution_profiles={EXEC_PROFILE_DEFAULT: profile},
             auth_provider=PlainTextAuthProvider(user, password) if self.auth else None, connect_timeout=10,
+            ssl_context=self.tls,
         )  # fmt: skip
         try:
             yield cluster.connect()

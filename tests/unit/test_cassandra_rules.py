@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
-from strongroom.engines.base import CaptureBroken, EngineUnsupported, Entry
+from strongroom.engines.base import CaptureBroken, EngineUnsupported, Entry, Target
 from strongroom.engines.cassandra import layout
 from strongroom.engines.cassandra.capture import _Reading
-from strongroom.engines.cassandra.connection import Address, Member, parse, require_version
+from strongroom.engines.cassandra.connection import Address, Member, connected, parse, require_version
+from strongroom.engines.cassandra.options import JmxEntry, Trust, jmx_entry_of, trust_of
 from strongroom.engines.cassandra.restore import read_contents, require_one_user
 from strongroom.engines.cassandra.roles import resource
 from strongroom.engines.cassandra.schema import Keyspace, Schema, Table, split
 from strongroom.engines.cassandra.snapshots import Identity, list_snapshot, require_folders
+from support.certificates import Authority
 
 TABLE = Table("shop", "orders", "0" * 32)
 NAME = "nb-1-big-Data.db"
@@ -333,3 +337,54 @@ def test_resources_of_grants(path: str, words: str) -> None:
 def test_a_right_on_something_unknown_is_told() -> None:
     with pytest.raises(ValueError, match="moon"):
         resource("moon/base")
+
+
+AUTHORITY = Authority("tests")
+OWN = AUTHORITY.sign("client")
+LOCKED = (
+    load_pem_private_key(OWN.key.encode(), None)
+    .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"p"))
+    .decode()
+)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "words"),
+    [
+        ("cassandras", {"sandbox": "yes"}, "unknown options for a Cassandra target: sandbox"),
+        ("cassandras", {"cafile": "/x"}, "unknown options .*: cafile; known are ca, certificate, key"),
+        ("cassandra", {"ca": AUTHORITY.pem}, 'the option "ca" is for TLS: the address must begin with cassandras://'),
+        ("cassandra", {"check_hostname": "no"}, 'the option "check_hostname" is for TLS'),
+        ("cassandras", {"certificate": OWN.certificate}, 'the options "certificate" and "key" go together'),
+        ("cassandras", {"jmx_user": "u"}, 'the options "jmx_user" and "jmx_password" go together'),
+        ("cassandras", {"check_hostname": "false"}, 'the option "check_hostname" is yes or no'),
+        ("cassandras", {"jmx_tls": "on"}, 'the option "jmx_tls" is yes or no'),
+        ("cassandras", {"ca": "/etc/ca.pem"}, 'the option "ca" is not a certificate in PEM text'),
+        ("cassandras", {"certificate": OWN.certificate, "key": "hush"}, 'the option "key" is no private key'),
+        ("cassandras", {"certificate": OWN.certificate, "key": LOCKED}, "or has a password"),
+        ("cassandras", {"certificate": OWN.certificate, "key": AUTHORITY.sign("other").key}, "that belong together"),
+    ],
+)
+def test_options_that_cannot_be_meant(scheme: str, options: dict[str, str], words: str) -> None:
+    """Told before anything is spoken to, without what they hold."""
+    with pytest.raises(EngineUnsupported, match=words) as raised, connected(Target(f"{scheme}://127.0.0.1:1", options=options)):
+        pass
+    assert "hush" not in str(raised.value)
+
+
+def test_what_tls_is_checked_by() -> None:
+    trust = trust_of(Target("cassandras://h", options={"ca": AUTHORITY.pem}), tls=True)
+    assert trust is not None
+    context = trust.context()
+    assert (context.check_hostname, context.verify_mode, len(context.get_ca_certs())) == (True, ssl.CERT_REQUIRED, 1)
+    free = trust_of(Target("cassandras://h", options={"check_hostname": "no"}), tls=True)
+    assert free is not None
+    assert (free.context().check_hostname, free.context().verify_mode) == (False, ssl.CERT_REQUIRED)
+    assert trust_of(Target("cassandra://h"), tls=False) is None
+
+
+def test_jmx_may_have_tls_where_cql_has_none() -> None:
+    target = Target("cassandra://h", options={"ca": AUTHORITY.pem, "jmx_tls": "yes", "jmx_user": "u", "jmx_password": "p"})
+    assert trust_of(target, tls=False) is None
+    assert jmx_entry_of(target) == JmxEntry("u", "p", Trust(AUTHORITY.pem))
+    assert jmx_entry_of(Target("cassandras://h", options={"ca": AUTHORITY.pem})) == JmxEntry()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -53,6 +54,38 @@ def test_a_new_instance_is_added_with_the_password_of_standard_input() -> None:
     result = server.run(*arguments, stdin="pass word \n")
     assert json.loads(result.stdout)["id"] == CACHE["id"]
     assert server.bodies() == [{"name": "cache", "engine": "redis", "address": address, "password": "pass word "}]
+
+
+def test_a_new_instance_is_added_with_options(tmp_path: Path) -> None:
+    """Out of files, of standard input in their order after the password, and of arguments if they are no secrets."""
+    server = FakeServer({f"POST {OWN}/instances": (201, CACHE)})
+    (tmp_path / "ca").write_text("-----BEGIN\nx\n")
+    given = (f"ca=@{tmp_path}/ca", "jmx_password=@-", "jmx_user=a=b")
+    added = ("instance", "add", "c", "--engine", "cassandra", "--address", "cassandras://u@h", "--password-stdin")
+    more = tuple(word for one in given for word in ("--option", one))
+    assert server.run(*added, *more, stdin="first\nsecond\n").exit_code == 0
+    options = {"ca": "-----BEGIN\nx", "jmx_password": "second", "jmx_user": "a=b"}
+    assert server.bodies() == [
+        {"name": "c", "engine": "cassandra", "address": "cassandras://u@h", "password": "first", "options": options}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("jmx_password=hunter2", "jmx_password=@FILE"),
+        ("key=hunter2", "key=@FILE"),
+        ("ca", "OPTION=VALUE"),
+        ("ca=@/no/file", "cannot"),
+    ],
+)
+def test_options_that_others_could_read_or_nobody_are_refused(option: str, words: str) -> None:
+    """They are not repeated."""
+    server = FakeServer({})
+    result = server.run("instance", "add", "c", "--engine", "cassandra", "--address", "cassandras://h", "--option", option)
+    assert (result.exit_code, server.requests) == (2, [])
+    assert words in result.stderr
+    assert "hunter2" not in result.output
 
 
 def test_a_password_in_an_address_is_refused_before_anything_is_sent() -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from strongroom.backups import rekeying, snapshots
 from strongroom.backups.context import Context
 from strongroom.backups.creation import BackupJob
+from strongroom.backups.credentials import packed
 from strongroom.backups.deletion import DeleteJob
 from strongroom.backups.incarnation import take_possession
 from strongroom.backups.rebuilding import Rebuilt, rebuild
@@ -56,7 +57,7 @@ def world(folder: Path) -> HarshVault:
         user = conn.scalar(sa.select(identity.user.c.id))
         accounts.create_access_key(conn, vault.clock, vault.ctx.sealer, str(user))
         totp.enrol(conn, vault.clock, vault.ctx.sealer, str(user))
-        sealed = vault.ctx.sealer.seal(b"secret-word", "instance", vault.source)
+        sealed = vault.ctx.sealer.seal(packed("secret-word", {"ca": "a"}) or b"", "instance", vault.source)
         conn.execute(sa.update(t.instance).where(t.instance.c.id == vault.source).values(secret=sealed))
     webhooks.add(vault.ctx, vault.project, webhooks.NewWebhook("hook", "https://hooks.example/"), lambda conn, key: None)
     return vault
@@ -101,7 +102,8 @@ def expect_rotated(vault: HarshVault) -> None:
     prove(vault.ctx)
     with vault.catalog.read() as conn:
         row = conn.execute(sa.select(t.instance).where(t.instance.c.id == vault.source)).one()
-    assert vault.ctx.target(row).password == "secret-word"
+    target = vault.ctx.target(row)
+    assert (target.password, target.options) == ("secret-word", {"ca": "a"})
 
 
 def expect_rebuildable(vault: HarshVault, folder: Path) -> None:

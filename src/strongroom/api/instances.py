@@ -55,14 +55,25 @@ class OwnFilters(RowPage):
     tag: Annotated[list[Text], Field(max_length=tagging.MOST)] = Field(default_factory=list)
 
 
+OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Options = Annotated[
+    dict[OptionName, Annotated[str, Field(max_length=32768, repr=False)]], Field(max_length=16, default_factory=dict, repr=False)
+]
+"""What an engine takes beside address and password, by its own names; see its page. Certificates are PEM text."""
+
+
 class RegisterRequest(BaseModel):
-    """An instance to back up. The address holds no password; user and host go into it: `redis://user@host:6379`."""
+    """An instance to back up. The address holds no password; user and host go into it: `redis://user@host:6379`.
+
+    `options` are the engine's own, such as `ca`; like the password they are kept sealed, and never shown.
+    """
 
     name: InstanceName
     engine: DatastoreType
     address: Annotated[str, Field(min_length=1, max_length=1000)]
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
     labels: Annotated[dict[TagKey, TagValue], Field(max_length=tagging.MOST)] = Field(default_factory=dict)
+    options: Options
 
 
 class Datastore(BaseModel):
@@ -82,7 +93,8 @@ class RestoreInfo(BaseModel):
 class CreateInstanceRequest(BaseModel):
     """A new instance out of a backup. Of the contract's fields these count, not those of a cloud's network and hardware.
 
-    `address` is ours: where the empty server is, with `password`. Without it an empty instance is registered under `name`.
+    `address` is ours: where the empty server is, with `password` and `options` as in registering. Without it an empty instance is
+    registered under `name`.
     """
 
     name: InstanceName
@@ -90,6 +102,7 @@ class CreateInstanceRequest(BaseModel):
     restore_info: RestoreInfo | None = None
     address: Annotated[str | None, Field(min_length=1, max_length=1000)] = None
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
+    options: Options
 
 
 @router.post("/v3/{project_id}/instances", status_code=202)
@@ -118,7 +131,8 @@ def create_instance(
         restoring=note("NoSQLCreateInstance", _what(wanted)),
         removed=note("StrongroomRemoveInstance", {}),
     )
-    instance, job = anew.restore_anew(ctx, project, wanted, anew.Newcomer(request.name, request.address, request.password), notes)
+    newcomer = anew.Newcomer(request.name, request.address, request.password, request.options)
+    instance, job = anew.restore_anew(ctx, project, wanted, newcomer, notes)
     with ctx.catalog.read() as conn:
         row = find_instance(conn, project, instance)
     return {
@@ -181,7 +195,7 @@ def register_instance(
     request: RegisterRequest, ctx: Here, caller: Annotated[Principal, may("strongroom:instance:create")]
 ) -> dict[str, Any]:
     """Registers an instance after entering it once."""
-    new = instances.NewInstance(request.name, request.engine, request.address, request.password, request.labels)
+    new = instances.NewInstance(request.name, request.engine, request.address, request.password, request.labels, request.options)
 
     def note(conn: Connection, key: str) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "StrongroomRegisterInstance", "instance", key, request.name))

@@ -6,6 +6,7 @@ cases it has to be empty when the restore comes to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,6 +27,7 @@ class Newcomer:
     name: str
     address: str | None = None
     password: str | None = field(default=None, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,8 @@ def restore_anew(ctx: Context, project: str, wanted: Wanted, new: Newcomer, note
     if new.address is None:
         instance = _registered(ctx, project, new.name)
         return instance, _restore(ctx, project, wanted, instance, notes)
-    instance = instances.register(
-        ctx, project, instances.NewInstance(new.name, engine, new.address, new.password), notes.registered
-    )  # fmt: skip
+    coming = instances.NewInstance(new.name, engine, new.address, new.password, options=new.options)
+    instance = instances.register(ctx, project, coming, notes.registered)
     try:
         return instance, _restore(ctx, project, wanted, instance, notes)
     except errors.Refused:

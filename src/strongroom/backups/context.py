@@ -10,6 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from strongroom.ambient import Ambient
+from strongroom.backups import credentials
 from strongroom.backups.allowance import Allowance
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import Catalog
@@ -68,5 +69,5 @@ class Context:
 
     def target(self, instance: sa.Row[tuple[object, ...]]) -> Target:
         """Where an instance is and how to enter it."""
-        password = None if instance.secret is None else self.sealer.open(instance.secret, "instance", instance.id).decode()
-        return Target(instance.address, password)
+        plain = None if instance.secret is None else self.sealer.open(instance.secret, "instance", instance.id)
+        return Target(instance.address, *credentials.unpacked(plain))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from strongroom.backups import errors, policies, quotas, recording, rehearsal
+from strongroom.backups import credentials, errors, policies, quotas, recording, rehearsal
 from strongroom.backups.context import Context
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
@@ -29,6 +29,7 @@ class NewInstance:
     address: str
     password: str | None = field(default=None, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # the engine's own, as TLS wants them; kept sealed
 
 
 def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
@@ -38,12 +39,13 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     if engine is None:
         raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
     try:
-        probe = engine.probe(Target(new.address, new.password))
+        probe = engine.probe(Target(new.address, new.password, new.options))
     except EngineError as error:
         raise errors.InstanceUnusable(str(error)) from error
     key = ctx.ambient.hex_id() + "in" + engine.id_suffix
     now = ctx.ambient.now()
-    secret = None if new.password is None else ctx.sealer.seal(new.password.encode(), "instance", key)
+    plain = credentials.packed(new.password, new.options)
+    secret = None if plain is None else ctx.sealer.seal(plain, "instance", key)
     try:
         with ctx.catalog.write() as conn:
             quotas.require(conn, project, "instance")

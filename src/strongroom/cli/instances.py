@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -34,15 +35,25 @@ def instance() -> None:
     required=True,
     metavar="URL",
     help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/, influxdb://[USER@]HOST[:PORT]/[DB] or "
-    "cassandra://[USER@]HOST[:PORT][,…], no password in it.",
+    "cassandra://[USER@]HOST[:PORT][,…], no password in it; rediss, influxdbs and cassandras speak TLS.",
 )
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of the engine's own, such as ca=@FILE; may be given again. @FILE is what a file holds, @- the next line of "
+    "standard input (asked for on a terminal); passwords and keys are taken in these two ways alone.",
+)
 @shared
-def add(name: str, engine: str, address: str, password_stdin: bool) -> None:
+def add(name: str, engine: str, address: str, password_stdin: bool, options: tuple[str, ...]) -> None:
     """Register the database NAME; the server tries to enter it first."""
-    body = {"name": name, "engine": engine, "address": _without_password(address)}
+    body: dict[str, Any] = {"name": name, "engine": engine, "address": _without_password(address)}
     if password_stdin:
         body["password"] = secret("Password")
+    if options:
+        body["options"] = dict(_option(one) for one in options)
     with client() as api:
         added = api.own("POST", "instances", body=body)
     say_line(added, f"Added {name} as {added.get('id')}.")
@@ -165,6 +176,26 @@ def _without_password(address: str) -> str:
     if has_password:
         raise click.BadParameter("holds a password: take it out and give it with --password-stdin", param_hint="--address")
     return address
+
+
+_SECRET = ("password", "key")  # how names of options end whose values nobody may read in a command's arguments
+
+
+def _option(text: str) -> tuple[str, str]:
+    """Name and value of OPTION=VALUE, OPTION=@FILE, OPTION=@-."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter("is not of the form OPTION=VALUE", param_hint="--option")
+    if value == "@-":
+        return name, secret(name)
+    if value.startswith("@"):
+        try:
+            return name, Path(value[1:]).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{name}: cannot read {value[1:]}: {error}", param_hint="--option") from error
+    if name.lower().endswith(_SECRET):
+        raise click.BadParameter(f"{name} is a secret: give it as {name}=@FILE, or {name}=@-", param_hint="--option")
+    return name, value
 
 
 def _engine(one: Answer) -> str:

@@ -75,12 +75,16 @@ class Target:
     """Where an engine is and how to enter it.
 
     `address` is a URL without password: `redis://[user@]host:port`, `rediss://…` (TLS), `mongodb://[user@]host[:port][,…]/[?options]`,
-    `influxdb://[user@]host[:port][/database][?backup=host:port]`, `influxdbs://…` (TLS).
+    `influxdb://[user@]host[:port][/database][?backup=host:port]`, `influxdbs://…` (TLS), `cassandra://[user@]host[:port][,…]`,
+    `cassandras://…` (TLS).
+
+    `options` are the adapter's own, such as `ca`; people register texts (a PEM text, "yes"), and an adapter refuses names that it
+    does not know. They may be secrets.
     """
 
     address: str
     password: str | None = field(default=None, repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     node: str = ""  # id of the node whose share is meant, of an instance with nodes (ClusterEngine)
     tables: tuple[Tables, ...] = ()  # what a capture is of; () is the whole instance (others: ClusterEngine alone)
 

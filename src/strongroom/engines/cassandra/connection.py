@@ -29,7 +29,9 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from cassandra.query import named_tuple_factory
 
 from strongroom.engines.base import EngineDenied, EngineError, EngineUnreachable, EngineUnsupported, Target
+from strongroom.engines.cassandra.handshakes import reason
 from strongroom.engines.cassandra.jmx import Jmx
+from strongroom.engines.cassandra.options import JmxEntry, jmx_entry_of, trust_of
 
 CQL_PORT, JMX_PORT = 9042, 7199
 OLDEST = (4, 1)  # the first that takes a role with its hashed password
@@ -46,10 +48,11 @@ _JMX_PORTS = ("cassandra.jmx.local.port", "cassandra.jmx.remote.port")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`cassandra://[user@]host[:port][,host[:port]…]`."""
+    """`cassandra://[user@]host[:port][,host[:port]…]`, `cassandras://…` for TLS."""
 
     user: str | None
     places: Sequence[tuple[str, int]]
+    tls: bool = False
 
 
 def parse(address: str) -> Address:
@@ -60,11 +63,13 @@ def parse(address: str) -> Address:
         places = [_place(one) for one in hosts.split(",") if one]
     except ValueError as error:
         raise EngineUnsupported(f"the address is no URL: {error}") from error
-    if parts.scheme != "cassandra" or not places or parts.path.strip("/") or parts.query:
-        raise EngineUnsupported("the address is not of the form cassandra://[user@]host[:port][,host[:port]...]")
+    if parts.scheme not in ("cassandra", "cassandras") or not places or parts.path.strip("/") or parts.query:
+        raise EngineUnsupported(
+            "the address is not of the form cassandra://[user@]host[:port][,host[:port]...], or cassandras:// for TLS"
+        )
     if ":" in user:
         raise EngineUnsupported("the address holds a password; give it apart from the address")
-    return Address(unquote(user) if at else None, places)
+    return Address(unquote(user) if at else None, places, parts.scheme == "cassandras")
 
 
 def _place(text: str) -> tuple[str, int]:
@@ -91,8 +96,8 @@ class Member:
 class Session:
     """CQL with one node."""
 
-    def __init__(self, session: Any, host: str, port: int, user: str | None) -> None:
-        self._session, self.host, self.port, self.user = session, host, port, user
+    def __init__(self, session: Any, host: str, port: int, user: str | None, jmx: JmxEntry) -> None:
+        self._session, self.host, self.port, self.user, self.jmx = session, host, port, user, jmx
 
     def rows(self, statement: str, values: Sequence[Any] = (), seconds: float = REQUEST_SECONDS) -> list[Any]:
         """The rows of a statement, all of them. Raises EngineError."""
@@ -147,9 +152,11 @@ def connected(target: Target) -> Iterator[Session]:
 
 def _open(target: Target, address: Address, host: str, port: int) -> contextlib.AbstractContextManager[Session]:
     """Connects at once; the session is closed with the context."""
+    trust, jmx = trust_of(target, tls=address.tls), jmx_entry_of(target)
+    context = None if trust is None else trust.context()
     entering = None if address.user is None else PlainTextAuthProvider(address.user, target.password or "")
     try:
-        numeric = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+        numeric = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
         raise EngineUnreachable(f"the name {host} is not known: {error}") from error
     profile = ExecutionProfile(
@@ -158,11 +165,15 @@ def _open(target: Target, address: Address, host: str, port: int) -> contextlib.
     cluster = Cluster(
         [numeric], port=port, auth_provider=entering, execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         protocol_version=_PROTOCOL, connect_timeout=CONNECT_SECONDS, control_connection_timeout=CONNECT_SECONDS,
-        schema_metadata_enabled=False, token_metadata_enabled=False, application_name="strongroom",
+        schema_metadata_enabled=False, token_metadata_enabled=False, application_name="strongroom", ssl_context=context,
+        ssl_options=None if context is None else {"server_hostname": host},
     )  # fmt: skip
     try:
         with translated():
             session = cluster.connect()
+    except EngineUnreachable as error:
+        cluster.shutdown()
+        raise reason(numeric, port, host, context) or error from error
     except BaseException:
         cluster.shutdown()
         raise
@@ -170,7 +181,7 @@ def _open(target: Target, address: Address, host: str, port: int) -> contextlib.
     @contextlib.contextmanager
     def opened() -> Iterator[Session]:
         try:
-            yield Session(session, str(numeric), port, address.user)
+            yield Session(session, numeric, port, address.user, jmx)
         finally:
             cluster.shutdown()
 
@@ -252,7 +263,7 @@ class State:
 @contextlib.contextmanager
 def controlled(session: Session, check: Callable[[], None]) -> Iterator[tuple[Jmx, State]]:
     """JMX of the session's node, on this host, once the node is proven to be that node and to work as it should."""
-    with Jmx("127.0.0.1", session.jmx_port(), check) as jmx:
+    with Jmx("127.0.0.1", session.jmx_port(), check, session.jmx) as jmx:
         (own,) = session.rows("SELECT host_id FROM system.local")
         here, mode, native, gossip, folders, down, joining, leaving, moving = jmx.read(
             "LocalHostId", "OperationMode", "NativeTransportRunning", "GossipRunning", "AllDataFileLocations", "UnreachableNodes",

@@ -23,7 +23,7 @@ _BEYOND_A_FOLDER = frozenset({"", ".", ".."})
 def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, control: Control) -> Summary:
     """Into a private folder. Files are their owner's alone, and durable. Raises EngineUnsupported, CaptureBroken, OSError."""
     contents = read_contents(source, facts)
-    files = total = 0
+    files = total = read = 0
     described = [
         ("schema.cql", contents.schema.script()),
         ("roles.cql", contents.roles),
@@ -38,8 +38,8 @@ def export(source: RestoreSource, facts: Mapping[str, Any], folder: Path, contro
         parts = (file.host_id, file.keyspace, file.table, file.name)
         if any(part in _BEYOND_A_FOLDER for part in parts):
             raise EngineUnsupported(f"the entry {file.entry.name!r} is no file of an SSTable")
-        total += _write(folder.joinpath(*parts), _watched(source.read(file.entry.name), total, contents, control), folder)
-        files += 1
+        total += _write(folder.joinpath(*parts), _watched(source.read(file.entry.name), read, contents, control), folder)
+        files, read = files + 1, read + file.entry.size
     return Summary(files, total, {"tables": len(contents.schema.tables)})
 
 

@@ -21,7 +21,8 @@ from strongroom.engines import sandboxing
 from strongroom.engines.base import Comparison, Control, EngineUnsupported, RestoreSource, Target
 from strongroom.engines.cassandra.connection import connected, controlled
 from strongroom.engines.cassandra.jmx import program
-from strongroom.engines.cassandra.restore import SANDBOX, read_contents
+from strongroom.engines.cassandra.options import SANDBOX
+from strongroom.engines.cassandra.restore import read_contents
 from strongroom.engines.cassandra.roles import read_access, roles_in
 from strongroom.engines.cassandra.schema import plain, quoted, read_schema, text_of
 from strongroom.engines.exporting import new_folder, write_file
@@ -30,6 +31,7 @@ _MOST_DIFFERENCES = 20
 _VARIABLE = "STRONGROOM_CASSANDRA"
 _PIECE = 1 << 20
 _HEAP = "512m"
+_JMX_PASSWORDS, _JMX_RIGHTS = "jmx-passwords", "jmx-rights"
 _YAML = """\
 cluster_name: rehearsal
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
@@ -76,7 +78,7 @@ _EXPORTS = """
 java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch java.base/java.lang.ref
 java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry java.rmi/sun.rmi.server
 java.rmi/sun.rmi.transport.tcp java.sql/java.sql jdk.unsupported/sun.misc jdk.attach/sun.tools.attach
-jdk.compiler/com.sun.tools.javac.file
+jdk.compiler/com.sun.tools.javac.file java.management/com.sun.jmx.remote.security
 """
 _OPENS = """
 java.base/java.io java.base/java.lang java.base/java.lang.module java.base/java.lang.reflect
@@ -90,13 +92,15 @@ jdk.management/com.sun.management.internal jdk.compiler/com.sun.tools.javac
 
 @contextmanager
 def sandbox(folder: Path, control: Control, ambient: Ambient) -> Iterator[Target]:
-    """See Rehearser. JMX asks nobody for a password, as Cassandra is delivered: it is on the loopback while the node runs."""
+    """See Rehearser. JMX, on the loopback while the node runs, asks for the same user and password, which only we can read."""
     jars = _jars()
     user, password = f"rehearsal_{ambient.hex_id()}", ambient.hex_id()
     folder = folder.resolve()
     for name in ("commitlog", "saved_caches", "hints", "cdc_raw", "tmp"):
         new_folder(folder / name)
     write_file(folder / "logback.xml", [_LOGBACK.encode()])
+    write_file(folder / _JMX_PASSWORDS, [f"{user} {password}\n".encode()])
+    write_file(folder / _JMX_RIGHTS, [f"{user} readwrite\n".encode()])
 
     def command(port: int) -> list[str]:
         config = folder / "cassandra.yaml"
@@ -118,7 +122,7 @@ def sandbox(folder: Path, control: Control, ambient: Ambient) -> Iterator[Target
 
 
 def _target(port: int, user: str, password: str) -> Target:
-    return Target(f"cassandra://{user}@127.0.0.1:{port}", password, {SANDBOX: True})
+    return Target(f"cassandra://{user}@127.0.0.1:{port}", password, {SANDBOX: True, "jmx_user": user, "jmx_password": password})
 
 
 def _jars() -> list[Path]:
@@ -140,6 +144,9 @@ def _command(jars: list[Path], folder: Path, jmx: int) -> list[str]:
         "cassandra.storagedir": str(folder), "cassandra.logdir": str(folder), "cassandra-foreground": "yes",
         "cassandra.libjemalloc": "-", "cassandra.ring_delay_ms": "1000", "cassandra.skip_wait_for_gossip_to_settle": "0",
         "cassandra.superuser_setup_delay_ms": "0", "cassandra.jmx.local.port": str(jmx),
+        "com.sun.management.jmxremote.authenticate": "true",
+        "com.sun.management.jmxremote.password.file": str(folder / _JMX_PASSWORDS),
+        "com.sun.management.jmxremote.access.file": str(folder / _JMX_RIGHTS),
         "cassandra.test.flush_local_schema_changes": "false",  # the node's schema need not outlive its process
     }  # fmt: skip
     limited = ["prlimit", "--memlock=65536:65536"] if shutil.which("prlimit") else []  # else the whole heap is made resident

@@ -51,6 +51,7 @@ from strongroom.engines.cassandra.connection import (
 )
 from strongroom.engines.cassandra.jmx import Jmx, JmxFailed
 from strongroom.engines.cassandra.layout import SSTableFile
+from strongroom.engines.cassandra.options import SANDBOX
 from strongroom.engines.cassandra.roles import make_from_script, read_access
 from strongroom.engines.cassandra.schema import Schema, plain, quoted, read_schema
 
@@ -59,9 +60,6 @@ _SPARE = 64 << 20
 _SPARE_OF_NODE = 256 << 20  # a sandbox's commit log, and what is its own
 _INDEX_POLL = 0.2
 _INDEX_IDLE = 30.0  # a node that works at nothing for so long, and has an index that is not built, has given it up
-
-SANDBOX = "sandbox"
-"""An option of a target: one node for one copy of everything, whose files stay as they were streamed, to be compared."""
 
 
 @dataclass(frozen=True, slots=True)

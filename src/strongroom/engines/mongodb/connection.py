@@ -81,7 +81,11 @@ def connected(target: Target, *, socket_seconds: float | None = SOCKET_SECONDS) 
         options.update(username=user, password=target.password)
     with translated():
         client: Client
-        with MongoClient(address, **options) as client:
+        try:
+            client = MongoClient(address, **options)
+        except (OSError, TypeError, ValueError) as error:  # a file that cannot be read, a value of the wrong kind
+            raise EngineUnsupported(f"an option of the target is wrong ({type(error).__name__})") from None
+        with client:
             yield client
 
 

@@ -63,6 +63,9 @@ def place_of(target: Target) -> Place:
         raise EngineUnsupported("the instance's address must have the form redis://[user@]host:port, or rediss:// for TLS")
     if url.password is not None:
         raise EngineUnsupported("the instance's address must not contain the password: store it as the password")
+    unknown = sorted(set(target.options) - {"ca"})
+    if unknown:
+        raise EngineUnsupported(f"unknown options for a Redis target: {', '.join(unknown)}")
     if url.path not in ("", "/") or url.query or url.fragment:
         raise EngineUnsupported("the instance's address must end after the port: all databases are saved together")
     return Place(url.hostname, port, unquote(url.username) if url.username else None, url.scheme == "rediss")
