@@ -18,7 +18,16 @@ from strongroom.backups.reading import reading
 from strongroom.backups.rebuilding import rebuild
 from strongroom.catalog import tables as t
 from strongroom.catalog.database import open_catalog
-from strongroom.engines.base import CaptureSink, Control, EngineUnreachable, Node, RestoreSource, Summary, Target
+from strongroom.engines.base import (
+    CaptureSink,
+    Control,
+    EngineUnreachable,
+    EngineUnsupported,
+    Node,
+    RestoreSource,
+    Summary,
+    Target,
+)
 from strongroom.identity import accounts
 from strongroom.jobs.worker import Worker
 from support.vault import DictEngine, Vault, noise
@@ -35,6 +44,7 @@ class DictCluster(DictEngine):
         self.down: str | None = None
         self.left: dict[str, list[str]] = {}  # node → what captures left there
         self.captures = 0
+        self.schema = 1
         self.lock = threading.Lock()
 
     def nodes(self, target: Target) -> Sequence[Node]:
@@ -62,7 +72,11 @@ class DictCluster(DictEngine):
                 entry.finish({"length": len(content)})
         if self.during is not None:
             self.during(target.node)
-        return Summary(len(data), 0, {"count": len(data), "mark": mark})
+        return Summary(len(data), 0, {"count": len(data), "mark": mark, "schema": self.schema})
+
+    def require_agreement(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        if len({one["schema"] for one in facts}) > 1:
+            raise EngineUnsupported("the schema was changed")
 
     def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         with self.lock:
@@ -181,6 +195,54 @@ def test_a_failing_part_fails_the_backup_and_it_owns_nothing(cluster: Cluster) -
     again = cluster.backup(data(3))
     assert all(part.adopted_bytes > 0 for part in cluster.parts(again))
     assert cluster.state(kept) == "COMPLETED"
+    cluster.check()
+
+
+def test_parts_that_cannot_be_restored_together_fail_the_backup(cluster: Cluster) -> None:
+    """The schema is changed when one part has been completed: the next one says so, and the backup owns nothing."""
+    cluster.work("node:two", "node:three")
+    key, job = cluster.create(data(1))
+    cluster.until(lambda: [part.state for part in cluster.parts(key)].count("COMPLETED") == 1)
+    cluster.engine.schema = 2
+    for queue in ("node:two", "node:three"):
+        cluster.threads[queue].start()
+    cluster.until(lambda: cluster.state(key) == "FAILED")
+    cluster.run()
+    assert "the schema was changed" in cluster.job(job).error
+    assert cluster.size() < 3_000, "graves alone"
+    assert cluster.state(cluster.backup(data(2))) == "COMPLETED"
+    cluster.check()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_part_is_compared_with_those_that_are_completed_while_it_compares(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """The last to commit has been compared with all others, however their ends meet."""
+    agreed, looks = creation._Build._agreed, list[int]()
+
+    def slowly(build: Any, facts: Mapping[str, Any]) -> Any:
+        found = agreed(build, facts)
+        if build._target.node == "one":
+            looks.append(len(found or ()))
+            cluster.engine.schema = 2 if changed else 1
+            for queue in ("node:two", "node:three"):
+                if len(looks) == 1:
+                    cluster.threads[queue].start()
+            cluster.until(lambda: [part.state for part in cluster.parts(key)].count("COMPLETED") == 2)
+        return found
+
+    monkeypatch.setattr(creation._Build, "_agreed", slowly)
+    key, job = cluster.create(data(1))
+    cluster.work("node:two", "node:three")
+    cluster.until(lambda: cluster.state(key) in ("COMPLETED", "FAILED"))
+    cluster.run()
+    if changed:
+        assert looks == [0]
+        assert "the schema was changed" in cluster.job(job).error
+    else:
+        assert looks == [0, 2]
+        assert cluster.job(job).state == "DONE"
     cluster.check()
 
 

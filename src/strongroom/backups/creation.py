@@ -478,7 +478,24 @@ class _Build:
             "adopted_bytes": sealed.adopted_bytes, "seconds": round(self._ctx.ambient.monotonic() - self._since, 3),
             "warnings": [*self._warnings, *probe.warnings, *summary.warnings],
         }  # fmt: skip
-        self._commit(manifest, sealed, own, told, self._mark(summary))
+        while not self._commit(manifest, sealed, own, told, self._mark(summary), self._agreed(summary.facts)):
+            self._job.check()
+
+    def _agreed(self, facts: Mapping[str, Any]) -> frozenset[str] | None:
+        """The lineages of the other parts that are completed, which this one can be restored together with; None where there is
+        one part. Raises EngineError."""
+        if not isinstance(self._engine, ClusterEngine):
+            return None
+        with self._ctx.catalog.read() as conn:
+            done = self._completed(conn)
+        others = [read_manifest(self._ctx, self._ctx.keys(one), one, seq).engine_facts for one, seq in done.items()]
+        self._engine.require_agreement([facts, *others])
+        return frozenset(done)
+
+    def _completed(self, conn: Connection) -> dict[str, int]:
+        p = t.part.c
+        here = (p.backup == self._backup.id, p.lineage != self._lineage, p.state == "COMPLETED")
+        return {row.lineage: row.seq for row in conn.execute(sa.select(p.lineage, p.seq).where(*here).order_by(p.lineage))}
 
     def _mark(self, summary: Summary) -> Mark | None:
         """Where in its source's log the part stands; of a whole instance on one server alone."""
@@ -518,10 +535,21 @@ class _Build:
         mark_stored(self._ctx, self._job, self._lineage, self._seq, self._attempt, key, name, size, live=0)
         return key
 
-    def _commit(self, manifest: str, sealed: Any, own: Mapping[int, int], told: Mapping[str, Any], mark: Mark | None) -> None:
+    def _commit(
+        self,
+        manifest: str,
+        sealed: Any,
+        own: Mapping[int, int],
+        told: Mapping[str, Any],
+        mark: Mark | None,
+        agreed: frozenset[str] | None,
+    ) -> bool:
+        """False, and nothing was done, if a part that it was not compared with has been completed meanwhile."""
         ctx = self._ctx
         guard, backup = self._job.guard, self._backup.id
         with sweeping.decide_swept(ctx.catalog, guard, backups=[backup], lineages=[self._lineage]) as conn:
+            if agreed is not None and not self._completed(conn).keys() <= agreed:
+                return False
             lock_part(conn, self._lineage, self._seq)
             self._check_proof(conn, manifest, sealed.used, own)
             self._drop_unfilled(conn)
@@ -546,6 +574,7 @@ class _Build:
                 removal.submit(ctx, conn, self._lineage)
             self._complete(conn)
             self._job.finish(conn, told)
+            return True
 
     def _drop_unfilled(self, conn: Connection) -> None:
         """Packs that were announced and not needed: their rows go, their objects were never put."""

@@ -298,6 +298,10 @@ class ClusterEngine(Engine, Protocol):
         """The nodes that together hold the instance, by id. Raises EngineUnreachable if one of them is down: a backup without
         it would not be whole."""
 
+    def require_agreement(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Whether captures of several nodes for one backup, told by their facts, can be restored together. Raises
+        EngineUnsupported if not: a backup that could not be restored must fail. Asked again as more of them are there."""
+
     def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         """Removes from `Target.node` what captures of these histories have left there, crashed ones too, but for what the capture
         with the facts that a history is given with needs to be adopted from. Idempotent. Called on the node's host after every

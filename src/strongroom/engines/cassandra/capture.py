@@ -65,11 +65,22 @@ def capture(target: Target, sink: CaptureSink, control: Control, ambient: Ambien
             raise
     facts: dict[str, Any] = {
         "version": own.version, "host_id": own.id, "anchor": tag, "members": [member.id for member in members],
-        "taken_over": reading.taken_over, "read": reading.read,
+        "taken_over": reading.taken_over, "read": reading.read, "schema": schema.digest(),
     }  # fmt: skip
     if not schema.whole:
         facts["tables"] = [[table.keyspace, table.name] for table in schema.tables]
     return Summary(len(snapshot.files) + len(layout.DESCRIPTIONS), reading.taken_over + reading.read, facts, access.missed)
+
+
+def require_agreement(facts: Sequence[Mapping[str, Any]]) -> None:
+    """See ClusterEngine. Facts of before 0.2 do not tell the schema."""
+    if len({tuple(sorted(one["members"])) for one in facts}) > 1:
+        raise EngineUnsupported("nodes came or went while the backup was taken: take it again when the cluster is at rest")
+    if len({one["schema"] for one in facts if "schema" in one}) > 1:
+        raise EngineUnsupported(
+            "the schema was changed between the snapshots of the nodes, which could not be restored together: take the backup "
+            "again, and change no tables meanwhile"
+        )
 
 
 def tidy(target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:

@@ -56,6 +56,10 @@ class CassandraEngine:
         del scratch
         return capture.capture(target, sink, control, self._ambient)
 
+    def require_agreement(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        """See `ClusterEngine.require_agreement`: of one schema and one set of nodes."""
+        capture.require_agreement(facts)
+
     def tidy(self, target: Target, histories: Mapping[str, Mapping[str, Any] | None]) -> None:
         """See `ClusterEngine.tidy`."""
         capture.tidy(target, histories)

@@ -5,6 +5,8 @@ Tables come back with new ids: a hint or a commit log of before then finds no ta
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +92,10 @@ class Schema:
             for keyspace, kind, name, text in self.elements
         ]
         return replace(self, elements=elements)
+
+    def digest(self) -> str:
+        """The same for all nodes whose parts can be restored together."""
+        return hashlib.sha256(json.dumps(self.without_cdc().to_facts(), sort_keys=True).encode()).hexdigest()
 
     def script(self) -> str:
         """For cqlsh: the whole schema, with the ids that the tables had."""
