@@ -15,7 +15,7 @@ from strongroom.backups import errors, following, instances, recording, replayin
 from strongroom.backups.recording import Policy
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineUnreachable
+from strongroom.engines.base import EngineDenied, EngineUnreachable
 from strongroom.identity import tables as identity
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import outbox
@@ -338,6 +338,25 @@ def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path:
     vault.follow()
     assert not failing
     vault.check_moments()
+    assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_turning_it_on_again_tries_at_once_what_was_refused(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is repeated after minutes, in which the source may drop what followed: whoever has mended it need not wait."""
+
+    def refuse(*_: object) -> None:
+        raise EngineDenied("the password is another one")
+
+    vault.take()
+    vault.writes(5)
+    job = vault.submit()
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "record", refuse)
+        worker = StepwiseWorker(vault.jobs, vault.handlers(vault.ctx), [recording.QUEUE])
+        assert worker.step() == job
+    assert (vault.job(job).state, worker.step()) == ("QUEUED", None)
+    vault.turn_on()
+    assert worker.step() == job
     assert [end for _, end in vault.periods()] == [vault.engine.clock]
 
 

@@ -67,8 +67,10 @@ def show(conn: Connection, project: str, instance: str) -> tuple[Policy, str | N
 
 def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callable[[Connection], None]) -> None:
     """Turns recording on, off, or changes it. What was recorded until now is put into the store within seconds, also where
-    nothing changes. Off, it stays for `keep_days`. Raises errors.NoSuchInstance, NotOffered."""
+    nothing changes; what waits to be tried again is tried at once. Off, it stays for `keep_days`. Raises errors.NoSuchInstance,
+    NotOffered."""
     with ctx.catalog.write() as conn:
+        _try_now(ctx, conn, instance)
         lock_instance(conn, project, instance)
         row = find_instance(conn, project, instance)
         if policy.enabled and not isinstance(ctx.engines.get(row.engine), Recorder):
@@ -87,6 +89,12 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         else:
             remove_schedule(conn, _schedule(instance))
         note(conn)
+
+
+def _try_now(ctx: Context, conn: Connection, instance: str) -> None:
+    waiting = sa.select(t.job.c.id).where(t.job.c.serial == f"record:{instance}", t.job.c.state == "QUEUED")
+    for job in conn.scalars(waiting).all():
+        ctx.jobs.reschedule(conn, job, 0.0)
 
 
 def _left(conn: Connection, instance: str) -> Mapping[str, Any]:
