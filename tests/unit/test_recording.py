@@ -341,6 +341,47 @@ def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path:
     assert [end for _, end in vault.periods()] == [vault.engine.clock]
 
 
+def test_a_backup_that_does_not_tell_its_place_in_the_log_is_followed_by_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was taken before recordings existed."""
+    vault = LoggedVault(tmp_path)
+    vault.writes(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "mark_of", nothing)
+        vault.take()
+    vault.turn_on()
+    vault.follow_beside()
+    vault.run()
+    assert vault.newest().name == "log-begins"
+    vault.writes(3)
+    vault.follow()
+    assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_a_cluster_is_refused_when_it_is_turned_on(tmp_path: Path) -> None:
+    """Not by a trouble that comes later, after a backup for nothing."""
+    vault = LoggedVault(tmp_path)
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.instance).values(mode="Cluster"))
+    with pytest.raises(errors.NotOffered, match="of a cluster are not recorded"):
+        vault.turn_on()
+    vault.turn_off()
+
+
+def test_what_nobody_has_thought_of_is_told_too(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance whose recording fails in any way does not look like one that records."""
+
+    def stumble(*_: object) -> None:
+        raise ValueError("unforeseen")
+
+    vault.take()
+    monkeypatch.setattr(vault.engine, "record", stumble)
+    vault.follow_beside()
+    with vault.catalog.read() as conn:
+        assert "ValueError" in str(recording.show(conn, vault.project, vault.source)[1])
+
+
 def test_turning_it_on_again_tries_at_once_what_was_refused(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal is repeated after minutes, in which the source may drop what followed: whoever has mended it need not wait."""
 

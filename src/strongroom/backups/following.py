@@ -24,6 +24,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
 from strongroom.backups import creation, errors, removal, staleness
 from strongroom.backups.context import Context, LineageClosed
@@ -83,6 +84,11 @@ class RecordJob:
             self._tell(job, str(error))
             hopeless = isinstance(error, EngineDenied | EngineUnsupported | staleness.CatalogOutdated)
             raise TryAgain(str(error), _HOPELESS if hopeless else EVERY) from error
+        except (Draining, Cancelled, JobLost, DBAPIError):
+            raise
+        except Exception as error:  # a defect, which the log tells of: nothing is recorded, and that must be seen
+            self._tell(job, f"{type(error).__name__}: {error}")
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -138,8 +144,8 @@ class _Recording:
             yield Mark(row.stream, row.position, row.reached_at), False
         with self._ctx.catalog.read() as conn:
             base = _newest(conn, lineage)
-            ahead = base is not None and not _goes_on(conn, base)
-        if base is not None and base.log_order is not None and ahead:
+            ahead = base is not None and base.log_order is not None and not _goes_on(conn, base)
+        if base is not None and ahead:
             yield Mark(base.log_stream, base.log_order, base.log_at), True
         if self._take_backup():
             yield None, True

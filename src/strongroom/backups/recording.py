@@ -74,7 +74,9 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         lock_instance(conn, project, instance)
         row = find_instance(conn, project, instance)
         if policy.enabled and not isinstance(ctx.engines.get(row.engine), Recorder):
-            raise errors.NotOffered(f"the changes of a {row.engine} are not recorded: backups are restored as they were taken")
+            raise errors.NotOffered(f"changes of {row.engine} are not recorded: backups are restored as they were taken")
+        if policy.enabled and row.mode == "Cluster":
+            raise errors.NotOffered("changes of a cluster are not recorded, since its nodes have no order in common")
         values = {
             "enabled": policy.enabled, "interval": policy.interval, "keep_days": policy.keep_days, "updated_at": ctx.ambient.now()
         }  # fmt: skip
