@@ -382,6 +382,30 @@ def test_what_nobody_has_thought_of_is_told_too(vault: LoggedVault, monkeypatch:
         assert "ValueError" in str(recording.show(conn, vault.project, vault.source)[1])
 
 
+def test_trouble_is_over_when_the_source_is_heard_again(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the next piece goes into the store, up to two hours later."""
+
+    def silent(*_: object) -> None:
+        raise EngineUnreachable("nobody answers")
+
+    def trouble() -> str | None:
+        with vault.catalog.read() as conn:
+            return recording.show(conn, vault.project, vault.source)[1]
+
+    vault.take()
+    vault.writes(1)
+    vault.follow()
+    vault.writes(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "record", silent)
+        vault.follow_beside()
+    seen = [trouble()]
+    vault.engine.midway = lambda _: seen.append(trouble())
+    vault.follow_beside()
+    assert seen[:2] == ["nobody answers", "nobody answers"]
+    assert seen[-1] is None
+
+
 def test_turning_it_on_again_tries_at_once_what_was_refused(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal is repeated after minutes, in which the source may drop what followed: whoever has mended it need not wait."""
 

@@ -309,6 +309,7 @@ class _Sink:
         self._pieces: list[_Put] = []  # of a group that has no end yet
         self._group = ""
         self._since = ctx.ambient.monotonic()
+        self._trouble = row.trouble is not None  # that this is over has to be told
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See LogSink."""
@@ -327,6 +328,8 @@ class _Sink:
             self._begin = mark
         if self._chain is None:
             self._begin_chain()
+        if self._trouble:
+            self._tell_it_is_over()
         if self._marks and mark.at - self._marks[-1][0].at < _THIN:
             before = self._marks[-2] if len(self._marks) > 1 else None
             if before is None or mark.at - before[0].at < _THIN:
@@ -334,6 +337,11 @@ class _Sink:
         self._marks.append((mark, len(self._held)))
         if self._pieces or self._ctx.ambient.monotonic() - self._since >= 60.0 * self._row.interval:
             self.flush()
+
+    def _tell_it_is_over(self) -> None:
+        with self._ctx.catalog.write(self._job.guard) as conn:
+            conn.execute(sa.update(t.recording).where(t.recording.c.instance == self._row.instance).values(trouble=None))
+        self._trouble = False
 
     def _begin_chain(self) -> None:
         at = self._begin
