@@ -177,6 +177,13 @@ def test_ports_of_two_servers_are_refused(server: InfluxServer, tmp_path: Path) 
             with pytest.raises(EngineUnsupported, match="different servers"):
                 act()
         assert other.databases() == []
+        for one in ("one", "two"):  # of the same names, as where one server is there to try things out
+            other.query(f"CREATE DATABASE {one}")
+        for statements in (["CREATE DATABASE three"], ["DROP DATABASE three", f"CREATE USER {ADMIN} WITH PASSWORD 'x'"]):
+            for statement in statements:
+                other.query(statement)
+            with pytest.raises(EngineUnsupported, match="different servers"):
+                ENGINE.probe(mixed)
     assert server.databases() == ["one", "two"]
 
 

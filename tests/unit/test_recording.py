@@ -15,7 +15,7 @@ from strongroom.backups import errors, following, instances, recording, replayin
 from strongroom.backups.recording import Policy
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineUnreachable
+from strongroom.engines.base import EngineDenied, EngineUnreachable
 from strongroom.identity import tables as identity
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import outbox
@@ -412,6 +412,90 @@ def test_a_put_that_fails_or_whose_reply_is_lost_leaves_nothing_behind(tmp_path:
     vault.follow()
     assert not failing
     vault.check_moments()
+    assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_a_backup_that_does_not_tell_its_place_in_the_log_is_followed_by_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was taken before recordings existed."""
+    vault = LoggedVault(tmp_path)
+    vault.writes(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "mark_of", nothing)
+        vault.take()
+    vault.turn_on()
+    vault.follow_beside()
+    vault.run()
+    assert vault.newest().name == "log-begins"
+    vault.writes(3)
+    vault.follow()
+    assert [end for _, end in vault.periods()] == [vault.engine.clock]
+
+
+def test_a_cluster_is_refused_when_it_is_turned_on(tmp_path: Path) -> None:
+    """Not by a trouble that comes later, after a backup for nothing."""
+    vault = LoggedVault(tmp_path)
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.instance).values(mode="Cluster"))
+    with pytest.raises(errors.NotOffered, match="of a cluster are not recorded"):
+        vault.turn_on()
+    vault.turn_off()
+
+
+def test_what_nobody_has_thought_of_is_told_too(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance whose recording fails in any way does not look like one that records."""
+
+    def stumble(*_: object) -> None:
+        raise ValueError("unforeseen")
+
+    vault.take()
+    monkeypatch.setattr(vault.engine, "record", stumble)
+    vault.follow_beside()
+    with vault.catalog.read() as conn:
+        assert "ValueError" in str(recording.show(conn, vault.project, vault.source)[1])
+
+
+def test_trouble_is_over_when_the_source_is_heard_again(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the next piece goes into the store, up to two hours later."""
+
+    def silent(*_: object) -> None:
+        raise EngineUnreachable("nobody answers")
+
+    def trouble() -> str | None:
+        with vault.catalog.read() as conn:
+            return recording.show(conn, vault.project, vault.source)[1]
+
+    vault.take()
+    vault.writes(1)
+    vault.follow()
+    vault.writes(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "record", silent)
+        vault.follow_beside()
+    seen = [trouble()]
+    vault.engine.midway = lambda _: seen.append(trouble())
+    vault.follow_beside()
+    assert seen[:2] == ["nobody answers", "nobody answers"]
+    assert seen[-1] is None
+
+
+def test_turning_it_on_again_tries_at_once_what_was_refused(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is repeated after minutes, in which the source may drop what followed: whoever has mended it need not wait."""
+
+    def refuse(*_: object) -> None:
+        raise EngineDenied("the password is another one")
+
+    vault.take()
+    vault.writes(5)
+    job = vault.submit()
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.engine, "record", refuse)
+        worker = StepwiseWorker(vault.jobs, vault.handlers(vault.ctx), [recording.QUEUE])
+        assert worker.step() == job
+    assert (vault.job(job).state, worker.step()) == ("QUEUED", None)
+    vault.turn_on()
+    assert worker.step() == job
     assert [end for _, end in vault.periods()] == [vault.engine.clock]
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
 from strongroom.backups import creation, errors, removal, replaying, staleness
 from strongroom.backups.context import Context, LineageClosed
@@ -83,6 +84,11 @@ class RecordJob:
             self._tell(job, str(error))
             hopeless = isinstance(error, EngineDenied | EngineUnsupported | staleness.CatalogOutdated)
             raise TryAgain(str(error), _HOPELESS if hopeless else EVERY) from error
+        except (Draining, Cancelled, JobLost, DBAPIError):
+            raise
+        except Exception as error:  # a defect, which the log tells of: nothing is recorded, and that must be seen
+            self._tell(job, f"{type(error).__name__}: {error}")
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -138,8 +144,8 @@ class _Recording:
             yield Mark(row.stream, row.position, row.reached_at), False
         with self._ctx.catalog.read() as conn:
             base = _newest(conn, lineage)
-            ahead = base is not None and not _goes_on(conn, base)
-        if base is not None and base.log_order is not None and ahead:
+            ahead = base is not None and base.log_order is not None and not _goes_on(conn, base)
+        if base is not None and ahead:
             yield Mark(base.log_stream, base.log_order, base.log_at), True
         if self._take_backup():
             yield None, True
@@ -307,6 +313,7 @@ class _Sink:
         self._pieces: list[_Put] = []  # of a group that has no end yet
         self._group = ""
         self._since = ctx.ambient.monotonic()
+        self._trouble = row.trouble is not None  # that this is over has to be told
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See LogSink."""
@@ -325,6 +332,8 @@ class _Sink:
             self._begin = mark
         if self._chain is None:
             self._begin_chain()
+        if self._trouble:
+            self._tell_it_is_over()
         if self._marks and mark.at - self._marks[-1][0].at < _THIN:
             before = self._marks[-2] if len(self._marks) > 1 else None
             if before is None or mark.at - before[0].at < _THIN:
@@ -332,6 +341,11 @@ class _Sink:
         self._marks.append((mark, len(self._held)))
         if self._pieces or self._ctx.ambient.monotonic() - self._since >= 60.0 * self._row.interval:
             self.flush()
+
+    def _tell_it_is_over(self) -> None:
+        with self._ctx.catalog.write(self._job.guard) as conn:
+            conn.execute(sa.update(t.recording).where(t.recording.c.instance == self._row.instance).values(trouble=None))
+        self._trouble = False
 
     def _begin_chain(self) -> None:
         at = self._begin

@@ -67,12 +67,16 @@ def show(conn: Connection, project: str, instance: str) -> tuple[Policy, str | N
 
 def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callable[[Connection], None]) -> None:
     """Turns recording on, off, or changes it. What was recorded until now is put into the store within seconds, also where
-    nothing changes. Off, it stays for `keep_days`. Raises errors.NoSuchInstance, NotOffered."""
+    nothing changes; what waits to be tried again is tried at once. Off, it stays for `keep_days`. Raises errors.NoSuchInstance,
+    NotOffered."""
     with ctx.catalog.write() as conn:
+        _try_now(ctx, conn, instance)
         lock_instance(conn, project, instance)
         row = find_instance(conn, project, instance)
         if policy.enabled and not isinstance(ctx.engines.get(row.engine), Recorder):
-            raise errors.NotOffered(f"the changes of a {row.engine} are not recorded: backups are restored as they were taken")
+            raise errors.NotOffered(f"changes of {row.engine} are not recorded: backups are restored as they were taken")
+        if policy.enabled and row.mode == "Cluster":
+            raise errors.NotOffered("changes of a cluster are not recorded, since its nodes have no order in common")
         values = {
             "enabled": policy.enabled, "interval": policy.interval, "keep_days": policy.keep_days, "updated_at": ctx.ambient.now()
         }  # fmt: skip
@@ -87,6 +91,12 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         else:
             remove_schedule(conn, _schedule(instance))
         note(conn)
+
+
+def _try_now(ctx: Context, conn: Connection, instance: str) -> None:
+    waiting = sa.select(t.job.c.id).where(t.job.c.serial == f"record:{instance}", t.job.c.state == "QUEUED")
+    for job in conn.scalars(waiting).all():
+        ctx.jobs.reschedule(conn, job, 0.0)
 
 
 def _left(conn: Connection, instance: str) -> Mapping[str, Any]:
