@@ -247,9 +247,11 @@ def test_making_and_revoking_tokens_is_in_the_audit_trail(house: House) -> None:
 
 
 def test_a_wrong_password_of_a_known_user_is_in_the_audit_trail(house: House) -> None:
-    """As refused; a name that nobody has belongs to no account and leaves no row."""
+    """As refused, and so is the right one for a scope that is not the user's; a name that nobody has belongs to no account and
+    leaves no row."""
     house.login(password="guess")
     house.login("nobody")
+    house.login(scope={"project": {"id": "f" * 32}})
     with house.services.catalog.read() as conn:
         rows = conn.execute(sa.select(t.audit.c.event, t.audit.c.outcome, t.audit.c.user_name)).all()
-    assert rows == [("createToken", "REFUSED", "admin")]
+    assert rows == [("createToken", "REFUSED", "admin")] * 2

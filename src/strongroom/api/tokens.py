@@ -129,11 +129,16 @@ def create_token(
     else:
         raise ParameterError("Parameter error: identity.methods is password, password and totp, or token.")
     method: Literal["password", "token"] = "token" if methods == ["token"] else "password"
-    with services.catalog.write() as conn:
-        project = _scope(conn, user, body.auth.scope)
-        scoped = project.id if project else None
-        issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at, user.mfa_at)
-        audit.append(conn, services.ambient, token_event(user, asked, scoped, methods))
+    try:
+        with services.catalog.write() as conn:
+            project = _scope(conn, user, body.auth.scope)
+            scoped = project.id if project else None
+            issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at, user.mfa_at)
+            audit.append(conn, services.ambient, token_event(user, asked, scoped, methods))
+    except Unauthenticated:  # they are who they say, but the scope is not theirs, or they were changed meanwhile
+        with services.catalog.write() as conn:
+            audit.append(conn, services.ambient, token_event(user, asked, None, methods, "REFUSED"))
+        raise
     response.headers["X-Subject-Token"] = issued.text
     made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at, user.mfa_at)
     return _token_body(request, user, project, made, catalog=nocatalog is None)
