@@ -116,7 +116,7 @@ class Service:
         return backup, self._stored() - before
 
     def restore(self, backup: str, instance: str) -> None:
-        self._ended(restoration.restore(self._ctx, self._project, backup, instance, lambda _conn: None))
+        self._ended(restoration.restore(self._ctx, self._project, backup, instance, lambda _conn: None, overwrite=True))
 
     def _stored(self) -> int:
         with self._ctx.catalog.read() as conn:

@@ -97,8 +97,8 @@ class House:
             unregister(self.context, self.project, fresh, lambda _conn: None)
 
     def restore_into(self, backup: str, instance: str) -> JobView:
-        """Restores into a registered instance, to the job's end."""
-        return self._ended(restoration.restore(self.context, self.project, backup, instance, lambda _conn: None))
+        """Restores into a registered instance, over what it holds, to the job's end."""
+        return self._ended(restoration.restore(self.context, self.project, backup, instance, lambda _conn: None, overwrite=True))
 
     def check(self) -> list[str]:
         """What is wrong: objects that the catalog has stored and the store lacks, and the other way round."""

@@ -2,8 +2,8 @@
 
 A Redis and a MongoDB of their own, each filled with random values; a client in a process of its own sends reads and writes at a
 steady rate and takes each one's time from the moment it was due, so that a stall counts for all that had to wait. Meanwhile a
-real server reads the database again and again for backups. It runs at the lowest priority, as if on a machine of its own: what is
-measured is what the database itself has to do for a backup.
+real server reads the database again and again for backups, or records what changes in it. It runs at the lowest priority, as if
+on a machine of its own: what is measured is what the database itself has to do.
 
     PYTHONPATH=scripts python -m benchmarks.kindness --work /var/tmp/bench --out kindness.jsonl
 """
@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ from strongroom.settings import CREDENTIALS_FILE
 
 _VALUE = 2048
 _READING = ("read", "data")  # the phases in which a capture asks the database for bytes
-_CASES: tuple[tuple[str, int | None], ...] = (
-    ("no backup", None), ("no limit", None), ("64 MiB/s", 64 * MiB), ("16 MiB/s", 16 * MiB), ("4 MiB/s", 4 * MiB),
-)  # fmt: skip
+_ALONE, _RECORDING = "no backup", "recording"
+_LIMITS = {"no limit": None, "64 MiB/s": 64 * MiB, "16 MiB/s": 16 * MiB, "4 MiB/s": 4 * MiB}
+_CASES = (_ALONE, _RECORDING, *_LIMITS)
 _COLUMNS = ("engine", "case", "requests", "p50_ms", "p99_ms", "p999_ms", "max_ms", "backups", "read_mib_s")
 
 
@@ -108,6 +109,25 @@ class Service:
             stop.set()
             thread.join()
 
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """What changes is recorded while the block runs; the backup that it goes on from has been taken before."""
+        path, begun = f"instances/{self._instance}/recording", datetime.now(UTC)
+        periods: list[dict[str, str]] = []
+        while not any(datetime.fromisoformat(one["end"]) > begun for one in periods):  # to ask again stores what is there
+            periods = self._client.own("PUT", path, body={"enabled": True, "interval": 5, "keep_days": 1})["periods"]
+            time.sleep(1.0)
+        try:
+            yield
+        finally:
+            self._client.own("PUT", path, body={"enabled": False, "interval": 5, "keep_days": 1})
+
+    def beside(self, case: str) -> contextlib.AbstractContextManager[None]:
+        """What goes on in one of the cases."""
+        if case == _ALONE:
+            return contextlib.nullcontext()
+        return self.recording() if case == _RECORDING else self.backing_up(_LIMITS[case])
+
     def _keep_on(self, stop: threading.Event) -> None:
         """One backup after the other, each stopped once it has read all: what follows does not concern the database."""
         while not stop.is_set():
@@ -169,17 +189,16 @@ def measure(engine: str, database: Redis | Mongo, data: Path, options: argparse.
     for first in range(8000, keys, 5000):
         database.put("order" if engine == "redis" else "orders", first, min(first + 5000, keys))
     service = Service(data, database)
-    waits: dict[str, list[list[float]]] = {name: [] for name, _ in _CASES}
+    waits: dict[str, list[list[float]]] = {name: [] for name in _CASES}
     told: dict[str, tuple[int, int, float]] = {}
     for _ in range(options.rounds):
-        for name, rate in _CASES:
-            beside = contextlib.nullcontext() if name == "no backup" else service.backing_up(rate)
-            with beside:
+        for name in _CASES:
+            with service.beside(name):
                 waits[name].append(_client_process(engine, database, keys, options))
             taken, read, spent = told.get(name, (0, 0, 0.0))
             told[name] = (taken + service.taken, read + service.read, spent + service.spent)
             service.taken, service.read, service.spent = 0, 0, 0.0
-    for name, _ in _CASES:
+    for name in _CASES:
         taken, read, spent = told[name]
         figures = {label: statistics.median(_at(one, share) for one in waits[name]) for label, share in _SHARES.items()}
         results.add(

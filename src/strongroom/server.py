@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -160,7 +161,7 @@ def _require_store(ctx: Context) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Runs the server until SIGTERM or SIGINT."""
+    """Runs the server until SIGTERM or SIGINT. Raises CatalogBehind once a newer version has upgraded the catalog under it."""
     logs.configure(settings.log_format)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_data_folder(settings.data_dir), _listening(settings) as sock, opened(settings) as house:
@@ -190,11 +191,24 @@ def serve(settings: Settings) -> None:
                     ending, lambda _number, _frame: None
                 )  # the API server repeats it when it has ended: the jobs come next
             log.info("Strongroom listens on %s", endpoint)
-            uvicorn.Server(config).run(sockets=[sock])
+            server = uvicorn.Server(config)
+            _end_when_behind(house.context.catalog, server)
+            server.run(sockets=[sock])
         finally:
             watch.stop(_LAST_SNAPSHOT)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda one: one.shutdown(_GRACE), workers))
+        house.context.catalog.require_own_schema()
+
+
+def _end_when_behind(catalog: Catalog, server: uvicorn.Server) -> None:
+    """A newer version that takes the catalog over ends this process."""
+
+    def wait() -> None:
+        catalog.behind.wait()
+        server.should_exit = True
+
+    threading.Thread(target=wait, name="schema", daemon=True).start()
 
 
 def node_queues(settings: Settings) -> list[str]:

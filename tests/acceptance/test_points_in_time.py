@@ -135,6 +135,12 @@ class Site:
         with self.server.catalog() as catalog, catalog.read() as conn:
             return conn.execute(sa.select(j.id).where(*here)).first() is not None
 
+    def follows(self, instance: str) -> bool:
+        """Whether what changes from now on becomes part of a log without a hole."""
+        chain = sa.select(t.recording.c.chain).where(t.recording.c.instance == instance)
+        with self.server.catalog() as catalog, catalog.read() as conn:
+            return conn.execute(chain).scalar() is not None
+
     def log_objects(self) -> dict[str, int]:
         """Pieces of log in the store, with their sizes."""
         root = self.server.folder / "store" / "objects"
@@ -184,8 +190,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_a_redis_goes_back_to_a_moment_by_the_sdk_and_the_command_line(site: Site) -> None:
-    """Turned on without a backup it takes one. What is not in the store yet is refused with words that help; a moment is restored
-    elsewhere, then in place; what was recorded stays restorable after that, and recording begins anew by itself."""
+    """Turned on without a backup it takes one. What is still to come is refused; a moment of just now, which is not in the store
+    yet, is restored elsewhere, then in place; what was recorded stays restorable after that, and recording begins anew by
+    itself."""
     site.until(lambda: site.log_objects() == {}, "log of other tests is left")
     instance = site.register(site.source)
     with counting(site.source) as counter:
@@ -195,17 +202,20 @@ def test_a_redis_goes_back_to_a_moment_by_the_sdk_and_the_command_line(site: Sit
         assert (policy.enabled, policy.interval, policy.keep_days) == (True, 5, 1)
         (first,) = site.until(lambda: site.backups(instance), "no backup was taken")
         assert (first.name, first.type) == ("log-begins", "Manual")
+        site.until(lambda: site.follows(instance), "recording does not begin")
         moment = float(int(time.time()) + 2)
-        site.stored_up_to(instance, moment)
+        time.sleep(moment + 1 - time.time())
         soon = sdk.RestoreRedisPitrRequestBody(restore_time=stamp(time.time() + 30))
         with pytest.raises(ClientRequestException) as error:
             site.ask("restore_redis_pitr", instance_id=instance, body=soon)
         assert (error.value.status_code, error.value.error_code) == (400, "DBS.301024")
-        assert "every 5 minutes, and at once when recording is turned on again" in error.value.error_msg
+        assert "it is still to come" in error.value.error_msg
+        assert all(seconds(one["end"]) < moment for one in site.show(instance)["periods"])
     with site.spare.client() as client:
         client.flushall()
     words = ("recording", "restore", instance, "--at", iso(moment), "--into", site.other, "--wait")
     reached = site.server.cli(*words)["job"]["result"]["reached"]
+    assert seconds(site.show(instance)["periods"][-1]["end"]) >= moment
     count = counted(site.spare)
     counter.check(count, moment, reached)
     day = {"start_time": stamp(time.time() - 3600), "end_time": stamp(time.time() + 3600)}
@@ -225,8 +235,9 @@ def test_a_redis_goes_back_to_a_moment_by_the_sdk_and_the_command_line(site: Sit
     site.until(lambda: len(site.backups(instance)) == 2, "recording does not begin anew")
     with site.source.client() as client:
         client.mset({"count": 1_000_000, "again": 1_000_000})
+    site.until(lambda: site.follows(instance), "recording does not begin anew")
     later = time.time() + 3
-    site.stored_up_to(instance, later)
+    time.sleep(3)
     assert site.restored(instance, later)[0] == 1_000_000
     assert site.restored(instance, moment)[0] == count
     told = site.server.cli("recording", "off", instance, "--drop")
@@ -339,9 +350,6 @@ def test_a_mongodb_is_restored_to_a_time_into_a_new_instance(site: Site, mongo: 
         time.sleep(1.5)
         notes.delete_many({})
         notes.insert_one({"_id": 3})
-        time.sleep(1.5)
-        notes.insert_one({"_id": 4})
-        site.stored_up_to(instance, moment + 1)
         for at, code in ((moment, None), (moment + 3600, "DBS.301024"), (1.0, "DBS.301024")):
             info = {"source_instance_id": instance, "restore_time": int(at * 1000)}
             body = {"name": "anew", "datastore": {"type": "mongodb"}, "restore_info": info}

@@ -94,6 +94,7 @@ def reshape(client: MongoClient[Any]) -> None:
     shop["plain"].create_index([("number", 1), ("any", 1)], name="late")
     shop.command("collMod", "plain", index={"name": "when_1", "expireAfterSeconds": 10**9})
     shop.command("collMod", "plain", index={"name": "late", "hidden": True})
+    shop["nocase"].create_index("late", collation={"locale": "simple"})
     shop["ids of all kinds"].create_index("u", sparse=True)
     shop.command("collMod", "ids of all kinds", index={"name": "u_1", "prepareUnique": True})
     shop.command("collMod", "ids of all kinds", index={"name": "u_1", "unique": True})

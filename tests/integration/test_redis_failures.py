@@ -31,6 +31,7 @@ from strongroom.engines.redis import RedisEngine, capture, marks, mastering
 from strongroom.engines.redis.versions import Product, product_of, require_readable
 from strongroom.engines.redis.wire import open_wire
 from support.certificates import certificate
+from support.logs import Recording
 from support.redis_dumps import MemoryBackup, Quiet, dump, record, select, string
 from support.redis_server import RedisServer, binaries, few_binaries, free_port, label_of, redis_server, version_of
 
@@ -549,7 +550,8 @@ def test_restored_data_outlives_a_crash_of_a_target_that_keeps_data(
 
 
 def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path, binary: str, scratch: str) -> None:
-    """Capture and restore over TLS with the CA given; without it, or on the plain port, a clear refusal."""
+    """Capture, recording and restores, to a moment too, over TLS with the CA given; without it, or on the plain port, a clear
+    refusal."""
     # Without a certificate it ends in any case: for want of one, or of the setting, or of what stands behind it.
     said = subprocess.run([binary, "--tls-port", "1", "--port", "0"], capture_output=True, check=False, cwd=tmp_path, timeout=20)
     if b"finding TLS support" in said.stdout or b"tls-port" in said.stdout + said.stderr:
@@ -565,7 +567,19 @@ def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path, binary: str,
         trusted = Target(f"rediss://127.0.0.1:{port}", "pw", {"ca": Path(cert).read_text()})
         backup = MemoryBackup()
         ENGINE.capture(trusted, backup, Quiet(), scratch)
-        ENGINE.restore(trusted, backup, {}, Quiet(), scratch)
+        facts = backup.kept["rdb"][1]
+        begin = ENGINE.mark_of(facts)
+        assert begin is not None
+        recording = Recording(begin)
+        with server.client() as client:
+            client.set("k", "later")
+        ENGINE.record(trusted, begin, recording, Quiet(), time.time() + 1, scratch)
+        ENGINE.restore(trusted, backup, facts, Quiet(), scratch)
+        with server.client() as client:
+            assert client.get("k") == b"v"
+        ENGINE.restore_to(trusted, backup, facts, recording.log(begin), Quiet(), scratch)
+        with server.client() as client:
+            assert client.get("k") == b"later"
         with pytest.raises(EngineDenied, match="not trusted"):
             ENGINE.probe(Target(trusted.address, "pw"))
         with pytest.raises(EngineUnreachable, match="no TLS with"):
@@ -576,4 +590,4 @@ def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path, binary: str,
             client.config_set("tls-replication", "yes")
             with pytest.raises(EngineUnsupported, match="tls-replication"):
                 ENGINE.restore(trusted, backup, {}, Quiet(), scratch)
-            assert client.get("k") == b"v"
+            assert client.get("k") == b"later"

@@ -66,7 +66,8 @@ def load(client: MongoClient[Any], folder: Path) -> None:
         if told["type"] == "timeseries":
             file = path.with_name(quote(stored, safe="") + ".bson")
         _insert(client, database, stored, file)
-        indexes = [one for one in told["indexes"] if one["name"] != "_id_" and not one.get("clustered")]
+        simple = {"collation": {"locale": "simple"}}
+        indexes = [simple | one for one in told["indexes"] if one["name"] != "_id_" and not one.get("clustered")]
         if indexes:
             client[database].command({"createIndexes": name, "indexes": indexes})
     _load_accounts(client, folder)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from strongroom.ambient import Machine
-from strongroom.catalog.database import Catalog
+from strongroom.catalog.database import Catalog, CatalogBehind
 from strongroom.catalog.tables import job as t
 from strongroom.jobs.clock import AmbientClock
 from strongroom.jobs.leases import LeasedJobs
@@ -426,6 +426,18 @@ def test_draining_and_outages_are_no_attempts(house: House, outage: bool) -> Non
     house.work.body = lambda job: None
     house.one.step()
     assert (house.get(key).state, house.get(key).attempts) == ("DONE", 1)
+
+
+def test_a_job_on_a_newer_schema_is_left_to_the_newer_version(house: House) -> None:
+    """Nothing is recorded and nothing given up: its lease runs out, and whoever is there then takes it over."""
+    house.work.body = raises(CatalogBehind("a newer version"))
+    key = house.submit()
+    house.one.step()
+    assert (house.get(key).state, house.work.given_up) == ("RUNNING", [])
+    house.clock.seconds += TTL + 1
+    house.work.body = lambda job: None
+    assert house.two.step() == key
+    assert house.get(key).state == "DONE"
 
 
 def test_sql_that_cannot_work_is_a_defect(house: House) -> None:

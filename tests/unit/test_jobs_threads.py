@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from strongroom.ambient import Machine
-from strongroom.catalog.database import Catalog
+from strongroom.catalog.database import Catalog, CatalogBehind
 from strongroom.catalog.tables import job as t
 from strongroom.jobs import worker as module
 from strongroom.jobs.claiming import Claim, Claims
@@ -86,7 +86,8 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def test_the_loops_outlive_every_error(house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A database that is away is a warning, a defect is logged with its traceback; then work is claimed as ever."""
-    claim, troubles = Claims.claim, [away(), ProgrammingError("", {}, sqlite3.ProgrammingError("wrong")), KeyError("a defect")]
+    wrong = ProgrammingError("", {}, sqlite3.ProgrammingError("wrong"))
+    claim, troubles = Claims.claim, [away(), wrong, CatalogBehind("upgraded"), KeyError("a defect")]
 
     def troubled(claims: Claims, *args: Any, **options: Any) -> Claim | None:
         if troubles:
@@ -100,6 +101,7 @@ def test_the_loops_outlive_every_error(house: House, monkeypatch: pytest.MonkeyP
     assert told == [
         ("WARNING", "looking for work: the database is away: database is locked", False),
         ("ERROR", "looking for work failed", True),
+        ("WARNING", "looking for work: upgraded", False),
         ("ERROR", "looking for work failed", True),
     ]
 

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 
-from strongroom.catalog import migrating
 from strongroom.catalog.database import Catalog, CatalogError
 from strongroom.catalog.migrating import migrate
 from support.released import Release, digests, releases
-
-_MIGRATION = """
-import sqlalchemy as sa
-from alembic import op
-
-revision, down_revision, branch_labels, depends_on = "9999", "{head}", None, None
-
-
-def upgrade() -> None:
-    with op.batch_alter_table("account", recreate="always") as table:
-        table.add_column(sa.Column("probe", sa.Text(), nullable=True))
-    op.execute("{more}")
-"""
+from support.schemas import next_version
 
 
 @pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
@@ -44,15 +29,6 @@ def test_there_is_a_release() -> None:
     assert [release.version for release in releases()][:1] == ["0.1.0"]
 
 
-def _next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
-    """From now on there is one more migration, which makes the table of accounts anew and does something more."""
-    folder = tmp_path / "migrations"
-    shutil.copytree(migrating._FOLDER, folder)
-    head = ScriptDirectory(str(folder)).get_current_head()
-    (folder / "versions" / "9999_of_a_test.py").write_text(_MIGRATION.format(head=head, more=more))
-    monkeypatch.setattr(migrating, "_FOLDER", folder)
-
-
 def _fill(catalog: Catalog) -> None:
     with catalog.write() as conn:
         conn.execute(sa.text("INSERT INTO account (id, name, created_at) VALUES ('a', 'ours', 1)"))
@@ -62,7 +38,7 @@ def _fill(catalog: Catalog) -> None:
 def test_a_table_that_others_refer_to_can_be_made_anew(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows and the references to them stay, and references are enforced again afterwards."""
     _fill(catalog)
-    _next_version(tmp_path, monkeypatch, "SELECT 1")
+    next_version(tmp_path, monkeypatch, "SELECT 1")
     migrate(catalog)
     with catalog.read() as conn:
         assert conn.execute(sa.text("SELECT id, name, probe FROM account")).all() == [("a", "ours", None)]
@@ -75,7 +51,7 @@ def test_a_migration_that_loses_what_others_refer_to_changes_nothing(
 ) -> None:
     """It is told, and the catalog is as before."""
     _fill(catalog)
-    _next_version(tmp_path, monkeypatch, "DELETE FROM account")
+    next_version(tmp_path, monkeypatch, "DELETE FROM account")
     with pytest.raises(CatalogError, match="a row of project refers to a row of account that is not there"):
         migrate(catalog)
     with catalog.read() as conn:

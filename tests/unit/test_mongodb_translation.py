@@ -19,6 +19,7 @@ from strongroom.engines.mongodb.translation import Command, Translator
 SESSIONS = [{"id": bson.Binary(bytes([number]) * 16, 4), "uid": bytes(32)} for number in range(2)]
 UUID = bson.Binary(bytes(16), 4)
 SINCE = 10
+SIMPLE = {"collation": {"locale": "simple"}}
 
 
 def entry(time: int, op: str, ns: str, o: Any, **more: Any) -> dict[str, Any]:
@@ -132,6 +133,18 @@ def test_what_the_backup_holds_already_is_passed_over(translator: Translator) ->
     )
 
 
+def test_an_index_without_a_collation_says_so(translator: Translator) -> None:
+    """Else the command would give it the collection's."""
+    own = {"v": 2, "key": {"z": 1}, "name": "z_1", "collation": {"locale": "de"}}
+    plain = {"v": 2, "key": {"x": 1}, "name": "x_1", "unique": True}
+    simple = {**plain, **SIMPLE}
+    assert steps(
+        translator,
+        entry(11, "c", "d.$cmd", {"commitIndexBuild": "a", "indexBuildUUID": UUID, "indexes": [own, plain]}),
+        entry(12, "c", "d.$cmd", {"createIndexes": "b", **plain}),
+    ) == [("d", {"createIndexes": "a", "indexes": [own, simple]}), ("d", {"createIndexes": "b", "indexes": [simple]})]
+
+
 def test_index_builds_become_commands_when_they_end(translator: Translator) -> None:
     """Their beginning and their giving up are nothing; applyOps makes no index, and drops none."""
     x, y = {"v": 2, "key": {"x": 1}, "name": "x_1"}, {"v": 2, "key": {"y": 1}, "name": "y_1", "unique": True}
@@ -144,8 +157,8 @@ def test_index_builds_become_commands_when_they_end(translator: Translator) -> N
         entry(15, "c", "d.$cmd", {"createIndexes": "b", **y}),
         entry(16, "c", "d.$cmd", {"dropIndexes": "a", "index": "x_1"}, o2=x),
     ) == [
-        ("d", {"createIndexes": "a", "indexes": [x, y]}),
-        ("d", {"createIndexes": "b", "indexes": [y]}),
+        ("d", {"createIndexes": "a", "indexes": [{**x, **SIMPLE}, {**y, **SIMPLE}]}),
+        ("d", {"createIndexes": "b", "indexes": [{**y, **SIMPLE}]}),
         ("d", {"dropIndexes": "a", "index": "x_1"}),
     ]
 

@@ -51,12 +51,86 @@ def test_every_moment_between_backups_can_be_restored(vault: LoggedVault) -> Non
     vault.check_moments()
     at = vault.engine.states[15][0]
     assert vault.restored_to(at + 0.5) == vault.engine.held_at(at)
-    for outside, words in (
-        (begin - 1, "no backup before it"),
-        (vault.engine.clock + 1, "at once when recording is turned on again"),
+    with pytest.raises(errors.NotRestorable, match=r"no backup before it.*see its restorable periods"):
+        vault.restored_to(begin - 1)
+    with pytest.raises(errors.NotRestorable, match="it is still to come"):
+        vault.restored_to(vault.ctx.ambient.now() + 1)
+
+
+def test_a_restore_waits_for_what_is_recorded_and_not_stored_yet(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it looks at its target; what is not recorded yet when it is decided counts too, as long as it was."""
+    vault.take()
+    vault.writes(3)
+    vault.follow()
+    vault.writes(5)
+    at, sleep = vault.engine.clock, vault.clock.sleep
+    wanted, waits = dict(vault.engine.databases["plain://source"]), list[str]()
+
+    def wait(seconds: float) -> None:
+        sleep(seconds)
+        with vault.catalog.read() as conn:
+            (row,) = conn.execute(sa.select(t.job).where(t.job.c.kind == "restore", t.job.c.state == "RUNNING")).all()
+        waits.append(row.args)
+        if len(waits) == 3:
+            vault.follow_beside()
+
+    monkeypatch.setattr(vault.clock, "sleep", wait)
+    before = vault.periods()[-1][1]
+    assert vault.restored_to(at) == wanted
+    assert len(waits) == 3
+    assert not any("begun" in args for args in waits)
+    assert before < at <= vault.periods()[-1][1]
+
+
+def test_a_recording_stores_at_once_what_a_restore_waits_for(vault: LoggedVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its interval is over, and no more than that: what comes afterwards waits for the interval again."""
+    monkeypatch.setattr(following, "_LOOK", 0.0)
+    vault.take()
+    ends = list[float]()
+    begin = len(vault.engine.log)
+    vault.writes(12)
+    moments = [at for at, _ in vault.engine.states[begin:]]
+
+    def midway(number: int) -> None:
+        if number == begin + 4:
+            args = (vault.ctx, vault.project, vault.source, moments[3], vault.target)
+            restoration.restore_to(*args, nothing, overwrite=True)
+        ends.append(max((end for _, end in vault.periods()), default=0.0))
+
+    vault.engine.midway = midway
+    vault.follow()
+    assert ends[3] < moments[3] <= ends[5]
+    assert ends[5] == ends[-1] < moments[-1]
+    assert vault.periods()[-1][1] == moments[-1]
+    assert vault.engine.databases["plain://target"] == vault.engine.held_at(moments[3])
+
+
+def test_a_moment_that_nobody_records_is_refused_or_fails_in_time(vault: LoggedVault) -> None:
+    """A recording in trouble says so at once; one of which nothing is heard, after a while, and the target is as it was."""
+    vault.take()
+    vault.writes(3)
+    vault.follow()
+    vault.writes(1)
+    before = dict(vault.engine.databases["plain://target"])
+    job = restoration.restore_to(
+        vault.ctx, vault.project, vault.source, vault.engine.clock, vault.target, nothing, overwrite=True
+    )
+    vault.run()
+    assert vault.job(job).state == "FAILED"
+    assert "did not come into the store within 120 seconds" in str(vault.job(job).error)
+    assert vault.job(job).result == {"target_state": "as it was: nothing was changed there"}
+    for trouble, chain, words in (
+        ("the source refuses", 1, r"recorded up to .* and does not go on: the source refuses"),
+        (None, None, "only beginning; try again in some seconds"),
     ):
-        with pytest.raises(errors.NotRestorable, match=f"{words}.*see its restorable periods"):
-            vault.restored_to(outside)
+        with vault.catalog.write() as conn:
+            conn.execute(sa.update(t.recording).values(trouble=trouble, chain=chain))
+        with pytest.raises(errors.NotRestorable, match=words):
+            vault.restored_to(vault.engine.clock)
+    vault.turn_off()
+    with pytest.raises(errors.NotRestorable, match="no backup before it has a log up to it"):
+        vault.restored_to(vault.engine.clock)
+    assert vault.engine.databases["plain://target"] == before
 
 
 def test_the_oldest_backup_frees_the_log_up_to_the_next_and_one_between_none(vault: LoggedVault) -> None:

@@ -93,10 +93,10 @@ def test_a_length_reads_back_as_it_was_written(value: int) -> None:
 def test_keys_of_any_length_are_ordered_by_few_bytes_and_never_mixed_up() -> None:
     """Two keys of a megabyte that differ in the last byte have different orders of bounded length."""
     long = [string(b"k" * 1_000_000 + end) for end in (b"a", b"b")]
-    orders = [rdb.order_of(data, 0, len(data)) for data in long]
+    orders = [rdb.order_of(data, 0) for data in long]
     assert orders[0] != orders[1]
     assert max(map(len, orders)) < 600
-    assert rdb.order_of(string(b"short"), 0, 6) == b"short"
+    assert rdb.order_of(string(b"short"), 0) == b"short"
 
 
 def test_everything_beside_records_is_found(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,30 @@ def test_sources_whose_chunks_end_apart_are_grouped_by_their_ends(vault: HarshVa
         assert all(one.numbers for one in found)
         assert len({one.last for one in found if one.last is not None}) > 1
     exact(vault, keys[0], before)
+
+
+def test_a_round_that_would_write_more_than_is_left_goes_without_its_last_source(vault: HarshVault) -> None:
+    """What lives in the sources fits into what is left to the byte, what the new objects take beside it does not."""
+    options = vault.options
+    keys = scattered(vault, 5)
+    vault.options = replace(options, reclaim_budget=0.0)
+    vault.restart()
+    vault.delete(keys[0])
+    vault.run()
+    with vault.catalog.read() as conn:
+        (lineage,) = conn.execute(sa.select(t.lineage.c.id)).scalars()
+        rows = rewriting._candidates(conn, lineage, None, options.reclaim_floor, set())
+    cost = sum(row.bytes - row.dead_bytes for row in rows)
+    whole, groups = rewriting._next_round(vault.ctx, lineage, None, set())
+    most = sum(one.most_bytes for one in groups)
+    assert len(whole) == len(rows) > 2
+    assert cost < most - 1, "it is the new objects' size that decides"
+    for left in (most, most - 1, cost):
+        sources, groups = rewriting._next_round(vault.ctx, lineage, left, set())
+        assert 0 < len(sources) <= len(whole)
+        assert (len(sources) == len(whole)) == (left >= most)
+        assert [one.id for one in sources] == [one.id for one in whole[: len(sources)]]
+        assert sum(one.most_bytes for one in groups) <= left
 
 
 @pytest.mark.parametrize(

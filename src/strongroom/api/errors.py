@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from strongroom.catalog.database import CatalogBehind
 from strongroom.identity import errors as identity
 from strongroom.identity.accounts import NameInvalid
 
@@ -65,6 +66,7 @@ class Answer:
 
 
 ANSWERS: dict[type[Exception], Answer] = {
+    CatalogBehind: Answer(503, SERVER_ERROR, "The service is being upgraded. Try again later."),
     identity.Unauthenticated: Answer(401, NOT_AUTHENTICATED, "Incorrect IAM authentication information: {}"),
     identity.WrongProject: Answer(400, "DBS.200010"),
     identity.Forbidden: Answer(403, "DBS.280032"),

@@ -26,7 +26,7 @@ from strongroom.api.contract import (
 )
 from strongroom.api.errors import ApiError
 from strongroom.api.services import given
-from strongroom.api.times import Moment, iso
+from strongroom.api.times import Moment, iso, iso_not_before
 from strongroom.backups import recording, replaying, restoration
 from strongroom.backups.context import Context
 from strongroom.backups.recording import INTERVAL, KEEP_DAYS, Policy
@@ -184,7 +184,7 @@ def show_recording(
     with ctx.catalog.read() as conn:
         policy, trouble = recording.show(conn, caller.required_project(), instance_id)
         size, found = replaying.size_of_log(conn, instance_id), replaying.periods(conn, instance_id)
-    periods = [{"begin": iso(begin), "end": iso(end)} for begin, end in found]
+    periods = [{"begin": iso_not_before(begin), "end": iso(end)} for begin, end in found]
     return {**_told(policy), "stored_bytes": size, "trouble": trouble, "periods": periods}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,6 +16,11 @@ def iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def iso_not_before(seconds: float) -> str:
+    """The same, rounded up to the millisecond: for the first moment of a period, which read back must lie in it."""
+    return datetime.fromtimestamp(math.ceil(seconds * 1000) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read(value: Any) -> Any:

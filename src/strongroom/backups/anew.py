@@ -42,7 +42,7 @@ class Wanted:
             backup = self.backup
             if backup is None:
                 require_known(conn, project, str(self.source))
-                backup = replaying.stretch_to(conn, str(self.source), self.moment).backup
+                backup = replaying.stretch_to(conn, str(self.source), self.moment, ctx.ambient.now()).backup
             row = find_backup(conn, project, backup)
         if row.state != "COMPLETED":
             raise errors.NotRestorable(f"backup {backup} is {row.state}, not COMPLETED")

@@ -117,7 +117,7 @@ def filling(ctx: Context, job: Running) -> Iterator[Filling]:
         if not error.permanent and job.attempts < ATTEMPTS:
             raise TryAgain(str(error)) from error
         raise JobFailed(f"the store failed: {_told(error)}", _state(job, error)) from error
-    except (EngineError, RepositoryError, errors.NoSuchFile, OSError) as error:
+    except (EngineError, RepositoryError, errors.NoSuchFile, errors.NotRestorable, OSError) as error:
         _end_leftovers(one.engine, one.target)
         raise JobFailed(_told(error), _state(job, error)) from error
     finally:

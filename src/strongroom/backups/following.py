@@ -25,7 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import creation, errors, removal, staleness
+from strongroom.backups import creation, errors, removal, replaying, staleness
 from strongroom.backups.context import Context, LineageClosed
 from strongroom.backups.objects import plan, remove_lost, stored
 from strongroom.backups.recording import EVERY, forget_chain, let_go, lineage_of, row_of
@@ -186,7 +186,7 @@ class _Recording:
         keys = ctx.keys(self._lineage)
         chain = None if fresh else self._row.chain
         sink = _Sink(ctx, self._job, self._row, self._lineage, keys, since, chain, self._begin_again)
-        control = _Control(ctx, self._job, self._row)
+        control = _Control(ctx, self._job, self._row, sink)
         folder = self._scratch / "engine"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
@@ -250,10 +250,11 @@ def _throw_away(ctx: Context, job: Running, lineage: str, keys: Sequence[str]) -
 
 
 class _Control:
-    """The running job for an engine; looks once a second whether the policy still holds."""
+    """The running job for an engine; looks once a second whether the policy still holds, and whether a restore waits for what is
+    not in the store yet."""
 
-    def __init__(self, ctx: Context, job: Running, row: Row[Any]) -> None:
-        self._ctx, self._job, self._row = ctx, job, row
+    def __init__(self, ctx: Context, job: Running, row: Row[Any], sink: _Sink) -> None:
+        self._ctx, self._job, self._row, self._sink = ctx, job, row, sink
         self._looked = ctx.ambient.monotonic()
 
     def check(self) -> None:
@@ -263,7 +264,10 @@ class _Control:
         if now - self._looked >= _LOOK:
             self._looked = now
             with self._ctx.catalog.read() as conn:
-                _require_on(conn, self._row)
+                row = _require_on(conn, self._row)
+                awaited = replaying.awaited(conn, self._row.instance)
+            if awaited is not None and row.reached_at is not None and awaited > row.reached_at:
+                self._sink.flush()
 
     def progress(self, phase: str, done: int, total: int | None = None) -> None:
         """See Control."""

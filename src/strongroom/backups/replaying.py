@@ -1,12 +1,14 @@
 """Which moments of an instance can be restored, and what a restore to one reads: a backup, and the log from there on.
 
 From a backup the log of its chain leads on for as long as each piece begins where the one before it ends. A restore to a moment
-ends at the last mark that is not after it; recordings mark about once a second.
+ends at the last mark that is not after it; recordings mark about once a second. Where a moment has been recorded and is not in
+the store yet, its restore waits, and the recording puts what it has because somebody waits (`awaited`).
 """
 
 from __future__ import annotations
 
 import bisect
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,11 @@ class Stretch:
     begin: float
     end: float
     pieces: Sequence[Row[Any]]  # in order; the first holds the backup's own place
+    goes_on: bool  # what follows is being recorded
+
+    def leads_to(self, moment: float, now: float) -> bool:
+        """Whether it can be restored, at once or once the recording has stored what it has heard until `now`."""
+        return self.begin <= moment <= (max(self.end, now) if self.goes_on else self.end)
 
 
 def stretches(conn: Connection, instance: str) -> list[Stretch]:
@@ -56,6 +63,7 @@ def _stretch(
 ) -> Stretch:
     end, position = part.log_at, part.log_order
     found: list[Row[Any]] = []
+    goes_on = False
     if part.log_chain:
         key = (part.lineage, part.log_chain)
         if key not in known:
@@ -67,9 +75,13 @@ def _stretch(
                 break
             found.append(piece)
             position, end = piece.upto, max(end, piece.end_at)
-        if recording is not None and recording.chain == part.log_chain and recording.position == position:
-            end = max(end, recording.reached_at)
-    return Stretch(part.backup_id, part.lineage, part, part.log_at, end, found)
+        if recording is not None and recording.chain == part.log_chain:
+            if recording.position == position:
+                end = max(end, recording.reached_at)
+            # A chain that began beside the backup comes to where it stands with its next piece.
+            here = recording.position == position or (not found and recording.position < position)
+            goes_on = here and bool(recording.enabled) and recording.trouble is None
+    return Stretch(part.backup_id, part.lineage, part, part.log_at, end, found, goes_on)
 
 
 def periods(conn: Connection, instance: str) -> list[tuple[float, float]]:
@@ -104,36 +116,47 @@ def size_of_log(conn: Connection, instance: str) -> int:
     return int(conn.execute(query.where(t.lineage.c.instance == instance)).scalar_one())
 
 
-def stretch_to(conn: Connection, instance: str, moment: float) -> Stretch:
-    """The newest backup from which the moment can be reached. Raises errors.NotRestorable."""
+def stretch_to(conn: Connection, instance: str, moment: float, now: float) -> Stretch:
+    """The newest backup from which the moment can be reached, or will be once the recording has stored what it has heard until
+    `now`. Raises errors.NotRestorable."""
     known = stretches(conn, instance)
-    found = [one for one in known if one.begin <= moment <= one.end]
+    found = [one for one in known if one.leads_to(moment, now)]
     if not found:
-        raise errors.NotRestorable(_why_not(conn, instance, moment, known))
+        raise errors.NotRestorable(_why_not(conn, instance, moment, now, known))
     return found[-1]
 
 
-def _why_not(conn: Connection, instance: str, moment: float, known: Sequence[Stretch]) -> str:
-    """Why it cannot be restored to a moment; where that may only be too new, how it comes to be restorable."""
-    newest = max((one.end for one in known if one.end > one.begin), default=None)
+def _why_not(conn: Connection, instance: str, moment: float, now: float, known: Sequence[Stretch]) -> str:
+    """Why it cannot be restored to a moment."""
+    refused = "the instance cannot be restored to that moment"
+    if moment > now:
+        return f"{refused}: it is still to come"
+    newest = max((one.end for one in known), default=None)
     row = conn.execute(sa.select(t.recording).where(t.recording.c.instance == instance)).first()
-    if newest is None or moment < newest or row is None or not row.enabled:
-        return (
-            "the instance cannot be restored to that moment: no backup before it has a log up to it; see its restorable periods"
-        )
-    return (
-        f"the instance cannot be restored to that moment yet: the store holds its log up to {utc(newest)}. What was recorded "
-        f"since is put there every {row.interval} minutes, and at once when recording is turned on again, or off; see its "
-        "restorable periods"
-    )
+    if newest is not None and moment > newest and row is not None and row.enabled:
+        if row.trouble is not None:
+            return f"{refused}: its log is recorded up to {utc(newest)} and does not go on: {row.trouble}"
+        if row.chain is None:
+            return f"{refused}: its recording is only beginning; try again in some seconds"
+    return f"{refused}: no backup before it has a log up to it; see its restorable periods"
 
 
-def stretch_from(conn: Connection, instance: str, backup: str, moment: float) -> Stretch:
-    """That of one backup. Raises errors.NotRestorable if the moment cannot be reached from it any more."""
+def stretch_from(conn: Connection, instance: str, backup: str, moment: float, now: float) -> Stretch | None:
+    """That of one backup; None while the recording has not stored its log up to the moment. Raises errors.NotRestorable if the
+    moment cannot be reached from it any more."""
     for one in stretches(conn, instance):
-        if one.backup == backup and one.begin <= moment <= one.end:
-            return one
+        if one.backup == backup and one.leads_to(moment, now):
+            return one if moment <= one.end else None
     raise errors.NotRestorable(f"the log after backup {backup} does not lead to that moment any more")
+
+
+def awaited(conn: Connection, instance: str) -> float | None:
+    """The newest moment that a restore of what the instance held waits for, or is at work on; None if there is none."""
+    lineages = sa.select(t.lineage.c.id).where(t.lineage.c.instance == instance)
+    backups = sa.select(t.part.c.backup).where(t.part.c.lineage.in_(lineages))
+    here = (t.job.c.kind == "restore", t.job.c.state.in_(("QUEUED", "RUNNING")), t.job.c.backup.in_(backups))
+    wanted = (json.loads(args).get("moment") for args in conn.scalars(sa.select(t.job.c.args).where(*here)))
+    return max((float(moment) for moment in wanted if moment is not None), default=None)
 
 
 class ReplayedLog:

@@ -22,13 +22,14 @@ from sqlalchemy import Connection, Row
 from strongroom.backups import errors, pending, replaying
 from strongroom.backups.context import Context
 from strongroom.backups.damage import damage_in, note_damage
-from strongroom.backups.filling import ATTEMPTS, Filling, filling, give_up
+from strongroom.backups.filling import ATTEMPTS, filling, give_up
 from strongroom.backups.gathering import node_queue
+from strongroom.backups.moments import utc
 from strongroom.backups.reading import parts_to_read, reading
 from strongroom.backups.registered import find_instance, lock_instance, require_known
 from strongroom.backups.versions import version_key
 from strongroom.catalog import tables as t
-from strongroom.engines.base import ClusterEngine, EngineError, RestoreSource, Summary
+from strongroom.engines.base import ClusterEngine, EngineError
 from strongroom.engines.log import Recorder
 from strongroom.jobs.port import Running
 from strongroom.repository import names
@@ -84,15 +85,16 @@ def restore_to(
     """Decides a restore of what `source`, an instance that may be unregistered by now, held at a moment (seconds since the
     epoch); returns its job's id. `note` is given the backup that it begins with. Raises errors.NoSuchInstance, NotRestorable.
 
-    `overwrite` as in `restore`. The log that it replays is not trimmed while the job lives; its backup keeps it from deletes."""
+    `overwrite` as in `restore`. The log that it replays is not trimmed while the job lives; its backup keeps it from deletes. If
+    the moment is recorded and not stored yet, the job waits for that before anything else."""
     for _try in range(_TRIES):
         with ctx.catalog.read() as conn:
             require_known(conn, project, source)
-            found = replaying.stretch_to(conn, source, moment)
+            found = replaying.stretch_to(conn, source, moment, ctx.ambient.now())
         guard = partial(lock_instance, project=project, instance=instance)
         with ctx.catalog.decide(guard, backups=[found.backup], lineages=[found.lineage]) as conn:
             target = find_instance(conn, project, instance)
-            again = replaying.stretch_to(conn, source, moment)
+            again = replaying.stretch_to(conn, source, moment, ctx.ambient.now())
             if again.backup != found.backup:
                 continue
             row = conn.execute(sa.select(t.backup).where(t.backup.c.id == found.backup)).one()
@@ -110,6 +112,11 @@ def restore_to(
             return job
     raise errors.InstanceBusy("the instance's backups keep moving; nothing was decided: try again")
 
+
+_PATIENCE = 120.0
+"""Seconds that a restore waits for what is recorded to be stored."""
+
+_LOOK = 0.5  # seconds between two looks for it
 
 _TRIES = 5
 """Times that it is looked anew for a backup where deletes keep coming between."""
@@ -139,7 +146,8 @@ def refuse_misfit(backup: Row[Any], target: Row[Any]) -> None:
 
 
 class RestoreJob:
-    """The job `restore`: leftovers of an earlier try ended → the target looked at → everything read once → the target changed."""
+    """The job `restore`: leftovers of an earlier try ended → where a moment is wanted, its log waited for → the target looked
+    at → everything read once → the target changed."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -147,27 +155,37 @@ class RestoreJob:
     def run(self, job: Running) -> Mapping[str, Any]:
         ctx = self._ctx
         with filling(ctx, job) as into:
+            log = self._log(job) if "moment" in job.args else None
             with ctx.catalog.read() as conn:
                 parts = parts_to_read(conn, job.args["backup"])
             with self._damage_noted(), reading(ctx, parts) as (source, facts):
                 ground = into.look(facts, sum(part.plain_bytes for part in parts))
-                if "moment" in job.args:
-                    summary, reached = self._replay(job, into, source, facts)
+                if log is None:
+                    summary = into.engine.restore(into.target, source, facts, job, into.scratch)
                 else:
-                    summary, reached = into.engine.restore(into.target, source, facts, job, into.scratch), {}
+                    assert isinstance(into.engine, Recorder)
+                    summary = into.engine.restore_to(into.target, source, facts, log, job, into.scratch)
+        reached = {} if log is None else {"moment": float(job.args["moment"]), "reached": log.until.at}
         return {"backup": job.args["backup"], **reached, **into.told(ground, summary)}
 
-    def _replay(
-        self, job: Running, into: Filling, source: RestoreSource, facts: Mapping[str, Any]
-    ) -> tuple[Summary, Mapping[str, Any]]:
-        """The backup, and then its log up to the moment."""
-        moment = float(job.args["moment"])
-        with self._ctx.catalog.read() as conn:
-            found = replaying.stretch_from(conn, str(job.args["source"]), str(job.args["backup"]), moment)
-        log = replaying.ReplayedLog(self._ctx, self._ctx.keys(found.lineage), found, moment)
-        assert isinstance(into.engine, Recorder)
-        summary = into.engine.restore_to(into.target, source, facts, log, job, into.scratch)
-        return summary, {"moment": moment, "reached": log.until.at}
+    def _log(self, job: Running) -> replaying.ReplayedLog:
+        """What is to be replayed, once all of it is in the store: the recording sees that somebody waits."""
+        moment, source, backup = float(job.args["moment"]), str(job.args["source"]), str(job.args["backup"])
+        ctx, ambient = self._ctx, self._ctx.ambient
+        until = ambient.monotonic() + _PATIENCE
+        while True:
+            job.check()
+            with ctx.catalog.read() as conn:
+                found = replaying.stretch_from(conn, source, backup, moment, ambient.now())
+            if found is not None:
+                return replaying.ReplayedLog(ctx, ctx.keys(found.lineage), found, moment)
+            if ambient.monotonic() >= until:
+                raise errors.NotRestorable(
+                    f"what was recorded up to {utc(moment)} did not come into the store within {_PATIENCE:.0f} seconds. See "
+                    "whether recording goes on, or choose an earlier moment"
+                )
+            job.progress("waiting for the log", 0)
+            ambient.sleep(_LOOK)
 
     @contextmanager
     def _damage_noted(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ from strongroom.backups.context import Context
 from strongroom.backups.kept import write_rows
 from strongroom.backups.objects import plan, stored
 from strongroom.catalog import tables as t
-from strongroom.catalog.database import Guard
+from strongroom.catalog.database import CatalogBehind, Guard
 from strongroom.identity import tables as identity
 from strongroom.jobs.port import DuplicateJob, Running
 from strongroom.repository import names
@@ -285,6 +285,8 @@ class Watch:
                 self._ctx.ambient.sleep(0.05)
         except DBAPIError as error:
             log.warning("the catalog's last snapshot was not put: the database is away: %s", error.orig)
+        except CatalogBehind:
+            log.info("the catalog's last snapshot is left to the newer version")
 
     def _is_active(self, job: str) -> bool:
         with self._ctx.catalog.read() as conn:

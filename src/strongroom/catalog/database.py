@@ -9,6 +9,10 @@ holds the write lock from its first statement (BEGIN IMMEDIATE). `remake` is for
     CatalogError
     ├── RowGone          a row that was to be locked does not exist (permanent)
     └── CatalogBehind    a newer version made the schema (permanent: use that one)
+
+On PostgreSQL a newer version may upgrade the schema under a process that runs. Every transaction therefore begins by holding the
+schema's revision in place and looking whether it is the one that the process has opened: an upgrade waits for all that have
+begun, and whoever begins after it is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from strongroom.catalog import tables as t
 
 Guard = Callable[[Connection], None]
 """Proves, as the first statement of a transaction, that the caller's job still owns its work; raises if not."""
+
+REVISIONS = "alembic_version"  # the table that says which schema the database has
+_REVISION = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(REVISIONS))
 
 _IDLE_IN_TRANSACTION = "60s"  # a worker paused inside a transaction must not stop deletes; far above any of ours
 _BUSY_TIMEOUT_MS = 30_000
@@ -57,6 +64,8 @@ class Catalog:
         self.engine = engine
         self.postgres = engine.dialect.name == "postgresql"
         self.moves = 0  # times that this process found itself on another server, or on one that was promoted
+        self.revision: str | None = None  # of the schema that this process works on, once it has been migrated or looked at
+        self.behind = threading.Event()  # a newer version has upgraded the schema under this process
 
     def close(self) -> None:
         self.engine.dispose()
@@ -70,6 +79,9 @@ class Catalog:
                 options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             conn = conn.execution_options(**options)
             with conn.begin():
+                if self.postgres and self.revision is not None:  # apart: a look that has to wait would show what was before
+                    conn.exec_driver_sql(f"LOCK TABLE {REVISIONS} IN ACCESS SHARE MODE")
+                self._hold_revision(conn)
                 yield conn
 
     @contextmanager
@@ -80,11 +92,27 @@ class Catalog:
                 conn = conn.execution_options(isolation_level="READ COMMITTED")
             conn.info[_AFTER] = told = list[Callable[[], None]]()
             with conn.begin():
+                self._hold_revision(conn)
                 if guard is not None:
                     guard(conn)
                 yield conn
         for tell in told:
             tell()
+
+    def _hold_revision(self, conn: Connection) -> None:
+        """Keeps the schema as it is until the transaction ends, by looking at it. Raises CatalogBehind if it is not this
+        process's any more."""
+        if self.postgres and self.revision is not None and conn.execute(_REVISION).scalar() != self.revision:
+            self.behind.set()
+        self.require_own_schema()
+
+    def require_own_schema(self) -> None:
+        """Raises CatalogBehind once a newer version was found to have upgraded the schema under this process."""
+        if self.behind.is_set():
+            raise CatalogBehind(
+                f"a newer version of Strongroom has upgraded the catalog's schema, which was at {self.revision}: "
+                "this process does nothing more, start that version in its place"
+            )
 
     @contextmanager
     def remake(self) -> Iterator[Connection]:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from strongroom import logs
 from strongroom.ambient import Ambient
+from strongroom.catalog.database import CatalogBehind
 from strongroom.jobs.claiming import Claims
 from strongroom.jobs.outages import is_outage
 from strongroom.jobs.port import Cancelled, Draining, Handler, JobFailed, JobLost, TryAgain
@@ -82,6 +83,8 @@ def _work(job: OwnedJob, handler: Handler, ambient: Ambient) -> Ending:
     except TryAgain as error:
         log.warning("job %s (%s) is to be tried again: %s", job.id, job.claim.kind, error)
         return _again(job, str(error), error.after, ambient)
+    except CatalogBehind as error:
+        raise JobLost(f"job {job.id}: {error}") from error
     except DBAPIError as error:
         if is_outage(error):
             log.warning("job %s (%s): the database was away, to be run again", job.id, job.claim.kind)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy.exc import DBAPIError
 
+from strongroom.catalog.database import CatalogBehind
 from strongroom.jobs.claiming import Claims
 from strongroom.jobs.execution import Ending, record, run
 from strongroom.jobs.leases import LeasedJobs
@@ -137,7 +138,7 @@ class Worker:
         try:
             ending = run(job, self._handlers[job.claim.kind], self._jobs.ambient)
             self._record(job, ending)
-        except JobLost:
+        except (JobLost, CatalogBehind):
             log.warning("job %s (%s): another worker owns it now", job.id, job.claim.kind)
         except Exception:
             log.exception("job %s (%s): its end could not be recorded; its lease will run out", job.id, job.claim.kind)
@@ -220,6 +221,8 @@ class Worker:
                 log.warning("%s: the database is away: %s", what, error.orig)
             else:
                 log.exception("%s failed", what)
+        except CatalogBehind as error:
+            log.warning("%s: %s", what, error)
         except Exception:
             log.exception("%s failed", what)
         return False
@@ -233,5 +236,5 @@ class Worker:
             try:
                 with self._jobs.catalog.write() as conn:
                     self._claims.queue_again(conn, job.held, 0.0, counted=False, progress=job.last_progress)
-            except DBAPIError as error:
-                log.warning("job %s could not be given back, its lease will run out: %s", job.id, error.orig)
+            except (DBAPIError, CatalogBehind) as error:
+                log.warning("job %s could not be given back, its lease will run out: %s", job.id, getattr(error, "orig", error))

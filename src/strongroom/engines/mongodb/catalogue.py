@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,15 @@ class Collection:
                 "indexes": list(self.indexes),
             }
         )
+
+
+def to_make(index: Mapping[str, Any]) -> dict[str, Any]:
+    """What createIndexes takes for an index that a server told of. One that is told without a collation has the simple one, which
+    has to be said: without it the new index would take that of its collection."""
+    return {
+        "collation": {"locale": "simple"},
+        **{key: value for key, value in index.items() if key not in ("createIndexes", "ns")},
+    }
 
 
 def unpack(document: bytes) -> Collection:

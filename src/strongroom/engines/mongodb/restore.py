@@ -37,6 +37,7 @@ from strongroom.engines.mongodb.catalogue import (
     VIEW,
     Collection,
     belongs,
+    to_make,
 )
 from strongroom.engines.mongodb.connection import (
     RESTORE_RIGHTS,
@@ -235,11 +236,7 @@ class _Restore:
         raise EngineError(f"MongoDB refused {refused} documents of {item.namespace} (codes {sorted(codes)})")
 
     def _build_indexes(self, item: Collection) -> None:
-        indexes = [
-            {key: value for key, value in index.items() if key != "ns"}
-            for index in item.indexes
-            if index["name"] != "_id_" and not index.get("clustered")
-        ]
+        indexes = [to_make(index) for index in item.indexes if index["name"] != "_id_" and not index.get("clustered")]
         if indexes:
             patiently(self._patient, item.database, {"createIndexes": item.name, "indexes": indexes}, self._control)
 

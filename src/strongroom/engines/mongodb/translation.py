@@ -18,7 +18,7 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from strongroom.engines.base import EngineUnsupported
-from strongroom.engines.mongodb.catalogue import TEMPORARY_ROLES, TEMPORARY_USERS, belongs
+from strongroom.engines.mongodb.catalogue import TEMPORARY_ROLES, TEMPORARY_USERS, belongs, to_make
 from strongroom.engines.mongodb.connection import as_number
 from strongroom.engines.mongodb.documents import NotBson, decode, elements, encode, frames
 from strongroom.engines.mongodb.names import split_namespace
@@ -197,8 +197,7 @@ class Translator:
 def _on_indexes(name: str, collection: str, command: Mapping[str, Any]) -> Mapping[str, Any]:
     if name in ("commitIndexBuild", "createIndexes"):
         indexes = command["indexes"] if name == "commitIndexBuild" else [command]
-        specifications = [{key: value for key, value in index.items() if key not in ("createIndexes", "ns")} for index in indexes]
-        return {"createIndexes": collection, "indexes": specifications}
+        return {"createIndexes": collection, "indexes": [to_make(index) for index in indexes]}
     return {"dropIndexes": collection, "index": command["index"]}
 
 

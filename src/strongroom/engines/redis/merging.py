@@ -69,7 +69,7 @@ def merge(dumps: Sequence[Sorted], scratch: str, write: Callable[[bytes], None],
 def _items(data: mmap.mmap, number: int, pace: Pace) -> Iterator[tuple[bytes, int, Item]]:
     for part in rdb.walk(data, pace.beat):
         order, prefix = order_of_part(data, part)
-        yield order, number, Item(order, prefix, data, part.start, part.end)
+        yield order, number, (order, prefix, data, part.start, part.end)
 
 
 def _once(items: Iterator[tuple[bytes, int, Item]], dumps: Sequence[Sorted], contents: Contents) -> Iterator[Item]:
@@ -84,7 +84,8 @@ def _once(items: Iterator[tuple[bytes, int, Item]], dumps: Sequence[Sorted], con
             continue
         last, origin = order, number
         if order[:1] == LIBRARY:
-            name = library_name(rdb.text(item.data, item.start + 1, 1 << 10))
+            _, _, data, start, _ = item
+            name = library_name(rdb.text(data, start + 1, 1 << 10))
             if name in names:
                 raise EngineUnsupported(
                     f"the function library {name.decode('utf-8', 'replace')!r} is not the same in "

@@ -199,14 +199,18 @@ def unpacked(data: Buffer, at: int, end: int, limit: int) -> bytes:
     return bytes(out[:limit])
 
 
-def order_of(data: Buffer, at: int, end: int) -> bytes:
-    """What the string in [at, end) is ordered by: its own bytes; for a long one its beginning and a digest of it all.
+def order_of(data: Buffer, at: int) -> bytes:
+    """What the string at `at` is ordered by: its own bytes; for a long one its beginning and a digest of it all.
 
     So a key of half a gigabyte costs no more memory than any other, and the order is the same every time.
     """
+    first = data[at]
+    if first < 0x40:  # nearly always
+        return data[at + 1 : at + 1 + first]
     head = text(data, at, TEXT_LIMIT + 1)
     if len(head) <= TEXT_LIMIT:
         return head
+    end = skip_string(data, at)
     digest = hashlib.blake2b(digest_size=16)
     for start in range(at, end, _PIECE):
         digest.update(data[start : min(start + _PIECE, end)])

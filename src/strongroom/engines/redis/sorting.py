@@ -13,6 +13,7 @@ at a time and twice while runs are merged; large values stay in the dump and are
 from __future__ import annotations
 
 import heapq
+import itertools
 import mmap
 import os
 import struct
@@ -20,12 +21,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import BinaryIO
+from functools import cache
 
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.checksum import Crc64
-from strongroom.engines.redis.pacing import Pace
+from strongroom.engines.redis.pacing import STEP, Pace
 from strongroom.engines.redis.wire import scratch_errors
 
 RECORD_BUDGET = 40 << 20  # bytes of Python objects in a run of records
@@ -37,19 +37,14 @@ _ITEM_OVERHEAD = 280  # bytes that an item costs beside its key
 _FRAME = struct.Struct("<HB?QQ")  # length of key and of prefix, body follows?, start and end of the body
 _OUT = 1 << 18
 _COPY = 1 << 20
-_by_order = attrgetter("order")
 _VARYING = (b"ctime", b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db", b"slot-info")
 
 
-@dataclass(slots=True)
-class Item:
-    """What is sorted: bytes to put first, and a body that lies in a buffer."""
+Seen = Callable[[rdb.Buffer, rdb.Record], None]
+"""Called with each record of a dump, in the dump's order; may raise."""
 
-    order: bytes
-    prefix: bytes
-    data: rdb.Buffer
-    start: int
-    end: int
+Item = tuple[bytes, bytes, rdb.Buffer, int, int]
+"""What is sorted: its order, bytes to put first, and [start, end) of a buffer, its body. A plain tuple: there are millions."""
 
 
 @dataclass(slots=True)
@@ -66,9 +61,10 @@ class Contents:
     def count(self, part: rdb.Aux | rdb.Function | rdb.Record) -> None:
         """Takes note of a part of the dump."""
         if isinstance(part, rdb.Record):
-            self.keys[part.db] = self.keys.get(part.db, 0) + 1
+            db = part.db
+            self.keys[db] = self.keys.get(db, 0) + 1
             if part.expiry:
-                self.expiring[part.db] = self.expiring.get(part.db, 0) + 1
+                self.expiring[db] = self.expiring.get(db, 0) + 1
         elif isinstance(part, rdb.Function):
             self.functions += 1
         elif part.name not in (b"lua", b"slot-info"):
@@ -98,7 +94,7 @@ class Sorter:
         """All items in order, once."""
         self._held.sort()
         streams = [self._from_memory()] + [self._from_file(path) for level in self._levels for path in level]
-        yield from streams[0] if len(streams) == 1 else heapq.merge(*streams, key=_by_order)
+        yield from streams[0] if len(streams) == 1 else heapq.merge(*streams)
 
     def close(self) -> None:
         """Removes the files."""
@@ -109,7 +105,7 @@ class Sorter:
 
     def _from_memory(self) -> Iterator[Item]:
         for order, prefix, start, end in self._held:
-            yield Item(order, prefix, self._data, start, end)
+            yield order, prefix, self._data, start, end
 
     def _spill(self) -> None:
         self._held.sort()
@@ -124,7 +120,7 @@ class Sorter:
         runs = self._levels[level]
         runs.append(self._written(items))
         if len(runs) == FAN_IN:
-            self._keep(level + 1, heapq.merge(*[self._from_file(path) for path in runs], key=_by_order))
+            self._keep(level + 1, heapq.merge(*[self._from_file(path) for path in runs]))
             for path in runs:
                 os.unlink(path)
             runs.clear()
@@ -133,18 +129,10 @@ class Sorter:
         with scratch_errors(self._scratch):
             handle, path = tempfile.mkstemp(suffix=".run", dir=self._scratch)
             with open(handle, "wb", buffering=_RUN_BUFFER) as file:
-                for count, item in enumerate(items):
-                    self._write(file, item)
-                    if count % 4096 == 0:
-                        self._beat()
+                while some := list(itertools.islice(items, 1024)):
+                    file.write(b"".join(map(_framed, some)))
+                    self._beat()
         return path
-
-    def _write(self, file: BinaryIO, item: Item) -> None:
-        inline = item.end - item.start <= _INLINE
-        file.write(_FRAME.pack(len(item.order), len(item.prefix), inline, item.start, item.end))
-        file.write(item.order + item.prefix)
-        if inline:
-            file.write(item.data[item.start : item.end])
 
     def _from_file(self, path: str) -> Iterator[Item]:
         with open(path, "rb", buffering=_RUN_BUFFER) as file:
@@ -153,9 +141,16 @@ class Sorter:
                 order = file.read(order_size)
                 prefix = file.read(prefix_size)
                 if inline:
-                    yield Item(order, prefix, file.read(end - start), 0, end - start)
+                    yield order, prefix, file.read(end - start), 0, end - start
                 else:
-                    yield Item(order, prefix, self._data, start, end)
+                    yield order, prefix, self._data, start, end
+
+
+def _framed(item: Item) -> bytes:
+    """An item as it lies in a run."""
+    order, prefix, data, start, end = item
+    inline = end - start <= _INLINE
+    return b"".join((_FRAME.pack(len(order), len(prefix), inline, start, end), order, prefix, data[start:end] if inline else b""))
 
 
 class _Out:
@@ -206,11 +201,11 @@ def sort_dump(
     write: Callable[[bytes], None],
     paces: tuple[Pace, Pace],
     budget: int = RECORD_BUDGET,
-    seen: Callable[[rdb.Buffer, rdb.Record], None] = lambda _data, _record: None,
+    seen: Seen | None = None,
 ) -> Contents:
     """Writes the verified dump at `path` in order through `write` and tells what it holds.
 
-    `paces` are told the bytes read and the bytes written; `seen` is told each record, and may raise. Raises what rdb.walk
+    `paces` are told the bytes read and the bytes written; `seen` is told each record. Raises what rdb.walk
     raises, possibly after some bytes were written: the caller keeps nothing then.
     """
     reading, writing = paces
@@ -237,23 +232,34 @@ HEAD, LIBRARY, KEY = b"\0", b"\1", b"\2"
 def order_of_part(data: rdb.Buffer, part: rdb.Aux | rdb.Function | rdb.Record) -> tuple[bytes, bytes]:
     """What a part is ordered by, and the bytes that go before it: its kind first, a key's database, then its text."""
     if isinstance(part, rdb.Record):
-        key = rdb.order_of(data, part.start + 1, rdb.skip_string(data, part.start + 1))
-        return KEY + part.db.to_bytes(4, "big") + key, part.expiry
+        return _key_of_database(part.db) + rdb.order_of(data, part.start + 1), part.expiry
     if isinstance(part, rdb.Function):
-        return LIBRARY + rdb.order_of(data, part.start + 1, part.end), b""
+        return LIBRARY + rdb.order_of(data, part.start + 1), b""
     value = rdb.skip_string(data, part.start + 1)
-    return HEAD + part.name + b"\0" + rdb.order_of(data, value, part.end), b""
+    return HEAD + part.name + b"\0" + rdb.order_of(data, value), b""
 
 
-def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace, seen: Callable[[rdb.Buffer, rdb.Record], None]) -> Contents:
+@cache
+def _key_of_database(db: int) -> bytes:
+    return KEY + db.to_bytes(4, "big")
+
+
+def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace, seen: Seen | None) -> Contents:
     contents = Contents(rdb.version_of(data[: rdb.HEADER_BYTES]))
+    add, count, order_of, record = sorter.add, contents.count, rdb.order_of, rdb.Record
+    told = 0
     for part in rdb.walk(data, pace.beat):
-        contents.count(part)
-        if isinstance(part, rdb.Record):
-            seen(data, part)
-        if not (isinstance(part, rdb.Aux) and part.name in _VARYING):
-            sorter.add(*order_of_part(data, part), part.start, part.end)
-        pace.advance_to(part.end)
+        count(part)
+        if type(part) is record:  # nearly always: what is done for each is most of a capture's time
+            db, expiry, start, end = part
+            if seen is not None:
+                seen(data, part)
+            add(_key_of_database(db) + order_of(data, start + 1), expiry, start, end)
+            if end - told >= STEP:
+                told = end
+                pace.advance_to(end)
+        elif not (isinstance(part, rdb.Aux) and part.name in _VARYING):
+            add(*order_of_part(data, part), part.start, part.end)
     pace.finish()
     return contents
 
@@ -272,42 +278,35 @@ class _Writer:
 
     def write(self, items: Iterator[Item]) -> None:
         """Writes all items, and before each database's first record which database it is."""
-        current = b""
+        out, current = self._out, b""
         for item in items:
-            if item.order[:1] == KEY:
-                if item.order[1:5] != current:
-                    current = item.order[1:5]
-                    self._select(int.from_bytes(current, "big"))
-                self._record(item)
+            order, prefix, data, start, end = item
+            if order[:5] != current and order[:1] == KEY:
+                current = order[:5]
+                self._select(int.from_bytes(current[1:], "big"))
+            out.put(prefix)
+            kind = data[start]
+            if kind in _MEMBERS and order[:1] == KEY:
+                self._members(data, start, *_MEMBERS[kind])
             else:
-                self._out.copy(item.data, item.start, item.end)
+                out.copy(data, start, end)
 
     def _select(self, db: int) -> None:
         sizes = (self._contents.keys[db], self._contents.expiring.get(db, 0))
         self._out.put(bytes([rdb.SELECT]) + rdb.packed_length(db))
         self._out.put(bytes([rdb.RESIZE]) + b"".join(map(rdb.packed_length, sizes)))
 
-    def _record(self, item: Item) -> None:
-        self._out.put(item.prefix)
-        kind = item.data[item.start]
-        if kind in _MEMBERS:
-            self._members(item, *_MEMBERS[kind])
-        else:
-            self._out.copy(item.data, item.start, item.end)
-
-    def _members(self, item: Item, strings: int, more: int) -> None:
+    def _members(self, data: rdb.Buffer, start: int, strings: int, more: int) -> None:
         """Writes a set or hash with its members in order: each one or two strings, and so many bytes more."""
-        data = item.data
-        count, at = rdb.length(data, rdb.skip_string(data, item.start + 1))
-        self._out.copy(data, item.start, at)
+        count, at = rdb.length(data, rdb.skip_string(data, start + 1))
+        self._out.copy(data, start, at)
         sorter = Sorter(data, self._scratch, MEMBER_BUDGET, self._pace.beat)
         with closing(sorter):
             for number in range(count):
                 start, end = at, rdb.skip_string(data, at)
-                order = rdb.order_of(data, start, end)
                 at = (end if strings == 1 else rdb.skip_string(data, end)) + more
-                sorter.add(order, b"", start, at)
+                sorter.add(rdb.order_of(data, start), b"", start, at)
                 if number % 20_000 == 19_999:
                     self._pace.beat()
-            for member in sorter.sorted():
-                self._out.copy(member.data, member.start, member.end)
+            for _, _, held, start, end in sorter.sorted():
+                self._out.copy(held, start, end)
