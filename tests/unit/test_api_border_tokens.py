@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from strongroom.api import tokens
 from strongroom.identity import accounts
 from strongroom.identity import tables as t
 from strongroom.identity.audit import check_chain
@@ -247,9 +250,32 @@ def test_making_and_revoking_tokens_is_in_the_audit_trail(house: House) -> None:
 
 
 def test_a_wrong_password_of_a_known_user_is_in_the_audit_trail(house: House) -> None:
-    """As refused; a name that nobody has belongs to no account and leaves no row."""
+    """As refused, and so is the right one for a scope that is not the user's; a name that nobody has belongs to no account and
+    leaves no row."""
     house.login(password="guess")
     house.login("nobody")
+    house.login(scope={"project": {"id": "f" * 32}})
     with house.services.catalog.read() as conn:
         rows = conn.execute(sa.select(t.audit.c.event, t.audit.c.outcome, t.audit.c.user_name)).all()
-    assert rows == [("createToken", "REFUSED", "admin")]
+    assert rows == [("createToken", "REFUSED", "admin")] * 2
+
+
+def test_passwords_that_are_checked_at_once_leave_threads_for_everybody_else(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many addresses send them: one more is told to come back, and nobody is when they are done."""
+    go, entered = threading.Event(), threading.Semaphore(0)
+
+    def slow(*_: object) -> bool:
+        entered.release()
+        return go.wait(20)
+
+    monkeypatch.setattr(type(house.services.passwords), "holds", slow)
+    with ThreadPoolExecutor(tokens.PASSWORDS_AT_ONCE) as pool:
+        waiting = [pool.submit(house.login) for _ in range(tokens.PASSWORDS_AT_ONCE)]
+        assert all(entered.acquire(timeout=20) for _ in waiting)
+        refused = house.login()
+        go.set()
+        assert {one.result().status_code for one in waiting} == {201}
+    assert (refused.status_code, refused.json()["error_code"], refused.headers["Retry-After"]) == (429, "DBS.280443", "1")
+    assert house.login().status_code == 201

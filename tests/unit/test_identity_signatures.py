@@ -158,8 +158,11 @@ def by_hand(headers: dict[str, str], names: str, query: str = "", payload: str |
 
 @pytest.mark.parametrize(
     ("kind", "accepted"),
-    [("text/plain", True), ("application/json", False), ("Application/JSON;charset=utf8", False), ("application/bson", False)],
-)
+    [
+        ("text/plain", True), ("application/json", False), ("Application/JSON;charset=utf8", False), ("application/bson", False),
+        ("application/vnd.api+json", False), ("application/x+JSON ; q=1", False),
+    ],
+)  # fmt: skip
 def test_an_unsigned_payload_is_no_way_around_the_body_of_a_json_request(kind: str, accepted: bool) -> None:
     """The stand-in for the hash counts only for types that the service does not read, whether the type is signed or not."""
     headers = {"content-type": kind, "x-sdk-content-sha256": "UNSIGNED-PAYLOAD"}

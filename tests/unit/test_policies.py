@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from strongroom.backups import automation, deletion, errors, holding, instances, policies
+from strongroom.backups import automation, deletion, errors, holding, instances, pending, policies
 from strongroom.backups.policies import OFF, Policy
 from strongroom.backups.restoration import RestoreJob
 from strongroom.backups.windows import LENGTH
@@ -26,6 +26,7 @@ from support.vault import generations
 
 DAILY = Policy(7, "02:00-03:00", "1,2,3,4,5,6,7")
 DAY = 86400.0
+ANN, BEN = pending.Person("a" * 32, "ann"), pending.Person("b" * 32, "ben")
 
 
 class House(HarshVault):
@@ -48,7 +49,7 @@ class House(HarshVault):
         with self.catalog.write() as conn:
             put_schedule(self.leased, conn, replace(automation.HOURLY, every=seconds))
 
-    def policy(self, policy: Policy, **options: bool) -> None:
+    def policy(self, policy: Policy, **options: Any) -> None:
         policies.put(self.ctx, self.project, self.source, policy, lambda conn: None, **options)
 
     def until(self, at: str, *, worked: bool = True) -> None:
@@ -319,6 +320,44 @@ def test_unregistering_takes_the_automated_backups_along(house: House) -> None:
     house.until("12-01 12:00")
     assert house.backups() == []
     assert house.state(manual) == "COMPLETED"
+    house.check()
+
+
+@pytest.mark.parametrize("how", ["off", "unregistered"])
+def test_automated_backups_that_somebody_deletes_wait_like_any_other(house: House, how: str) -> None:
+    """Turning the policy off or unregistering the instance is no way around undelete hours and the second person. Expiry by age
+    waits for nothing."""
+    house.policy(Policy(2, DAILY.start_time, DAILY.period))
+    pending.put_policy(house.ctx, house.project, lambda *_: None, undelete_hours=24, second_person=True)
+    house.until("11-29 12:00")
+    first, second = house.backups()
+    assert house.backups(state="DELETED") != []
+    if how == "off":
+        house.policy(OFF, delete_automated=True, by=ANN)
+    else:
+        instances.unregister(house.ctx, house.project, house.source, lambda conn: None, by=ANN)
+    house.let_pass(60)
+    assert [row.id for row in house.backups(state="PENDING")] == [first.id, second.id]
+    with pytest.raises(errors.SamePerson):
+        pending.approve(house.ctx, house.project, first.id, ANN, lambda conn: None)
+    pending.approve(house.ctx, house.project, first.id, BEN, lambda conn: None)
+    pending.undelete(house.ctx, house.project, second.id, ANN, lambda conn: None)
+    house.until("12-01 12:00")
+    assert (house.state(first.id), house.state(second.id)) == ("DELETED", "COMPLETED")
+    house.check()
+
+
+def test_automated_backups_stay_if_the_policy_is_on_again_before_they_go(house: House) -> None:
+    """Who asked for their deletion is told nothing else than by a delete by hand."""
+    house.policy(DAILY)
+    house.until("11-27 12:00")
+    before = [row.id for row in house.backups()]
+    house.policy(OFF, delete_automated=True, by=ANN)
+    house.policy(DAILY)
+    house.run()
+    assert [row.id for row in house.backups()] == before
+    (result,) = (one for one in house.results(policies.EXPIRE) if one["kept"])
+    assert {one["backup"] for one in result["kept"]} == set(before)
     house.check()
 
 

@@ -111,11 +111,11 @@ def test_it_goes_on_after_an_end_in_the_middle(vault: Vault, monkeypatch: pytest
     whole = automation.deletion.delete
     calls: list[str] = []
 
-    def ends(ctx: Any, project: str, key: str, note: Any, *, expiring: bool) -> str:
+    def ends(ctx: Any, project: str, key: str, note: Any, **options: Any) -> str:
         calls.append(key)
         if len(calls) == 2:
             raise RuntimeError("the process ends here")
-        return whole(ctx, project, key, note, expiring=expiring)
+        return whole(ctx, project, key, note, **options)
 
     monkeypatch.setattr(automation.deletion, "delete", ends)
     job = unregister(vault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -46,6 +47,7 @@ def build_app(
     app.state.services = services
     app.state.users = Limiter(services.limits.per_user, services.ambient)
     app.state.logins = Limiter(services.limits.logins_per_address, services.ambient)
+    app.state.password_turns = BoundedSemaphore(tokens.PASSWORDS_AT_ONCE)
     provide(app, {Services: services, **(objects or {})})
     errors.install(app)
     app.add_middleware(Border, services=services, observe=observe)

@@ -26,6 +26,7 @@ from strongroom.api.contract import (
     time_text,
 )
 from strongroom.api.errors import ParameterError
+from strongroom.api.pending import person
 from strongroom.api.services import given
 from strongroom.api.times import iso
 from strongroom.backups import anew, instances, listing, policies, tagging
@@ -238,7 +239,7 @@ def _unregister(instance: str, ctx: Context, caller: Principal, event: str) -> J
     def note(conn: Connection) -> None:
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, event, "instance", instance))
 
-    return JobAccepted(job_id=instances.unregister(ctx, caller.required_project(), instance, note))
+    return JobAccepted(job_id=instances.unregister(ctx, caller.required_project(), instance, note, by=person(caller)))
 
 
 def _own_fields(conn: Connection, row: Row[Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from strongroom.api.authentication import authenticated_router, may
 from strongroom.api.contract import BackupPolicy, InstanceId
+from strongroom.api.pending import person
 from strongroom.api.services import given
 from strongroom.backups import policies
 from strongroom.backups.context import Context
@@ -48,7 +49,9 @@ def set_backup_policy(
         audit.append(conn, ctx.ambient, audit.Entry.by(caller, "NoSQLSetBackupPolicy", "instance", instance_id, detail=detail))
 
     project = caller.required_project()
-    policies.put(ctx, project, instance_id, policy, note, delete_automated=request.delete_auto_backups)
+    policies.put(
+        ctx, project, instance_id, policy, note, delete_automated=request.delete_auto_backups, by=person(caller)
+    )  # fmt: skip
     return Response(status_code=204)
 
 

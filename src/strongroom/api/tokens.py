@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -12,7 +15,7 @@ from sqlalchemy import Connection
 
 from strongroom.api.authentication import Caller, authenticated_router, public_router
 from strongroom.api.contract import Text
-from strongroom.api.errors import NOT_FOUND, ApiError, ParameterError, TooManyRequests
+from strongroom.api.errors import NOT_FOUND, TOO_MANY, ApiError, ParameterError, TooManyRequests
 from strongroom.api.limiter import Limiter, site_of
 from strongroom.api.middleware import arrival_of
 from strongroom.api.services import Services, given
@@ -27,6 +30,9 @@ from strongroom.identity.signing_in import Door, User, Wanted, token_event, user
 _public = public_router("identity")
 _router = authenticated_router("identity")
 ROUTERS = (_public, _router)
+
+PASSWORDS_AT_ONCE = 24
+"""Passwords that are checked or wait for it at once, of all callers; fewer than the server has threads."""
 
 Given = Annotated[Services, given(Services)]
 SubjectToken = Annotated[str, Header(alias="X-Subject-Token", min_length=1, max_length=4096)]
@@ -123,17 +129,23 @@ def create_token(
         logins: Limiter = request.app.state.logins
         if wait := logins.take(site_of(arrival.source)):
             raise TooManyRequests("address", wait)
-        user = _by_password(services, asked, proof, second="totp" in methods)
+        with _turn(request.app.state.password_turns):
+            user = _by_password(services, asked, proof, second="totp" in methods)
     elif methods == ["token"]:
         user = _by_token(services, proof.token)
     else:
         raise ParameterError("Parameter error: identity.methods is password, password and totp, or token.")
     method: Literal["password", "token"] = "token" if methods == ["token"] else "password"
-    with services.catalog.write() as conn:
-        project = _scope(conn, user, body.auth.scope)
-        scoped = project.id if project else None
-        issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at, user.mfa_at)
-        audit.append(conn, services.ambient, token_event(user, asked, scoped, methods))
+    try:
+        with services.catalog.write() as conn:
+            project = _scope(conn, user, body.auth.scope)
+            scoped = project.id if project else None
+            issued = kept.issue(conn, services.ambient, user.id, user.epoch, scoped, method, user.ends_at, user.mfa_at)
+            audit.append(conn, services.ambient, token_event(user, asked, scoped, methods))
+    except Unauthenticated:  # they are who they say, but the scope is not theirs, or they were changed meanwhile
+        with services.catalog.write() as conn:
+            audit.append(conn, services.ambient, token_event(user, asked, None, methods, "REFUSED"))
+        raise
     response.headers["X-Subject-Token"] = issued.text
     made = kept.Valid(user.id, user.epoch, scoped, method, issued.issued_at, issued.expires_at, user.mfa_at)
     return _token_body(request, user, project, made, catalog=nocatalog is None)
@@ -191,6 +203,18 @@ def create_security_token(
             "expires_at": _keystone_time(made.expires_at),
         }
     }
+
+
+@contextmanager
+def _turn(turns: BoundedSemaphore) -> Iterator[None]:
+    """One of the passwords that are checked, or wait for it, at once. Checking is slow on purpose: what many addresses send at
+    once must not take all threads of the server."""
+    if not turns.acquire(blocking=False):
+        raise ApiError(429, TOO_MANY, "Too many passwords are being checked. Try again in 1 s.", {"Retry-After": "1"})
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def _by_password(services: Services, asked: Asked, proof: IdentityProof, *, second: bool) -> User:

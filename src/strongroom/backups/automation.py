@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from strongroom.backups import creation, deletion, errors, policies
+from strongroom.backups import creation, deletion, errors, pending, policies
 from strongroom.backups.context import Context
 from strongroom.backups.windows import LENGTH
 from strongroom.catalog import tables as t
@@ -103,13 +103,15 @@ class _Done(Exception):
 
 class ExpireJob:
     """The job `expire`. With an instance: all automated backups of it go, since its policy is off or it is unregistered; nobody
-    comes by later, so one that a restore reads is waited for."""
+    comes by later, so one that a restore reads is waited for. Where a person has asked for it (`by`) it is a delete by hand,
+    which waits for what the project's deletions wait for. Expiry by age waits for nothing."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
     def run(self, job: Running) -> Mapping[str, Any]:
         ctx, instance = self._ctx, job.args.get("instance")
+        by = pending.Person(*job.args["by"]) if job.args.get("by") else None
         deleted: list[str] = []
         kept: dict[str, str] = {}
         passing = ""  # why something has to wait
@@ -123,13 +125,14 @@ class ExpireJob:
                 for row in some:
                     job.progress("deleting backups", len(deleted))
                     try:
-                        deletion.delete(ctx, row.project, row.id, self._noted(row.project), expiring=True)
+                        deletion.delete(ctx, row.project, row.id, self._noted(row.project, by), by=by, expiring=by is None)
                         deleted.append(row.id)
                     except errors.NoSuchBackup:  # somebody else's delete is done
                         continue
                     except errors.Refused as error:
                         kept[row.id] = str(error)
-                        passing = passing if isinstance(error, errors.BackupHeld) else str(error)
+                        stays = isinstance(error, (errors.BackupHeld, errors.BackupAutomated))  # or the policy is on again
+                        passing = passing if stays else str(error)
         if instance is not None and passing:
             raise TryAgain(passing, _RESTORING)
         told = [{"backup": key, "why": why} for key, why in list(kept.items())[:_MOST]]
@@ -153,9 +156,9 @@ class ExpireJob:
                 query = query.where(ended <= before, t.backup.c.id != (newest or ""))
             return conn.execute(query.order_by(t.backup.c.begin_at, t.backup.c.id).limit(_MOST)).all()
 
-    def _noted(self, project: str) -> deletion.Note:
+    def _noted(self, project: str, by: pending.Person | None) -> deletion.Note:
         def note(conn: Connection, backup: str, name: str) -> None:
-            detail = {"by": "policy"}
+            detail = {"by": "policy"} if by is None else {"asked_by": by.id, "asked_name": by.name}
             audit.append(
                 conn, self._ctx.ambient, audit.Entry("NoSQLDeleteBackup", "backup", backup, name, project=project, detail=detail)
             )

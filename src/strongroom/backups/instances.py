@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from strongroom.backups import credentials, errors, policies, quotas, recording, rehearsal
 from strongroom.backups.context import Context
+from strongroom.backups.pending import Person
 from strongroom.backups.registered import find_instance
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineError, Tabled, Target
@@ -77,9 +78,9 @@ def tables_of(ctx: Context, project: str, instance: str) -> Mapping[str, Sequenc
         raise errors.InstanceUnusable(str(error)) from error
 
 
-def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None]) -> str:
-    """Takes an instance off the register; its manual backups stay restorable elsewhere, its automated ones are deleted: by the
-    job that is returned. InstanceBusy while a job uses it."""
+def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connection], None], *, by: Person | None = None) -> str:
+    """Takes an instance off the register; its manual backups stay restorable elsewhere, its automated ones are deleted, as `by`
+    asks: by the job that is returned. InstanceBusy while a job uses it."""
     with ctx.catalog.write() as conn:
         found = conn.execute(
             sa.update(t.instance)
@@ -102,6 +103,6 @@ def unregister(ctx: Context, project: str, instance: str, note: Callable[[Connec
         policies.forget(conn, instance)
         recording.stop(conn, instance)
         rehearsal.forget(conn, instance)
-        job = policies.delete_all(ctx, conn, project, instance)
+        job = policies.delete_all(ctx, conn, project, instance, by)
         note(conn)
     return job

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from strongroom.backups.context import Context
+from strongroom.backups.pending import Person
 from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.backups.windows import LENGTH, Windows
 from strongroom.catalog import tables as t
@@ -79,11 +80,12 @@ def put(
     note: Callable[[Connection], None],
     *,
     delete_automated: bool = False,
+    by: Person | None = None,
 ) -> None:
     """Sets the policy, or turns it off. A window that is open now counts if the new policy has it and no backup was taken in it.
 
-    Off, the automated backups stay and are deleted by hand like any other; `delete_automated` has them deleted now. Raises
-    errors.NoSuchInstance.
+    Off, the automated backups stay and are deleted by hand like any other; `delete_automated` has them deleted now, as `by` asks.
+    Raises errors.NoSuchInstance.
     """
     with ctx.catalog.write() as conn:
         lock_instance(conn, project, instance)
@@ -93,7 +95,7 @@ def put(
         if policy.keep_days:
             _turn_on(ctx, conn, instance, policy, -1.0 if before is None else before.last_window)
         elif delete_automated:
-            delete_all(ctx, conn, project, instance)
+            delete_all(ctx, conn, project, instance, by)
         note(conn)
 
 
@@ -117,9 +119,11 @@ def forget(conn: Connection, instance: str) -> None:
     remove_schedule(conn, _schedule(instance))
 
 
-def delete_all(ctx: Context, conn: Connection, project: str, instance: str) -> str:
-    """Has every automated backup of the instance deleted, if there are any, by the job that is returned."""
-    return ctx.jobs.submit(conn, EXPIRE, {"instance": instance}, project=project, instance=instance, serial=f"expire:{instance}")
+def delete_all(ctx: Context, conn: Connection, project: str, instance: str, by: Person | None) -> str:
+    """Has every automated backup of the instance deleted, if there are any, by the job that is returned. `by`: who asks; what the
+    project's deletions wait for these wait for too."""
+    args = {"instance": instance} | ({} if by is None else {"by": [by.id, by.name]})
+    return ctx.jobs.submit(conn, EXPIRE, args, project=project, instance=instance, serial=f"expire:{instance}")
 
 
 def place_in_window(instance: str) -> float:

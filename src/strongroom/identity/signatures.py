@@ -111,8 +111,8 @@ def _payloads(request: Received) -> Iterator[str]:
     """What may stand for the body: its hash, and for types that the service never reads also the word that stands for
     an unsigned body."""
     yield hashlib.sha256(request.body).hexdigest()
-    kind = (request.header("content-type") or "").strip().lower()
-    signed_kind = kind.startswith(("application/json", "application/bson"))
+    kind = (request.header("content-type") or "").lower().partition(";")[0].strip()
+    signed_kind = kind.startswith(("application/json", "application/bson")) or kind.endswith("+json")  # read as JSON too
     if kind and not signed_kind and request.header("x-sdk-content-sha256") == _UNSIGNED:
         yield _UNSIGNED
 
