@@ -58,7 +58,7 @@ class OwnFilters(RowPage):
 
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Options = Annotated[
-    dict[OptionName, Annotated[str, Field(max_length=32768, repr=False)]], Field(max_length=16, default_factory=dict, repr=False)
+    dict[OptionName, Annotated[str, Field(max_length=32768)]], Field(max_length=16, default_factory=dict, repr=False)
 ]
 """What an engine takes beside address and password, by its own names; see its page. Certificates are PEM text."""
 
