@@ -311,7 +311,9 @@ def measure_mongodb(results: Results, work: Path, mib: int, runs: int) -> None:
         restores: dict[str, Callable[[Path], Any]] = {}
         if restore := shutil.which("mongorestore"):
             own_tool(str(dump), source, ["--out", str(work / "own")])
-            restores["mongorestore"] = lambda _folder: own_tool(restore, other, ["--drop", str(work / "own")])
+            restores["mongorestore"] = lambda _folder: own_tool(
+                restore, other, ["--drop", "--nsInclude", "bench.*", str(work / "own")]
+            )
         restores["driver"] = lambda _folder: driver_restore(other._client, kept)
         restores["strongroom"] = lambda _folder: ours.restore(backup, into)
         tell(results, "mongodb", "restore", size, in_turns(runs, restores, work))
@@ -340,10 +342,11 @@ def own_tool(program: str, database: Any, more: list[str]) -> None:
             database.address,
             "--authenticationDatabase",
             "admin",
-            "--quiet",
             *more,
         ]
-        subprocess.run(command, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{Path(program).name}: {done.stderr[-2000:]}")
 
 
 def driver_dump(client: MongoClient[Any], to: Path) -> None:

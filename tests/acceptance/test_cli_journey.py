@@ -124,6 +124,27 @@ def test_a_wrong_password_registers_nothing(server: ServerProcess, redis: RedisS
     assert server.cli("instance", "list")["instances"] == []
 
 
+def test_a_database_whose_password_was_changed_is_backed_up_again(server: ServerProcess, redis: RedisServer) -> None:
+    """After one command; a wrong one changes nothing, and neither password is told anywhere."""
+    instance, first = add(server, redis), back_up(server, "first")
+    with redis.client() as client:
+        client.config_set("requirepass", "changed-word")
+    failed = server.cli("backup", "create", "cache", "second", "--wait", status=1)["job"]
+    assert "strongroom instance change" in failed["fail_reason"]
+    server.cli("instance", "change", "cache", "--password-stdin", stdin="wrong\n", status=1)
+    server.cli("instance", "change", "cache", "--address", redis.address, status=1)
+    server.cli("instance", "change", "cache", status=2)
+    assert server.cli("instance", "change", "cache", "--password-stdin", stdin="changed-word\n")["id"] == instance
+    third = back_up(server, "third")
+    assert (
+        server.cli("backup", "show", third)["parts"][0]["lineage"] == server.cli("backup", "show", first)["parts"][0]["lineage"]
+    )
+    told = server.cli("audit", "list", "--event", "StrongroomSetInstanceAccess")["records"]
+    assert [one["outcome"] for one in told] == ["OK", "REFUSED", "REFUSED"]
+    for word in ("changed-word", "secret-word"):
+        assert word not in server.log + str(told)
+
+
 def test_an_instance_is_removed_and_its_manual_backups_stay(server: ServerProcess, redis: RedisServer) -> None:
     """It is gone from the register, its backup from nowhere."""
     add(server, redis)

@@ -193,6 +193,7 @@ def test_no_call_takes_an_id_of_somebody_else(site: Site, stranger: Tenant) -> N
         yield NO_INSTANCE, "POST", us.url("instances"), theft
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/test-restores"), None
         yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/test-restores"), {"every_days": 7}
+        yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/access"), {"address": "redis://127.0.0.1:1"}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/limits"), None
         yield NO_INSTANCE, "PUT", us.own(f"instances/{instance}/limits"), {"bytes_per_second": None}
         yield NO_INSTANCE, "GET", us.own(f"instances/{instance}/notifications/hours"), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from fastapi import Query
@@ -57,9 +57,7 @@ class OwnFilters(RowPage):
 
 
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Options = Annotated[
-    dict[OptionName, Annotated[str, Field(max_length=32768)]], Field(max_length=16, default_factory=dict, repr=False)
-]
+Options = Annotated[dict[OptionName, Annotated[str, Field(max_length=32768)]], Field(max_length=16)]
 """What an engine takes beside address and password, by its own names; see its page. Certificates are PEM text."""
 
 
@@ -74,7 +72,22 @@ class RegisterRequest(BaseModel):
     address: Annotated[str, Field(min_length=1, max_length=1000)]
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
     labels: Annotated[dict[TagKey, TagValue], Field(max_length=tagging.MOST)] = Field(default_factory=dict)
-    options: Options
+    options: Options = Field(default_factory=dict, repr=False)
+
+
+class AccessRequest(BaseModel):
+    """How an instance is entered from now on. What is not named stays; with an address, even the same, nothing that was kept is
+    used: password and options are given anew, or there are none. Options replace all that there were."""
+
+    address: Annotated[str | None, Field(min_length=1, max_length=1000)] = None
+    password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
+    options: Options | None = Field(default=None, repr=False)
+
+    def checked(self) -> Self:
+        """ParameterError where nothing is to be changed."""
+        if self.address is None and self.password is None and self.options is None:
+            raise ParameterError("Parameter error: name what is to be changed: address, password or options.")
+        return self
 
 
 class Datastore(BaseModel):
@@ -103,7 +116,7 @@ class CreateInstanceRequest(BaseModel):
     restore_info: RestoreInfo | None = None
     address: Annotated[str | None, Field(min_length=1, max_length=1000)] = None
     password: Annotated[str | None, Field(max_length=1000, repr=False)] = None
-    options: Options
+    options: Options = Field(default_factory=dict, repr=False)
 
 
 @router.post("/v3/{project_id}/instances", status_code=202)
@@ -225,6 +238,28 @@ def show_instance(
     """One registered instance."""
     with ctx.catalog.read() as conn:
         return _own_fields(conn, find_instance(conn, caller.required_project(), instance_id))
+
+
+@router.put("/strongroom/v1/{project_id}/instances/{instance_id}/access")
+def set_instance_access(
+    instance_id: InstanceId,
+    request: AccessRequest,
+    ctx: Here,
+    caller: Annotated[Principal, may("strongroom:instance:setAccess")],
+) -> dict[str, Any]:
+    """Changes address, password or options of an instance after entering it so once; its backups and all else stay."""
+    project, asked = caller.required_project(), request.checked()
+
+    def note(conn: Connection) -> None:
+        row = find_instance(conn, project, instance_id)
+        changed = sorted(name for name, value in asked if value is not None)
+        detail = {"changed": changed, "address": row.address}
+        entry = audit.Entry.by(caller, "StrongroomSetInstanceAccess", "instance", instance_id, row.name, detail=detail)
+        audit.append(conn, ctx.ambient, entry)
+
+    access = instances.Access(asked.address, asked.password, asked.options)
+    instances.change(ctx, project, instance_id, access, note)
+    return show_instance(instance_id, ctx, caller)
 
 
 @router.delete("/strongroom/v1/{project_id}/instances/{instance_id}")

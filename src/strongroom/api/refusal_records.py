@@ -30,6 +30,7 @@ EVENTS: Mapping[str, tuple[str, str, str]] = {
     "create_instance": ("NoSQLCreateInstance", "instance", ""),
     "delete_instance": ("NoSQLDeleteInstance", "instance", "instance_id"),
     "register_instance": ("StrongroomRegisterInstance", "instance", ""),
+    "set_instance_access": ("StrongroomSetInstanceAccess", "instance", "instance_id"),
     "unregister_instance": ("StrongroomRemoveInstance", "instance", "instance_id"),
     "set_backup_policy": ("NoSQLSetBackupPolicy", "instance", "instance_id"),
     "set_redis_pitr_policy": ("NoSQLSetPitrPolicy", "instance", "instance_id"),

@@ -1,4 +1,5 @@
-"""Instances: databases that are backed up. Registering probes the engine first; unregistering keeps manual backups alone."""
+"""Instances: databases that are backed up. Registering probes the engine first, as does a change of how one is entered;
+unregistering keeps manual backups alone."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from strongroom.backups import credentials, errors, policies, quotas, recording, rehearsal
 from strongroom.backups.context import Context
 from strongroom.backups.pending import Person
-from strongroom.backups.registered import find_instance
+from strongroom.backups.registered import find_instance, lock_instance
 from strongroom.catalog import tables as t
-from strongroom.engines.base import EngineError, Tabled, Target
+from strongroom.engines.base import Engine, EngineError, Probe, Tabled, Target
 from strongroom.notifications import ages
 
 Note = Callable[[Connection, str], None]
@@ -33,20 +34,33 @@ class NewInstance:
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # the engine's own, as TLS wants them; kept sealed
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How an instance is entered from now on. Without an address what is None stays as it is; with one, even the same, nothing is
+    used of what was kept: no stored password is sent to where somebody points it."""
+
+    address: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def applied_to(self, kept: Target) -> Target:
+        """Where and how it is entered then."""
+        if self.address is not None:
+            return Target(self.address, self.password, self.options or {})
+        password = kept.password if self.password is None else self.password
+        return Target(kept.address, password, kept.options if self.options is None else self.options)
+
+
 def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken,
     errors.QuotaReached."""
     engine = ctx.engines.get(new.engine)
     if engine is None:
         raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
-    try:
-        probe = engine.probe(Target(new.address, new.password, new.options))
-    except EngineError as error:
-        raise errors.InstanceUnusable(str(error)) from error
+    target = Target(new.address, new.password, new.options)
+    probe = _probed(engine, target)
     key = ctx.ambient.hex_id() + "in" + engine.id_suffix
-    now = ctx.ambient.now()
-    plain = credentials.packed(new.password, new.options)
-    secret = None if plain is None else ctx.sealer.seal(plain, "instance", key)
+    now, secret = ctx.ambient.now(), _sealed(ctx, key, target)
     try:
         with ctx.catalog.write() as conn:
             quotas.require(conn, project, "instance")
@@ -62,6 +76,41 @@ def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     except IntegrityError as error:
         raise errors.InstanceNameTaken(f"an instance named {new.name} is registered in this project already") from error
     return key
+
+
+def change(ctx: Context, project: str, instance: str, access: Access, note: Callable[[Connection], None]) -> None:
+    """Enters the instance as it is to be entered from now on, and keeps that; its backups, schedules and history stay. What runs
+    goes on as it entered, but for a recording, which connects anew. Raises errors.NoSuchInstance, InstanceUnusable."""
+    with ctx.catalog.read() as conn:
+        row = find_instance(conn, project, instance)
+    target = access.applied_to(ctx.target(row))
+    probe = _probed(ctx.engines[row.engine], target)
+    if probe.mode != row.mode:
+        raise errors.InstanceUnusable(
+            f"{row.name} is registered as {row.mode}, and what answers is {probe.mode}: register that as another instance"
+        )
+    secret = _sealed(ctx, instance, target)
+    with ctx.catalog.write() as conn:
+        recording.connect_anew(ctx, conn, instance)
+        lock_instance(conn, project, instance)
+        conn.execute(
+            sa.update(t.instance)
+            .where(t.instance.c.id == instance)
+            .values(address=target.address, secret=secret, version=probe.version, updated_at=ctx.ambient.now())
+        )
+        note(conn)
+
+
+def _probed(engine: Engine, target: Target) -> Probe:
+    try:
+        return engine.probe(target)
+    except EngineError as error:
+        raise errors.InstanceUnusable(str(error)) from error
+
+
+def _sealed(ctx: Context, instance: str, target: Target) -> bytes | None:
+    plain = credentials.packed(target.password, target.options)
+    return None if plain is None else ctx.sealer.seal(plain, "instance", instance)
 
 
 def tables_of(ctx: Context, project: str, instance: str) -> Mapping[str, Sequence[str]]:

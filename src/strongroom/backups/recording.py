@@ -86,11 +86,19 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
         else:
             conn.execute(sa.update(t.recording).where(t.recording.c.instance == instance).values(trouble=None, **values))
         if policy.enabled:
-            every = Schedule(_schedule(instance), RECORD, EVERY, {"instance": instance}, queue=QUEUE, serial=f"record:{instance}")
-            put_schedule(ctx.jobs, conn, every, first=ctx.ambient.now())
+            put_schedule(ctx.jobs, conn, _every(instance), first=ctx.ambient.now())
         else:
             remove_schedule(conn, _schedule(instance))
         note(conn)
+
+
+def connect_anew(ctx: Context, conn: Connection, instance: str) -> None:
+    """The instance is entered in another way from now on: its recording ends, and begins again where it was, at once."""
+    _try_now(ctx, conn, instance)
+    on = sa.and_(t.recording.c.instance == instance, t.recording.c.enabled)
+    now = ctx.ambient.now()
+    if conn.execute(sa.update(t.recording).where(on).values(trouble=None, updated_at=now)).rowcount:
+        put_schedule(ctx.jobs, conn, _every(instance), first=now)
 
 
 def _try_now(ctx: Context, conn: Connection, instance: str) -> None:
@@ -146,6 +154,10 @@ def drop(ctx: Context, project: str, instance: str, note: Callable[[Connection],
             forget_chain(conn, lineage)
             let_go(ctx, conn, lineage)
         note(conn)
+
+
+def _every(instance: str) -> Schedule:
+    return Schedule(_schedule(instance), RECORD, EVERY, {"instance": instance}, queue=QUEUE, serial=f"record:{instance}")
 
 
 def _schedule(instance: str) -> str:

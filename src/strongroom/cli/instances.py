@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from strongroom.cli.client import Answer, Client
 
 
+_password = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal)."
+)
+_options = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of the engine's own, such as ca=@FILE; may be given again. @FILE is what a file holds, @- the next line of "
+    "standard input (asked for on a terminal); passwords and keys are taken in these two ways alone.",
+)
+
+
 @click.group("instance")
 @shared
 def instance() -> None:
@@ -37,26 +50,42 @@ def instance() -> None:
     help="redis://[USER@]HOST:PORT, mongodb://[USER@]HOST[:PORT][,…]/, influxdb://[USER@]HOST[:PORT]/[DB] or "
     "cassandra://[USER@]HOST[:PORT][,…], no password in it; rediss, influxdbs and cassandras speak TLS.",
 )
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input (asked for on a terminal).")
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="OPTION=VALUE",
-    help="An option of the engine's own, such as ca=@FILE; may be given again. @FILE is what a file holds, @- the next line of "
-    "standard input (asked for on a terminal); passwords and keys are taken in these two ways alone.",
-)
+@_password
+@_options
 @shared
 def add(name: str, engine: str, address: str, password_stdin: bool, options: tuple[str, ...]) -> None:
     """Register the database NAME; the server tries to enter it first."""
-    body: dict[str, Any] = {"name": name, "engine": engine, "address": _without_password(address)}
+    body = {"name": name, "engine": engine, **_access(address, password_stdin, options)}
+    with client() as api:
+        added = api.own("POST", "instances", body=body)
+    say_line(added, f"Added {name} as {added.get('id')}.")
+
+
+@instance.command("change")
+@click.argument("instance", metavar="INSTANCE")
+@click.option("--address", metavar="URL", help="Where it is from now on; give password and options anew with it.")
+@_password
+@_options
+@shared
+def change(instance: str, address: str | None, password_stdin: bool, options: tuple[str, ...]) -> None:
+    """Change how a database is entered, as after a change of its password; the server tries to enter it so first. Its backups,
+    schedule and all else stay. Options replace all that there were."""
+    body = _access(address, password_stdin, options)
+    if not body:
+        raise click.UsageError("say what changes: --address, --password-stdin or --option", click.get_current_context())
+    with client() as api:
+        key = resolve(api, instance)
+        changed = api.own("PUT", f"instances/{key}/access", body=body)
+    say_line(changed, f"{instance} ({key}) is entered so from now on.")
+
+
+def _access(address: str | None, password_stdin: bool, options: tuple[str, ...]) -> dict[str, Any]:
+    body: dict[str, Any] = {} if address is None else {"address": _without_password(address)}
     if password_stdin:
         body["password"] = secret("Password")
     if options:
         body["options"] = dict(_option(one) for one in options)
-    with client() as api:
-        added = api.own("POST", "instances", body=body)
-    say_line(added, f"Added {name} as {added.get('id')}.")
+    return body
 
 
 @instance.command("list")

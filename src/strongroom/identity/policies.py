@@ -71,6 +71,7 @@ _TABLE = (
     Action("strongroom:instance:create", Level.WRITE),
     Action("strongroom:instance:get", Level.READ),
     Action("strongroom:instance:list", Level.LIST),
+    Action("strongroom:instance:setAccess", Level.WRITE),
     Action("strongroom:instance:delete", Level.WRITE),
     Action("strongroom:instance:limit", Level.WRITE),
     Action("strongroom:instance:dropLog", Level.WRITE),

@@ -310,7 +310,7 @@ def refusal(said: str, name: str, user: str, shown: str) -> EngineError:
     if name == "AUTH":
         if "without any password configured" in said:
             return EngineDenied(f"{shown} has no password set for the default user: take the password out of the instance")
-        return EngineDenied(f"{shown} refuses the password of user {user!r}: correct the instance's credentials")
+        return EngineDenied(f"{shown} refuses the password of user {user!r}: correct it (`strongroom instance change`)")
     if code == "NOAUTH":
         return EngineDenied(f"{shown} wants a password: store one with the instance")
     if code == "NOPERM":
