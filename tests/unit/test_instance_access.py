@@ -102,6 +102,21 @@ def test_what_cannot_be_entered_or_is_of_another_kind_changes_nothing(vault: Vau
     assert kept(vault) == before
 
 
+def test_an_instance_that_a_rebuild_brought_back_gets_its_password_again(vault: Vault, engine: Guarded) -> None:
+    """Of which neither the password nor, for backups of long ago, the mode is known; one of an engine that is not is refused."""
+    engine.password = "new"
+    with vault.catalog.write() as conn:
+        conn.execute(sa.update(t.instance).where(t.instance.c.id == vault.source).values(secret=None, mode=""))
+    change(vault, password="new")
+    assert kept(vault) == Target("plain://source", "new")
+    with vault.catalog.write() as conn:
+        here = t.instance.c.id == vault.source
+        assert conn.execute(sa.select(t.instance.c.mode).where(here)).scalar() == "Single"
+        conn.execute(sa.update(t.instance).where(here).values(engine="unknown"))
+    with pytest.raises(errors.InstanceUnusable, match="no engine 'unknown'"):
+        change(vault, password="newer")
+
+
 def test_an_instance_that_goes_meanwhile_stays_gone(vault: Vault, engine: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is unregistered while it is being entered; its secret does not come back."""
     probe = engine.probe

@@ -54,9 +54,7 @@ class Access:
 def register(ctx: Context, project: str, new: NewInstance, note: Note) -> str:
     """Probes the engine and registers it; returns the id. Raises errors.InstanceUnusable, errors.InstanceNameTaken,
     errors.QuotaReached."""
-    engine = ctx.engines.get(new.engine)
-    if engine is None:
-        raise errors.InstanceUnusable(f"no engine {new.engine!r}: use one of {', '.join(sorted(ctx.engines))}")
+    engine = _engine(ctx, new.engine)
     target = Target(new.address, new.password, new.options)
     probe = _probed(engine, target)
     key = ctx.ambient.hex_id() + "in" + engine.id_suffix
@@ -84,8 +82,8 @@ def change(ctx: Context, project: str, instance: str, access: Access, note: Call
     with ctx.catalog.read() as conn:
         row = find_instance(conn, project, instance)
     target = access.applied_to(ctx.target(row))
-    probe = _probed(ctx.engines[row.engine], target)
-    if probe.mode != row.mode:
+    probe = _probed(_engine(ctx, row.engine), target)
+    if row.mode not in ("", probe.mode):  # of one that a rebuild brought back it may not be known
         raise errors.InstanceUnusable(
             f"{row.name} is registered as {row.mode}, and what answers is {probe.mode}: register that as another instance"
         )
@@ -96,9 +94,16 @@ def change(ctx: Context, project: str, instance: str, access: Access, note: Call
         conn.execute(
             sa.update(t.instance)
             .where(t.instance.c.id == instance)
-            .values(address=target.address, secret=secret, version=probe.version, updated_at=ctx.ambient.now())
+            .values(address=target.address, secret=secret, mode=probe.mode, version=probe.version, updated_at=ctx.ambient.now())
         )
         note(conn)
+
+
+def _engine(ctx: Context, name: str) -> Engine:
+    engine = ctx.engines.get(name)
+    if engine is None:
+        raise errors.InstanceUnusable(f"no engine {name!r}: use one of {', '.join(sorted(ctx.engines))}")
+    return engine
 
 
 def _probed(engine: Engine, target: Target) -> Probe:
