@@ -16,6 +16,7 @@ from strongroom.backups.recording import Policy
 from strongroom.backups.verification import VerifyJob
 from strongroom.catalog import tables as t
 from strongroom.engines.base import EngineDenied, EngineUnreachable
+from strongroom.engines.log import LogGap
 from strongroom.identity import tables as identity
 from strongroom.jobs.stepwise import StepwiseWorker
 from strongroom.notifications import outbox
@@ -253,6 +254,40 @@ def test_without_a_backup_one_is_taken_and_the_log_begins_beside_it(vault: Logge
     vault.follow()
     assert len(vault.periods()) == 1
     vault.check_moments()
+
+
+def test_a_source_that_keeps_no_log_before_its_first_backup_is_recorded_beside_a_second(vault: LoggedVault) -> None:
+    """As a Redis without replicas, whose backlog begins with the first backup and is small: when that ends, what followed its
+    beginning has gone already. There are two at most in an hour."""
+    record, state = vault.engine.record, {"kept": False, "dropped": False}
+    vault.engine.during = lambda: state.update(kept=True)
+
+    def forgetful(target: Any, since: Any, *rest: Any) -> None:
+        if not state["kept"]:
+            raise LogGap("no backlog yet")
+        if not state["dropped"]:
+            state["dropped"] = True
+            vault.writes(5)
+            vault.engine.oldest = len(vault.engine.log) + 1
+        record(target, since, *rest)
+
+    def taken() -> list[float]:
+        with vault.catalog.read() as conn:
+            return list(conn.scalars(sa.select(t.backup.c.begin_at).where(t.backup.c.name == "log-begins").order_by("begin_at")))
+
+    vault.engine.record = forgetful  # type: ignore[method-assign]
+    vault.follow()
+    vault.writes(3)
+    vault.follow()
+    first, second = taken()
+    assert second - first < 60
+    assert vault.periods()[-1][1] == vault.engine.clock
+    vault.check_moments()
+    vault.writes(3)
+    vault.engine.oldest = len(vault.engine.log) + 1
+    with pytest.raises(AssertionError, match="it waits for a backup to begin after"):  # for an hour
+        vault.follow()
+    assert taken() == [first, second]
 
 
 def test_moments_that_are_listed_can_be_restored(vault: LoggedVault) -> None:

@@ -52,7 +52,8 @@ _RUN = 3600.0  # seconds that an engine is asked to record at a time
 _LOOK = 1.0  # seconds between two looks at the policy
 _PIECE = 16 << 20  # plain bytes
 _THIN = 1.0  # seconds: of marks that are closer together only the last is kept
-_ASK_AGAIN = 3600.0  # seconds between backups that a recording takes by itself
+_ASK_AGAIN = 3600.0  # seconds between backups that a recording takes by itself, but for the second one
+_BEGINS = "log-begins"  # their name
 
 
 class _Off(Exception):
@@ -161,7 +162,7 @@ class _Recording:
             if self._lineage is not None and _is_building(conn, self._lineage):
                 return True
             now = ctx.ambient.now()
-            if row.asked_at is not None and now - row.asked_at < _ASK_AGAIN:
+            if row.asked_at is not None and now - row.asked_at < _ASK_AGAIN and not self._may_once_more(conn, row, now):
                 return False
 
         def note(conn: Connection, backup: str) -> None:
@@ -172,11 +173,18 @@ class _Recording:
                 audit.Entry("NoSQLCreateBackup", "backup", backup, wanted.name, project=instance.project, detail=detail),
             )  # fmt: skip
 
-        wanted = creation.Wanted("log-begins", "taken for points in time: the log of changes goes on from here")
+        wanted = creation.Wanted(_BEGINS, "taken for points in time: the log of changes goes on from here")
         creation.create(ctx, instance.project, instance.id, wanted, note)
         with ctx.catalog.read() as conn:
             self._lineage = lineage_of(conn, self._key)
         return True
+
+    def _may_once_more(self, conn: Connection, row: Row[Any], now: float) -> bool:
+        """Whether one more may be taken at once: the first one has a source keep its log that did not before, and may end when
+        the source has dropped what followed its beginning already. Beside another, recording begins with it."""
+        b = t.backup.c
+        here = (b.instance == self._key, b.name == _BEGINS, b.begin_at > now - _ASK_AGAIN)
+        return row.chain is None and conn.execute(sa.select(sa.func.count()).where(*here)).scalar_one() < 2
 
     def _begin_again(self) -> None:
         """No backup is left that what is recorded could be replayed after: one is taken."""
