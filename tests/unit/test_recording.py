@@ -290,6 +290,28 @@ def test_a_source_that_keeps_no_log_before_its_first_backup_is_recorded_beside_a
     assert taken() == [first, second]
 
 
+def test_turned_on_again_after_a_hole_it_takes_a_backup_at_once(vault: LoggedVault) -> None:
+    """However shortly before it has taken some."""
+    vault.follow()
+    vault.writes(3)
+    vault.follow()
+    first = vault.newest()
+    for _ in range(3):
+        vault.turn_off()
+        vault.writes(3)
+        vault.engine.oldest = len(vault.engine.log) + 1
+        vault.turn_on()
+        vault.follow()
+        assert vault.newest().id != first.id
+        first = vault.newest()
+        assert first.name == "log-begins"
+        vault.writes(3)
+        vault.follow()
+    assert len(vault.periods()) == 4
+    assert vault.clock.passed < 600
+    vault.check_moments()
+
+
 def test_moments_that_are_listed_can_be_restored(vault: LoggedVault) -> None:
     """Whole seconds, none before the backup and none after the log."""
     vault.engine.clock += 0.6

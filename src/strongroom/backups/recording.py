@@ -77,13 +77,15 @@ def put(ctx: Context, project: str, instance: str, policy: Policy, note: Callabl
             raise errors.NotOffered(f"changes of {row.engine} are not recorded: backups are restored as they were taken")
         if policy.enabled and row.mode == "Cluster":
             raise errors.NotOffered("changes of a cluster are not recorded, since its nodes have no order in common")
-        values = {
+        values: dict[str, Any] = {
             "enabled": policy.enabled, "interval": policy.interval, "keep_days": policy.keep_days, "updated_at": ctx.ambient.now()
         }  # fmt: skip
         known = row_of(conn, instance)
         if known is None:
             conn.execute(t.recording.insert().values(instance=instance, **_left(conn, instance), **values))
         else:
+            if policy.enabled and not known.enabled:  # a person wants it now: a backup is taken for it if there has to be one
+                values["asked_at"] = None
             conn.execute(sa.update(t.recording).where(t.recording.c.instance == instance).values(trouble=None, **values))
         if policy.enabled:
             put_schedule(ctx.jobs, conn, _every(instance), first=ctx.ambient.now())
