@@ -22,7 +22,7 @@ from strongroom.jobs import worker as module
 from strongroom.jobs.claiming import Claim, Claims
 from strongroom.jobs.execution import Ending
 from strongroom.jobs.leases import LeasedJobs
-from strongroom.jobs.port import JobLost, Running
+from strongroom.jobs.port import JobFailed, JobLost, Running, TryAgain
 from strongroom.jobs.running import OwnedJob
 from strongroom.jobs.worker import Worker
 from support.job_house import JobHouse
@@ -104,6 +104,30 @@ def test_the_loops_outlive_every_error(house: House, monkeypatch: pytest.MonkeyP
         ("WARNING", "looking for work: upgraded", False),
         ("ERROR", "looking for work failed", True),
     ]
+
+
+def test_each_job_that_ends_is_one_line_of_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """With its kind, what became of it and why; a run that is to be repeated is none."""
+    caplog.set_level(logging.INFO, "strongroom.jobs")
+
+    def body(job: Running) -> Mapping[str, Any] | None:
+        if job.id == failing:
+            raise JobFailed("the store\nis full")
+        if job.attempts == 1:
+            raise TryAgain("later", 0.0)
+        return None
+
+    worker = house.worker(body)
+    worker._handlers["work"].give_up = lambda *_: None  # type: ignore[method-assign]
+    failing, passing = house.submit(), house.submit()
+    worker.start()
+    house.wait(failing, "FAILED")
+    house.wait(passing, "DONE")
+    wait_for(lambda: not worker._running)
+    told = [re.sub(r"[0-9]+\.[0-9]{3} s", "… s", record.message) for record in caplog.records if record.levelname == "INFO"]
+    assert sorted(told) == sorted(
+        [f"job {failing} (work) FAILED after … s: the store is full", f"job {passing} (work) DONE after … s"]
+    )
 
 
 def test_a_worker_that_lost_the_database_takes_nothing_over_at_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

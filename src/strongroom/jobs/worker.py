@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy.exc import DBAPIError
 
+from strongroom import logs
 from strongroom.catalog.database import CatalogBehind
 from strongroom.jobs.claiming import Claims
 from strongroom.jobs.execution import Ending, record, run
@@ -135,9 +136,12 @@ class Worker:
     # One job's thread
 
     def _run(self, job: OwnedJob) -> None:
+        begun = self._jobs.ambient.monotonic()
         try:
             ending = run(job, self._handlers[job.claim.kind], self._jobs.ambient)
             self._record(job, ending)
+            if ending.state != "QUEUED":
+                _tell_end(job, ending, self._jobs.ambient.monotonic() - begun)
         except (JobLost, CatalogBehind):
             log.warning("job %s (%s): another worker owns it now", job.id, job.claim.kind)
         except Exception:
@@ -238,3 +242,10 @@ class Worker:
                     self._claims.queue_again(conn, job.held, 0.0, counted=False, progress=job.last_progress)
             except (DBAPIError, CatalogBehind) as error:
                 log.warning("job %s could not be given back, its lease will run out: %s", job.id, getattr(error, "orig", error))
+
+
+def _tell_end(job: OwnedJob, ending: Ending, seconds: float) -> None:
+    """One line a job, as there is one a request."""
+    why = "" if ending.error is None else f": {' '.join(ending.error.split())}"
+    with logs.about(job=job.id):
+        log.info("job %s (%s) %s after %.3f s%s", job.id, job.claim.kind, ending.state, seconds, why)
