@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from strongroom.engines.base import EngineUnsupported
 from strongroom.engines.redis import rdb, sorting
+from strongroom.engines.redis.pacing import Pace
 from support.redis_dumps import Quiet, aux, dump, library, pairs, record, select, sorted_dump, string, strings
 
 Value = tuple[int, object]  # type of the record, and what it holds
@@ -54,6 +55,15 @@ def encoded(data: dict[int, dict[bytes, tuple[Value, int | None]]], shuffle: ran
             hints = b"\xf9" + bytes([shuffle.randrange(256)])
             parts.append(record(key, kind, value_bytes(kind, value), expires=expires, hints=hints))
     return dump(*parts)
+
+
+def test_the_progress_of_sorting_ends_where_the_last_record_does(tmp_path: Path) -> None:
+    """Of a small dump too, which is told of once."""
+    job, data = Quiet(), dump(select(0, 2, 0), record(b"one", 0, string(b"1")), record(b"two", 0, string(b"2")))
+    (tmp_path / "dump").write_bytes(data)
+    paces = (Pace(job, "sort", len(data)), Pace(job, "save"))
+    sorting.sort_dump(str(tmp_path / "dump"), str(tmp_path), lambda _piece: None, paces)
+    assert [told for told in job.told if told[0] == "sort"] == [("sort", len(data) - rdb.FOOTER_BYTES, len(data))]
 
 
 @settings(max_examples=150, deadline=None)

@@ -25,7 +25,7 @@ from functools import cache
 
 from strongroom.engines.redis import rdb
 from strongroom.engines.redis.checksum import Crc64
-from strongroom.engines.redis.pacing import STEP, Pace
+from strongroom.engines.redis.pacing import Pace
 from strongroom.engines.redis.wire import scratch_errors
 
 RECORD_BUDGET = 40 << 20  # bytes of Python objects in a run of records
@@ -61,10 +61,9 @@ class Contents:
     def count(self, part: rdb.Aux | rdb.Function | rdb.Record) -> None:
         """Takes note of a part of the dump."""
         if isinstance(part, rdb.Record):
-            db = part.db
-            self.keys[db] = self.keys.get(db, 0) + 1
+            self.keys[part.db] = self.keys.get(part.db, 0) + 1
             if part.expiry:
-                self.expiring[db] = self.expiring.get(db, 0) + 1
+                self.expiring[part.db] = self.expiring.get(part.db, 0) + 1
         elif isinstance(part, rdb.Function):
             self.functions += 1
         elif part.name not in (b"lua", b"slot-info"):
@@ -246,20 +245,13 @@ def _key_of_database(db: int) -> bytes:
 
 def _gather(data: mmap.mmap, sorter: Sorter, pace: Pace, seen: Seen | None) -> Contents:
     contents = Contents(rdb.version_of(data[: rdb.HEADER_BYTES]))
-    add, count, order_of, record = sorter.add, contents.count, rdb.order_of, rdb.Record
-    told = 0
     for part in rdb.walk(data, pace.beat):
-        count(part)
-        if type(part) is record:  # nearly always: what is done for each is most of a capture's time
-            db, expiry, start, end = part
-            if seen is not None:
-                seen(data, part)
-            add(_key_of_database(db) + order_of(data, start + 1), expiry, start, end)
-            if end - told >= STEP:
-                told = end
-                pace.advance_to(end)
-        elif not (isinstance(part, rdb.Aux) and part.name in _VARYING):
-            add(*order_of_part(data, part), part.start, part.end)
+        contents.count(part)
+        if seen is not None and isinstance(part, rdb.Record):
+            seen(data, part)
+        if not (isinstance(part, rdb.Aux) and part.name in _VARYING):
+            sorter.add(*order_of_part(data, part), part.start, part.end)
+        pace.advance_to(part.end)
     pace.finish()
     return contents
 
